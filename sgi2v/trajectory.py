@@ -1,0 +1,141 @@
+"""Box tracks: where each box should be in each frame. NumPy only.
+
+Axes: N boxes, T frames, P path points. Boxes are xyxy, pixels, half-open; x runs right, y down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgi2v.errors import ErrorCode, TrajectoryError
+
+Floats = NDArray[np.float64]
+
+
+def resample_path(points: Floats, num_frames: int) -> Floats:
+    """Linear resampling of [P, ...] evenly timed points to [T, ...]; the identity where P = T."""
+    points = np.asarray(points, np.float64)
+    at = np.linspace(0.0, len(points) - 1.0, num_frames)
+    lower = np.minimum(np.floor(at).astype(int), len(points) - 2)
+    fraction = (at - lower).reshape(-1, *[1] * (points.ndim - 1))
+    resampled: Floats = points[lower] * (1.0 - fraction) + points[lower + 1] * fraction
+    return resampled
+
+
+@dataclass(frozen=True)
+class BoxTracks:
+    """N boxes over T frames, in pixels of a frame of a known size."""
+
+    boxes_NT4: Floats
+    """xyxy per box and frame, pixels, half-open."""
+    height: int
+    """Height of the frame that the pixels refer to."""
+    width: int
+    """Width of the frame that the pixels refer to."""
+
+    def __post_init__(self) -> None:
+        boxes_NT4 = np.asarray(self.boxes_NT4, np.float64)
+        if boxes_NT4.ndim != 3 or boxes_NT4.shape[-1] != 4:
+            message = f"box tracks must be [boxes, frames, 4], not {list(boxes_NT4.shape)}"
+            raise TrajectoryError(ErrorCode.TRAJECTORY_INVALID, message)
+        if not np.isfinite(boxes_NT4).all():
+            raise TrajectoryError(ErrorCode.TRAJECTORY_INVALID, "box tracks hold NaN or infinite coordinates")
+        object.__setattr__(self, "boxes_NT4", boxes_NT4)
+
+    @classmethod
+    def from_paths(
+        cls,
+        boxes_N4: Floats,
+        paths: Sequence[Floats],
+        num_frames: int,
+        height: int,
+        width: int,
+        scales: Sequence[Floats] | None = None,
+    ) -> BoxTracks:
+        """Move frame-0 boxes along paths of their centres.
+
+        boxes_N4: frame-0 boxes. paths: per box [P, 2] xy, P >= 2, evenly spaced in time; the box moves by
+        path_t - path_0, so a path need not start at the centre. scales: per box [P], size relative to the
+        first point's; None keeps sizes. Raises TrajectoryError.
+        """
+        boxes_N4 = np.asarray(boxes_N4, np.float64).reshape(-1, 4)
+        if len(paths) != len(boxes_N4):
+            message = f"{len(boxes_N4)} boxes but {len(paths)} trajectories: give one trajectory per box"
+            raise TrajectoryError(ErrorCode.TRAJECTORY_INVALID, message)
+        tracks = np.empty((len(boxes_N4), num_frames, 4))
+        for n, (box, path) in enumerate(zip(boxes_N4, paths, strict=True)):
+            path = np.asarray(path, np.float64)
+            if path.ndim != 2 or path.shape[-1] != 2 or len(path) < 2:
+                message = f"trajectory {n} must be at least two [x, y] points, not an array of {list(path.shape)}"
+                raise TrajectoryError(ErrorCode.TRAJECTORY_INVALID, message)
+            path_T2 = resample_path(path, num_frames)
+            shift_T4 = np.tile(path_T2 - path_T2[0], 2)
+            tracks[n] = box + shift_T4
+            if scales is not None:
+                scale_T = resample_path(np.asarray(scales[n], np.float64), num_frames)
+                centre = np.tile((box[:2] + box[2:]) / 2, 2)
+                zoomed_T4 = centre + (box - centre) * (scale_T / scale_T[0])[:, None]
+                tracks[n] = np.where((scale_T == scale_T[0])[:, None], tracks[n], zoomed_T4 + shift_T4)
+        return cls(tracks, height, width)
+
+    @property
+    def num_boxes(self) -> int:
+        return int(self.boxes_NT4.shape[0])
+
+    @property
+    def num_frames(self) -> int:
+        return int(self.boxes_NT4.shape[1])
+
+    @property
+    def centres_NT2(self) -> Floats:
+        """xy of each box's centre, pixels."""
+        return (self.boxes_NT4[..., :2] + self.boxes_NT4[..., 2:]) / 2
+
+    def rescale(self, height: int, width: int) -> BoxTracks:
+        """The same tracks in pixels of a frame of another size."""
+        if (height, width) == (self.height, self.width):
+            return self
+        ratio = np.array([width / self.width, height / self.height] * 2)
+        return BoxTracks(self.boxes_NT4 * ratio, height, width)
+
+    def resample(self, num_frames: int) -> BoxTracks:
+        """The same motion over another number of frames, linearly interpolated."""
+        if num_frames == self.num_frames:
+            return self
+        boxes_TN4 = resample_path(self.boxes_NT4.swapaxes(0, 1), num_frames)
+        return BoxTracks(boxes_TN4.swapaxes(0, 1), self.height, self.width)
+
+    def clip_to_first_frame(self) -> BoxTracks:
+        """Cut from each box, in every frame, what lies outside frame 0.
+
+        Raises TrajectoryError(box_outside) for a box that is wholly outside frame 0 or has no area.
+        """
+        first_N4 = self.boxes_NT4[:, 0]
+        limit = np.array([self.width, self.height] * 2, np.float64)
+        clipped_N4 = np.clip(first_N4, 0.0, limit)
+        for n, (box, (x0, y0, x1, y1)) in enumerate(zip(first_N4, clipped_N4, strict=True)):
+            if not (x0 < x1 and y0 < y1):
+                message = (
+                    f"box {n} {np.round(box, 2).tolist()} has no area inside the first frame "
+                    f"({self.width} x {self.height} px): give [x0, y0, x1, y1] with x0 < x1 and y0 < y1 inside it"
+                )
+                raise TrajectoryError(ErrorCode.BOX_OUTSIDE, message)
+        first_size = np.tile(first_N4[:, 2:] - first_N4[:, :2], 2)
+        size_NT4 = np.tile(self.boxes_NT4[..., 2:] - self.boxes_NT4[..., :2], 2)
+        cut_NT4 = ((clipped_N4 - first_N4) / first_size)[:, None] * size_NT4
+        return BoxTracks(self.boxes_NT4 + cut_NT4, self.height, self.width)
+
+    def cells(self, cell_px: int) -> NDArray[np.int64]:
+        """[N, T, 4] xyxy in latent cells of `cell_px` pixels: floor(px / cell), at least one cell a side."""
+        cells_NT4 = np.floor(self.boxes_NT4 / cell_px).astype(np.int64)
+        cells_NT4[..., 2:] = np.maximum(cells_NT4[..., 2:], cells_NT4[..., :2] + 1)
+        return cells_NT4
+
+    def centre_inside_NT(self) -> NDArray[np.bool_]:
+        """Whether each box's centre is inside the frame."""
+        x, y = np.moveaxis(self.centres_NT2, -1, 0)
+        return np.asarray((x >= 0) & (x < self.width) & (y >= 0) & (y < self.height))
