@@ -1,0 +1,160 @@
+"""Features of the guided layers, recorded while the U-Net runs and put back afterwards.
+
+Axes: T frames, h w latent cells, h' w' cells of a guided layer, S = h' w', C channels, N heads, D head channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sgi2v.config import Feature, GuidanceConfig
+from sgi2v.errors import ConfigError
+
+
+class LastGuidedLayerReached(Exception):  # noqa: N818  a signal, not a failure
+    """Ends a forward pass whose remaining layers no feature depends on."""
+
+
+def available_layers(unet_config: Mapping[str, Any], feature: Feature) -> tuple[tuple[int, int], ...]:
+    """Every (up block, index) that can be guided by `feature` in a U-Net of this config."""
+    block_types = unet_config["up_block_types"]
+    per_block = unet_config["layers_per_block"]
+    counts = per_block if isinstance(per_block, (list, tuple)) else [per_block] * len(block_types)
+    return tuple(
+        (block, index)
+        for block, (block_type, layers) in enumerate(zip(block_types, reversed(counts), strict=True))
+        if feature is Feature.UPSAMPLE_BLOCK or "CrossAttn" in block_type
+        for index in range(layers + 1)
+    )
+
+
+def check_layers(unet_config: Mapping[str, Any], guidance: GuidanceConfig) -> None:
+    """Raise ConfigError for a guided layer that a U-Net of this config does not have."""
+    known = available_layers(unet_config, guidance.feature)
+    for layer in guidance.layers:
+        if layer not in known:
+            names = ", ".join(str(list(each)) for each in known)
+            raise ConfigError(
+                f"this model has no {guidance.feature} at layer {list(layer)}: guidance.layers may be {names}"
+            )
+
+
+def _attend(query_TNSD: Tensor, key_TNSD: Tensor, value_TNSD: Tensor) -> Tensor:
+    """Scaled dot-product attention, heads joined: [T, S, N D]."""
+    attended_TNSD: Tensor = F.scaled_dot_product_attention(query_TNSD, key_TNSD, value_TNSD)
+    return attended_TNSD.transpose(1, 2).flatten(2)
+
+
+class _RecordingProcessor:
+    """A diffusers attention processor that also records the output before the output projection.
+
+    For spatial attention the batch axis is the frames, for temporal attention it is the cells.
+    """
+
+    def __init__(self, recorder: _Recorder, feature: Feature) -> None:
+        self.recorder = recorder
+        self.feature = feature
+
+    def __call__(self, attn: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        def heads(projected: Tensor) -> Tensor:
+            return projected.view(*projected.shape[:2], attn.heads, -1).transpose(1, 2)
+
+        query, key, value = (heads(project(hidden_states)) for project in (attn.to_q, attn.to_k, attn.to_v))
+        if self.feature is Feature.MODIFIED_SELF_ATTENTION:
+            first_key, first_value = (first[:1].detach().expand_as(first) for first in (key, value))
+            self.recorder.add_cells(_attend(query, first_key, first_value))
+        attended = _attend(query, key, value)
+        if self.feature is Feature.SELF_ATTENTION:
+            self.recorder.add_cells(attended)
+        elif self.feature is Feature.TEMPORAL_ATTENTION:
+            self.recorder.add_cells(attended.transpose(0, 1))
+        projected: Tensor = attn.to_out[1](attn.to_out[0](attended)) / attn.rescale_output_factor
+        return projected
+
+
+class _Recorder:
+    """Collects features and ends the forward pass once all are there."""
+
+    def __init__(self, expected: int, height: int, width: int) -> None:
+        self.features: list[Tensor] = []
+        self.expected = expected
+        self.height = height
+        self.width = width
+
+    def add_cells(self, features_TSC: Tensor) -> None:
+        """Record [T, S, C], whose cells are a shrunk latent grid in row order."""
+        num_frames, cells, channels = features_TSC.shape
+        factor = round(math.sqrt(self.height * self.width / cells))
+        self.add(features_TSC.reshape(num_frames, self.height // factor, self.width // factor, channels))
+
+    def add(self, features_ThwC: Tensor) -> None:
+        self.features.append(features_ThwC)
+        if len(self.features) == self.expected:
+            raise LastGuidedLayerReached
+
+
+@contextmanager
+def _processor(attention: Any, processor: _RecordingProcessor) -> Iterator[None]:
+    original = attention.processor
+    attention.set_processor(processor)
+    try:
+        yield
+    finally:
+        attention.set_processor(original)
+
+
+@contextmanager
+def _output_hook(module: nn.Module, recorder: _Recorder) -> Iterator[None]:
+    def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        hidden_states_TChw: Tensor = output[0] if isinstance(output, tuple) else output
+        recorder.add(hidden_states_TChw.permute(0, 2, 3, 1))
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def record_features(unet: Any, guidance: GuidanceConfig, height: int, width: int) -> Iterator[list[Tensor]]:
+    """Record the guided layers of forward passes of one video made inside.
+
+    Yields the list that fills with [T, h', w', C] per guided layer, in the order in which the U-Net computes
+    them. The pass ends by raising LastGuidedLayerReached. height, width: latent cells. The U-Net is as before
+    on leaving. Raises ConfigError for a layer that is not there.
+    """
+    check_layers(unet.config, guidance)
+    layers = sorted(set(guidance.layers))
+    recorder = _Recorder(len(layers), height, width)
+    with ExitStack() as stack:
+        for block_index, index in layers:
+            block = unet.up_blocks[block_index]
+            if guidance.feature is Feature.UPSAMPLE_BLOCK:
+                module = block.attentions[index] if hasattr(block, "attentions") else block.resnets[index]
+                stack.enter_context(_output_hook(module, recorder))
+                continue
+            transformer = block.attentions[index]
+            temporal = guidance.feature is Feature.TEMPORAL_ATTENTION
+            blocks = transformer.temporal_transformer_blocks if temporal else transformer.transformer_blocks
+            stack.enter_context(_processor(blocks[0].attn1, _RecordingProcessor(recorder, guidance.feature)))
+        yield recorder.features
+
+
+def resize_and_join(features: list[Tensor], height: int, width: int) -> Tensor:
+    """Bilinear resize of every [T, h', w', C] to the latent grid, joined over channels: float32 [T, h, w, C]."""
+
+    def resize(features_ThwC: Tensor) -> Tensor:
+        if features_ThwC.shape[1:3] == (height, width):
+            return features_ThwC
+        channels_first = features_ThwC.permute(0, 3, 1, 2)
+        return F.interpolate(channels_first, size=(height, width), mode="bilinear").permute(0, 2, 3, 1)
+
+    return torch.cat([resize(feature.float()) for feature in features], dim=-1)

@@ -1,0 +1,187 @@
+"""generate(): one image, one set of box tracks, one video.
+
+Axes: T frames, H W pixels, C channels, h w latent cells.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from sgi2v.config import GuidanceConfig, SamplerConfig
+from sgi2v.errors import ErrorCode, SampleError
+from sgi2v.features import check_layers
+from sgi2v.guidance import INITIAL_LOSS_SCALE, LossPlan, guided_features, optimize_latents, plan_loss
+from sgi2v.model import Conditioning, VideoModel, decode_latents, encode_image, resize_image
+from sgi2v.sampling import CONDITIONAL, Noise, Schedule, denoise, draw_noise, unet_inputs
+from sgi2v.trajectory import BoxTracks
+
+PHASES = ("encode", "guide", "denoise", "decode")
+
+OnStage = Callable[[str, int, int, Tensor], None]
+"""Called with (stage, step, iteration, latents): `before`, `update` and `merged` of every guided step."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A video and how it came about."""
+
+    frames: NDArray[np.uint8]
+    """[T, H, W, 3] RGB."""
+    latents: Tensor
+    """Final latents, float32 [T, C, h, w] on the CPU."""
+    losses: NDArray[np.float64]
+    """[guided steps, iterations], before each update; NaN where an update had nothing to follow."""
+    seconds: dict[str, float]
+    """Per phase: encode, guide, denoise, decode."""
+    skipped_updates: int
+    """Updates left out because a 16-bit gradient overflowed."""
+    latent_drift: float
+    """Root mean square of what the optimiser added to the latents, over all guided steps, relative to theirs."""
+    peak_gpu_bytes: int | None
+    """Most memory that torch held on the GPU; None on a CPU."""
+
+
+class _Clock:
+    """Seconds per phase; waits for the GPU at each border so that the time is where the work was."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = self._now()
+        yield
+        self.seconds[name] += self._now() - start
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+class _Guide:
+    """Optimises the latents at the guided steps and remembers what it did."""
+
+    def __init__(
+        self,
+        model: VideoModel,
+        schedule: Schedule,
+        conditioning: Conditioning,
+        plan: LossPlan,
+        guidance: GuidanceConfig,
+        steps: int,
+        clock: _Clock,
+        on_stage: OnStage | None,
+    ) -> None:
+        self.model, self.schedule, self.conditioning = model, schedule, conditioning
+        self.plan, self.guidance = plan, guidance
+        self.step_indices = frozenset(guidance.step_indices(steps))
+        self.clock, self.on_stage = clock, on_stage
+        self.losses: list[list[float]] = []
+        self.skipped = 0
+        self.drift_squared = 0.0
+
+    def __call__(self, step: int, latents_TChw: Tensor) -> Tensor:
+        if step not in self.step_indices:
+            return latents_TChw
+        with self.clock.phase("guide"):
+            self._report("before", step, 0, latents_TChw)
+            guided = optimize_latents(
+                partial(self._features, step),
+                latents_TChw,
+                self.plan,
+                self.guidance,
+                loss_scale=INITIAL_LOSS_SCALE if self.model.dtype is torch.float16 else 1.0,
+                on_update=lambda iteration, latents: self._report("update", step, iteration, latents),
+            )
+            self._report("merged", step, 0, guided.latents_TChw)
+            self.losses.append(guided.losses or [float("nan")] * self.guidance.iterations)
+            self.skipped += guided.skipped
+            difference = (guided.latents_TChw - latents_TChw).square().mean() / latents_TChw.square().mean()
+            self.drift_squared += float(difference)
+        return guided.latents_TChw
+
+    def _features(self, step: int, latents_TChw: Tensor) -> Tensor:
+        dtype = self.model.dtype
+        inputs = unet_inputs(self.schedule, step, latents_TChw, self.conditioning, CONDITIONAL, dtype)
+        return guided_features(self.model.unet, inputs, self.guidance)
+
+    def _report(self, stage: str, step: int, iteration: int, latents_TChw: Tensor) -> None:
+        if self.on_stage is not None:
+            self.on_stage(stage, step, iteration, latents_TChw.detach())
+
+
+def generate(
+    model: VideoModel,
+    image: Image.Image | NDArray[np.uint8],
+    tracks: BoxTracks | None,
+    sampler: SamplerConfig | None = None,
+    guidance: GuidanceConfig | None = None,
+    seed: int = 817,
+    noise: Noise | None = None,
+    on_stage: OnStage | None = None,
+) -> Generation:
+    """Generate one video whose boxes follow their tracks (SG-I2V, arXiv 2411.04989).
+
+    image: the first frame, RGB [H, W, 3] uint8 or PIL, of any size; resized to the sampler's. tracks: boxes in
+    pixels of a frame of their own size, rescaled and resampled to the sampler's; None or no boxes generates
+    without control. sampler: None takes the checkpoint's own. guidance: None is plain SVD with the same noise.
+    seed: of all noise, unless `noise` brings its own.
+    Raises ConfigError for settings that the model cannot do, SampleError for a sample that cannot be made.
+    """
+    sampler = sampler or model.checkpoint.sampler()
+    model.checkpoint.check_size(sampler.height, sampler.width)
+    image_HWC = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image, np.uint8)
+    image_HWC = resize_image(image_HWC, sampler.height, sampler.width)
+    if model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(model.device)
+    clock = _Clock(model.device)
+    with clock.phase("encode"):
+        noise = noise or draw_noise(seed, sampler, model.cell_px, model.vae.config.latent_channels)
+        schedule = Schedule(model, sampler.steps)
+        conditioning = encode_image(model, image_HWC, noise.augmentation_1CHW, sampler)
+        latents_TChw = noise.initial_TChw.to(model.device) * schedule.init_noise_sigma
+    guide = None
+    if guidance is not None and tracks is not None and tracks.num_boxes > 0:
+        check_layers(model.unet.config, guidance)
+        own_tracks = tracks.rescale(sampler.height, sampler.width).resample(sampler.num_frames).clip_to_first_frame()
+        height, width = latents_TChw.shape[-2:]
+        plan = plan_loss(own_tracks, height, width, model.cell_px, guidance, model.device)
+        guide = _Guide(model, schedule, conditioning, plan, guidance, sampler.steps, clock, on_stage)
+    with clock.phase("denoise"):
+        latents_TChw = denoise(model, schedule, conditioning, latents_TChw, sampler, guide)
+    clock.seconds["denoise"] -= clock.seconds["guide"]
+    if not torch.isfinite(latents_TChw).all():
+        raise _diverged(guide)
+    with clock.phase("decode"):
+        frames_THWC = decode_latents(model, latents_TChw, sampler.decode_chunk_size)
+        frames = (frames_THWC * 255).round().to(torch.uint8).cpu().numpy()
+    if not torch.isfinite(frames_THWC).all():
+        raise SampleError(ErrorCode.VIDEO_INVALID, "the decoded frames hold NaN")
+    return Generation(
+        frames=frames,
+        latents=latents_TChw.float().cpu(),
+        losses=np.array(guide.losses if guide else [], np.float64).reshape(-1, guidance.iterations if guidance else 1),
+        seconds=clock.seconds,
+        skipped_updates=guide.skipped if guide else 0,
+        latent_drift=guide.drift_squared**0.5 if guide else 0.0,
+        peak_gpu_bytes=torch.cuda.max_memory_allocated(model.device) if model.device.type == "cuda" else None,
+    )
+
+
+def _diverged(guide: _Guide | None) -> SampleError:
+    if guide is None:
+        return SampleError(ErrorCode.VIDEO_INVALID, "the latents became NaN without guidance: check the model's dtype")
+    message = "the latents became NaN: lower guidance.learning_rate, or guide fewer steps"
+    return SampleError(ErrorCode.GUIDANCE_DIVERGED, message)

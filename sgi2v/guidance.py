@@ -1,0 +1,181 @@
+"""Self-guided trajectory optimisation of the latents (SG-I2V, section 4; arXiv 2411.04989).
+
+Axes: T frames, h w latent cells, C channels, N boxes, K box cells over all boxes and frames t >= 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sgi2v.config import GuidanceConfig
+from sgi2v.features import LastGuidedLayerReached, record_features, resize_and_join
+from sgi2v.spectral import butterworth_low_pass, merge_low_frequencies
+from sgi2v.trajectory import BoxTracks
+
+INITIAL_LOSS_SCALE = 2.0**16
+"""Keeps float16 gradients from vanishing; halved whenever they overflow."""
+
+OnUpdate = Callable[[int, Tensor], None]
+"""Called with (iteration, latents) after each update."""
+
+
+@dataclass(frozen=True)
+class LossPlan:
+    """Where the loss looks: all that is constant for a sample, as flat indices."""
+
+    source_K: Tensor
+    """Cell of frame t that is compared, flat over (t, y, x)."""
+    corners_K4: Tensor
+    """Four cells of frame 0 around the matching place, flat over (y, x)."""
+    corner_weights_K4: Tensor
+    """Their bilinear weights."""
+    weight_K: Tensor
+    """Gaussian weight of the cell within its box; its largest value in a box is 1."""
+    low_pass_hw: Tensor | None
+    """Gains of the low-pass merge; None skips it."""
+
+    @property
+    def is_empty(self) -> bool:
+        """True where no box is inside the frame after frame 0: nothing to optimise."""
+        return self.source_K.numel() == 0
+
+
+@dataclass(frozen=True)
+class GuidedStep:
+    """What one guided step did."""
+
+    latents_TChw: Tensor
+    losses: list[float]
+    """Loss before each update."""
+    skipped: int
+    """Updates left out because a 16-bit gradient overflowed."""
+
+
+def _bilinear_axis(
+    position_K: NDArray[np.int64], size_K: NDArray[np.int64], original_K: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Lower cell, upper cell and fraction of an axis resized from `original` to `size` (align_corners=False)."""
+    place = np.maximum((position_K + 0.5) * original_K / size_K - 0.5, 0.0)
+    lower = np.minimum(place.astype(np.int64), original_K - 1)
+    upper = np.minimum(lower + 1, original_K - 1)
+    return lower, upper, place - lower
+
+
+def plan_loss(
+    tracks: BoxTracks, height: int, width: int, cell_px: int, guidance: GuidanceConfig, device: torch.device
+) -> LossPlan:
+    """Everything of the loss that does not depend on the latents.
+
+    tracks: boxes in output pixels, clipped to frame 0. height, width: latent cells of `cell_px` pixels.
+    """
+    cells_NT4 = tracks.cells(cell_px)
+    first_N4 = cells_NT4[:, 0]
+    boxes_M4 = cells_NT4[:, 1:].reshape(-1, 4)  # M = N (T - 1), box-major
+    limits = np.array([width, height, width, height])
+    inside_M4 = np.clip(boxes_M4, 0, limits)
+    size_M2 = np.maximum(inside_M4[:, 2:] - inside_M4[:, :2], 0)
+    count_M = size_M2.prod(axis=1)
+
+    m_K = np.repeat(np.arange(len(boxes_M4)), count_M)
+    n_K, t_K = np.divmod(m_K, max(tracks.num_frames - 1, 1))
+    within_K = np.arange(len(m_K)) - np.repeat(np.cumsum(count_M) - count_M, count_M)
+    row_K, column_K = np.divmod(within_K, np.maximum(size_M2[m_K, 0], 1))
+    x_K, y_K = inside_M4[m_K, 0] + column_K, inside_M4[m_K, 1] + row_K
+
+    box_K4, first_K4 = boxes_M4[m_K], first_N4[n_K]
+    weight_K = np.ones(len(m_K))
+    axes = []
+    for place_K, low, high in ((y_K, 1, 3), (x_K, 0, 2)):
+        size_K = box_K4[:, high] - box_K4[:, low]
+        position_K = place_K - box_K4[:, low]
+        axes.append(_bilinear_axis(position_K, size_K, first_K4[:, high] - first_K4[:, low]))
+        weight_K *= _gaussian(position_K, size_K, guidance.heatmap_sigma)
+    (y0, y1, fy), (x0, x1, fx) = axes
+    rows, columns = np.stack([y0, y0, y1, y1], -1), np.stack([x0, x1, x0, x1], -1)
+    corners_K4 = (first_K4[:, 1:2] + rows) * width + first_K4[:, 0:1] + columns
+    corner_weights_K4 = np.stack([(1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx], -1)
+
+    def on_device(array: NDArray[np.generic], dtype: torch.dtype) -> Tensor:
+        return torch.as_tensor(array, dtype=dtype, device=device)
+
+    cutoff = guidance.fft_cutoff
+    return LossPlan(
+        source_K=on_device(((t_K + 1) * height + y_K) * width + x_K, torch.int64),
+        corners_K4=on_device(corners_K4, torch.int64),
+        corner_weights_K4=on_device(corner_weights_K4, torch.float32),
+        weight_K=on_device(weight_K, torch.float32),
+        low_pass_hw=None if cutoff is None else butterworth_low_pass(height, width, cutoff).to(device),
+    )
+
+
+def _gaussian(position_K: NDArray[np.int64], size_K: NDArray[np.int64], sigma: float) -> NDArray[np.float64]:
+    """Weight along one axis at cell centres; sigma in half sides; 1 at the cell nearest to the box's centre."""
+    deviation = sigma * size_K / 2
+    nearest = np.where(size_K % 2 == 0, 0.5, 0.0)
+    distance = position_K + 0.5 - size_K / 2
+    return np.exp((nearest**2 - distance**2) / (2 * deviation**2))
+
+
+def trajectory_loss(features_ThwC: Tensor, plan: LossPlan) -> Tensor:
+    """Weighted mean squared distance of each box's cells to frame 0's, which are detached: a scalar."""
+    features = features_ThwC.flatten(0, 2)
+    first_frame = features_ThwC[0].detach().flatten(0, 1)
+    target_KC = F.embedding_bag(plan.corners_K4, first_frame, per_sample_weights=plan.corner_weights_K4, mode="sum")
+    error_K = (features.index_select(0, plan.source_K) - target_KC).square().mean(dim=-1)
+    return (error_K * plan.weight_K).sum() / plan.weight_K.sum()
+
+
+def guided_features(unet: Any, unet_inputs: dict[str, Tensor], guidance: GuidanceConfig) -> Tensor:
+    """Features of one conditional forward pass, cut after the last guided layer: float32 [T, h, w, C]."""
+    height, width = unet_inputs["sample"].shape[-2:]
+    with record_features(unet, guidance, height, width) as features, suppress(LastGuidedLayerReached):
+        unet(**unet_inputs)
+    return resize_and_join(features, height, width)
+
+
+def optimize_latents(
+    compute_features: Callable[[Tensor], Tensor],
+    latents_TChw: Tensor,
+    plan: LossPlan,
+    guidance: GuidanceConfig,
+    loss_scale: float = 1.0,
+    on_update: OnUpdate | None = None,
+) -> GuidedStep:
+    """One guided step: `guidance.iterations` updates of a fresh AdamW, then the low-pass merge.
+
+    compute_features: latents [T, C, h, w] -> features [T, h, w, C], differentiable. latents: float32.
+    loss_scale: INITIAL_LOSS_SCALE where the features are float16, 1 elsewhere.
+    """
+    if plan.is_empty:
+        return GuidedStep(latents_TChw, [], 0)
+    original = latents_TChw.detach()
+    latents = original.clone().requires_grad_(True)
+    optimizer = torch.optim.AdamW([latents], lr=guidance.learning_rate)
+    losses: list[Tensor] = []
+    skipped = 0
+    for iteration in range(guidance.iterations):
+        with torch.enable_grad():
+            loss = trajectory_loss(compute_features(latents), plan)
+            (gradient,) = torch.autograd.grad(loss * loss_scale, latents)
+        losses.append(loss.detach())
+        if loss_scale != 1.0 and not torch.isfinite(gradient).all():
+            loss_scale /= 2
+            skipped += 1
+        else:
+            latents.grad = gradient / loss_scale
+            optimizer.step()
+        if on_update is not None:
+            on_update(iteration, latents.detach())
+    optimized = latents.detach()
+    if plan.low_pass_hw is not None:
+        optimized = merge_low_frequencies(optimized, original, plan.low_pass_hw)
+    return GuidedStep(optimized, torch.stack(losses).tolist(), skipped)

@@ -1,0 +1,174 @@
+"""Load a checkpoint of SVD's architecture; encode the first frame, decode the latents.
+
+Axes: T frames, C channels, H W pixels, h w latent cells, D width of the image embedding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sgi2v.checkpoint import Checkpoint, open_checkpoint, weight_files
+from sgi2v.config import DType, ModelConfig, SamplerConfig
+from sgi2v.errors import ConfigError, ModelError
+
+
+@dataclass(frozen=True)
+class VideoModel:
+    """The parts of Stable Video Diffusion, on one device, their weights in one type for life."""
+
+    checkpoint: Checkpoint
+    unet: Any
+    vae: Any
+    image_encoder: Any
+    scheduler_config: dict[str, Any]
+    image_mean: tuple[float, ...]
+    """Per channel, of CLIP's input."""
+    image_std: tuple[float, ...]
+    """Per channel, of CLIP's input."""
+    device: torch.device
+    dtype: torch.dtype
+    """Of the U-Net's weights."""
+
+    @property
+    def cell_px(self) -> int:
+        """Pixels per latent cell and side."""
+        return self.checkpoint.cell_px
+
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of all weights."""
+        parts = (self.unet, self.vae, self.image_encoder)
+        return sum(weight.nbytes for part in parts for weight in part.parameters())
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the U-Net sees of the first frame; batch 0 is unconditional, batch 1 conditional."""
+
+    image_embeddings_21D: Tensor
+    image_latents_2Chw: Tensor
+    time_ids_23: Tensor
+    """(fps - 1, motion bucket, noise augmentation)."""
+
+
+def load_model(
+    source: str | ModelConfig,
+    device: str | torch.device | None = None,
+    dtype: DType | torch.dtype = "auto",
+    revision: str | None = None,
+) -> VideoModel:
+    """Load SVD, SVD 1.1, SVD-XT or any checkpoint of that architecture, for inference.
+
+    source: Hugging Face id, folder, fsspec URL or `embedded`; or a whole ModelConfig. device: None takes the
+    GPU where there is one. dtype: of the weights; `auto` is float32 on a CPU and bfloat16 on a GPU.
+    Raises ModelError that names what is missing.
+    """
+    if isinstance(source, ModelConfig):
+        config = source
+    else:
+        name = dtype if isinstance(dtype, str) else str(dtype).removeprefix("torch.")
+        config = ModelConfig(source, revision, name)  # type: ignore[arg-type]
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
+    weights_dtype = resolve_dtype(config.dtype, device)
+    return _load(open_checkpoint(config), device, weights_dtype)
+
+
+def resolve_dtype(dtype: DType, device: torch.device) -> torch.dtype:
+    """The weights' type for a setting. Raises ConfigError for 16 bits on a CPU's float16."""
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if dtype == "float16" and device.type == "cpu":
+        raise ConfigError("float16 is not usable on a CPU: set model.dtype to float32 or bfloat16")
+    resolved: torch.dtype = getattr(torch, dtype)
+    return resolved
+
+
+def _load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> VideoModel:
+    from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
+    from transformers import CLIPVisionModelWithProjection
+
+    configs = checkpoint.configs
+    # An encoder that asks for upcasting overflows float16; bfloat16 has float32's range.
+    upcast = bool(configs["vae"].get("force_upcast", True))
+    vae_dtype = torch.bfloat16 if dtype is torch.float16 and upcast else dtype
+
+    def component(component_class: Any, name: str, of_dtype: torch.dtype) -> Any:
+        variant, _ = weight_files(checkpoint.path, name, half=of_dtype is not torch.float32)
+        try:
+            module = component_class.from_pretrained(
+                str(checkpoint.path / name), use_safetensors=True, variant=variant, torch_dtype=of_dtype
+            )
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise ModelError(f"{name} of {checkpoint.source} cannot be loaded: {error}") from error
+        return module.to(device).eval().requires_grad_(False)
+
+    extractor = configs["feature_extractor"]
+    return VideoModel(
+        checkpoint=checkpoint,
+        unet=component(UNetSpatioTemporalConditionModel, "unet", dtype),
+        vae=component(AutoencoderKLTemporalDecoder, "vae", vae_dtype),
+        image_encoder=component(CLIPVisionModelWithProjection, "image_encoder", dtype),
+        scheduler_config=dict(configs["scheduler"]),
+        image_mean=tuple(extractor["image_mean"]),
+        image_std=tuple(extractor["image_std"]),
+        device=device,
+        dtype=dtype,
+    )
+
+
+def resize_image(image_HWC: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Bicubic resize of an RGB image, uint8 in and out; the identity at its own size."""
+    from PIL import Image
+
+    if image_HWC.shape[:2] == (height, width):
+        return image_HWC
+    return np.asarray(Image.fromarray(image_HWC).resize((width, height), Image.Resampling.BICUBIC))
+
+
+@torch.no_grad()
+def encode_image(
+    model: VideoModel, image_HWC: NDArray[np.uint8], noise_1CHW: Tensor, sampler: SamplerConfig
+) -> Conditioning:
+    """Condition on the first frame as SVD does.
+
+    image: RGB at output size. noise: unit Gaussian [1, 3, H, W], added times `noise_aug_strength`.
+    """
+    pixels_1CHW = torch.from_numpy(np.array(image_HWC)).permute(2, 0, 1)[None].float() / 255 * 2 - 1
+    noised_1CHW = pixels_1CHW + sampler.noise_aug_strength * noise_1CHW
+    latents = model.vae.encode(noised_1CHW.to(model.device, model.vae.dtype)).latent_dist.mode()
+    latents = latents.to(model.dtype)
+    embedding = _embed_image(model, pixels_1CHW)
+    time_ids = torch.tensor([[sampler.fps - 1, sampler.motion_bucket_id, sampler.noise_aug_strength]])
+    return Conditioning(
+        image_embeddings_21D=torch.stack([torch.zeros_like(embedding), embedding]),
+        image_latents_2Chw=torch.cat([torch.zeros_like(latents), latents]),
+        time_ids_23=time_ids.to(model.device, model.dtype).repeat(2, 1),
+    )
+
+
+def _embed_image(model: VideoModel, pixels_1CHW: Tensor) -> Tensor:
+    """CLIP embedding [1, D] of an image in [-1, 1], resized with antialiasing to the encoder's size."""
+    from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
+
+    side = model.image_encoder.config.image_size
+    resized = (_resize_with_antialiasing(pixels_1CHW, (side, side)) + 1) / 2
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (model.image_mean, model.image_std))
+    normalized = ((resized - mean) / std).to(model.device, model.dtype)
+    embedding: Tensor = model.image_encoder(normalized).image_embeds
+    return embedding
+
+
+@torch.no_grad()
+def decode_latents(model: VideoModel, latents_TChw: Tensor, chunk_size: int) -> Tensor:
+    """Decode one video's latents to float32 [T, H, W, 3] in [0, 1], `chunk_size` frames at a time."""
+    scaled = (latents_TChw / model.vae.config.scaling_factor).to(model.vae.dtype)
+    frames = [model.vae.decode(chunk, num_frames=len(chunk)).sample.float() for chunk in scaled.split(chunk_size)]
+    return (torch.cat(frames) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
