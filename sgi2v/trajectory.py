@@ -5,7 +5,7 @@ Axes: N boxes, T frames, P path points. Boxes are xyxy, pixels, half-open; x run
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +20,24 @@ def resample_path(points: Floats, num_frames: int) -> Floats:
     """Linear resampling of [P, ...] evenly timed points to [T, ...]; the identity where P = T."""
     points = np.asarray(points, np.float64)
     at = np.linspace(0.0, len(points) - 1.0, num_frames)
-    lower = np.minimum(np.floor(at).astype(int), len(points) - 2)
+    lower = np.floor(at).astype(int)
+    upper = np.minimum(lower + 1, len(points) - 1)
     fraction = (at - lower).reshape(-1, *[1] * (points.ndim - 1))
-    resampled: Floats = points[lower] * (1.0 - fraction) + points[lower + 1] * fraction
+    # of this form, points that stand still stay bit for bit where they are
+    resampled: Floats = points[lower] + (points[upper] - points[lower]) * fraction
     return resampled
+
+
+def boxes_outside(boxes_N4: Floats, height: int, width: int) -> Iterator[tuple[int, TrajectoryError]]:
+    """Each frame-0 box that has no area inside a frame of [height, width] pixels, with its error."""
+    clipped_N4 = np.clip(boxes_N4, 0.0, np.array([width, height] * 2, np.float64))
+    for n, (box, (x0, y0, x1, y1)) in enumerate(zip(boxes_N4, clipped_N4, strict=True)):
+        if not (x0 < x1 and y0 < y1):
+            message = (
+                f"box {n} {np.round(box, 2).tolist()} has no area inside the first frame "
+                f"({width} x {height} px): give [x0, y0, x1, y1] with x0 < x1 and y0 < y1 inside it"
+            )
+            yield n, TrajectoryError(ErrorCode.BOX_OUTSIDE, message)
 
 
 @dataclass(frozen=True)
@@ -62,7 +76,15 @@ class BoxTracks:
         path_t - path_0, so a path need not start at the centre. scales: per box [P], size relative to the
         first point's; None keeps sizes. Raises TrajectoryError.
         """
-        boxes_N4 = np.asarray(boxes_N4, np.float64).reshape(-1, 4)
+        boxes_N4 = np.asarray(boxes_N4, np.float64)
+        if boxes_N4.size == 0:
+            boxes_N4 = np.empty((0, 4))
+        if boxes_N4.ndim != 2 or boxes_N4.shape[-1] != 4:
+            message = f"boxes must be [x0, y0, x1, y1] each, not an array of {list(boxes_N4.shape)}"
+            raise TrajectoryError(ErrorCode.TRAJECTORY_INVALID, message)
+        if scales is not None and len(scales) != len(boxes_N4):
+            message = f"{len(boxes_N4)} boxes but {len(scales)} lists of scales: give one list per box"
+            raise TrajectoryError(ErrorCode.TRAJECTORY_INVALID, message)
         if len(paths) != len(boxes_N4):
             message = f"{len(boxes_N4)} boxes but {len(paths)} trajectories: give one trajectory per box"
             raise TrajectoryError(ErrorCode.TRAJECTORY_INVALID, message)
@@ -72,11 +94,18 @@ class BoxTracks:
             if path.ndim != 2 or path.shape[-1] != 2 or len(path) < 2:
                 message = f"trajectory {n} must be at least two [x, y] points, not an array of {list(path.shape)}"
                 raise TrajectoryError(ErrorCode.TRAJECTORY_INVALID, message)
+            if not np.isfinite(path).all():
+                message = f"trajectory {n} holds NaN or infinite coordinates"
+                raise TrajectoryError(ErrorCode.TRAJECTORY_INVALID, message)
             path_T2 = resample_path(path, num_frames)
             shift_T4 = np.tile(path_T2 - path_T2[0], 2)
             tracks[n] = box + shift_T4
             if scales is not None:
-                scale_T = resample_path(np.asarray(scales[n], np.float64), num_frames)
+                scale = np.asarray(scales[n], np.float64)
+                if scale.shape != path.shape[:1] or not (np.isfinite(scale) & (scale > 0)).all():
+                    message = f"scales of box {n} must be {len(path)} positive numbers, one per point of its trajectory"
+                    raise TrajectoryError(ErrorCode.TRAJECTORY_INVALID, message)
+                scale_T = resample_path(scale, num_frames)
                 centre = np.tile((box[:2] + box[2:]) / 2, 2)
                 zoomed_T4 = centre + (box - centre) * (scale_T / scale_T[0])[:, None]
                 tracks[n] = np.where((scale_T == scale_T[0])[:, None], tracks[n], zoomed_T4 + shift_T4)
@@ -99,8 +128,9 @@ class BoxTracks:
         """The same tracks in pixels of a frame of another size."""
         if (height, width) == (self.height, self.width):
             return self
-        ratio = np.array([width / self.width, height / self.height] * 2)
-        return BoxTracks(self.boxes_NT4 * ratio, height, width)
+        to, of = np.array([width, height] * 2), np.array([self.width, self.height] * 2)
+        # multiplied before divided: a coordinate that falls on a cell border must not land just below it
+        return BoxTracks(self.boxes_NT4 * to / of, height, width)
 
     def resample(self, num_frames: int) -> BoxTracks:
         """The same motion over another number of frames, linearly interpolated."""
@@ -115,15 +145,9 @@ class BoxTracks:
         Raises TrajectoryError(box_outside) for a box that is wholly outside frame 0 or has no area.
         """
         first_N4 = self.boxes_NT4[:, 0]
-        limit = np.array([self.width, self.height] * 2, np.float64)
-        clipped_N4 = np.clip(first_N4, 0.0, limit)
-        for n, (box, (x0, y0, x1, y1)) in enumerate(zip(first_N4, clipped_N4, strict=True)):
-            if not (x0 < x1 and y0 < y1):
-                message = (
-                    f"box {n} {np.round(box, 2).tolist()} has no area inside the first frame "
-                    f"({self.width} x {self.height} px): give [x0, y0, x1, y1] with x0 < x1 and y0 < y1 inside it"
-                )
-                raise TrajectoryError(ErrorCode.BOX_OUTSIDE, message)
+        for _, error in boxes_outside(first_N4, self.height, self.width):
+            raise error
+        clipped_N4 = np.clip(first_N4, 0.0, np.array([self.width, self.height] * 2, np.float64))
         first_size = np.tile(first_N4[:, 2:] - first_N4[:, :2], 2)
         size_NT4 = np.tile(self.boxes_NT4[..., 2:] - self.boxes_NT4[..., :2], 2)
         cut_NT4 = ((clipped_N4 - first_N4) / first_size)[:, None] * size_NT4
