@@ -1,0 +1,133 @@
+"""Manifests from and to files: Parquet, CSV and JSONL, at a local path or any fsspec URL."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+import fsspec.core
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from manifests.schema import conform
+from manifests.text_formats import format_csv, format_jsonl, parse_csv, parse_jsonl
+from sgi2v.errors import ManifestError, Problem, StorageError
+
+EXTENSIONS = (".parquet", ".csv", ".jsonl", ".ndjson")
+"""What a manifest file's name may end in; the ending decides the format."""
+
+_PARQUET_MAGIC = b"PAR1"
+
+
+def read_manifest(uri: str) -> pa.Table:
+    """The manifest at a local path or fsspec URL, conformed.
+
+    Raises ManifestError (manifest_missing, manifest_directory, manifest_format, manifest_empty,
+    manifest_unreadable, row_unreadable, and the codes of `conform`) and StorageError.
+    """
+    extension = _extension(uri)
+    data = _fetch(uri, extension)
+    if not data or data.isspace():
+        _fail(uri, "manifest_empty", "the file is empty: write one row per sample")
+    if extension == ".parquet":
+        return conform(_read_parquet(data, uri), uri)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        _fail(uri, "manifest_unreadable", f"the file is not UTF-8 text ({error}): save it as UTF-8")
+    return conform(parse_csv(text, uri) if extension == ".csv" else parse_jsonl(text, uri), uri)
+
+
+def write_manifest(table: pa.Table, uri: str) -> None:
+    """Write the table where and in the format that `uri` says; a local file appears whole or not at all.
+
+    Raises ManifestError (manifest_format) for another ending or a column the format cannot hold; StorageError.
+    """
+    extension = _extension(uri)
+    if extension not in EXTENSIONS:
+        _fail(uri, "manifest_format", f"{extension or 'no'} ending: use one of {', '.join(EXTENSIONS)}")
+    try:
+        data = {".parquet": _format_parquet, ".csv": format_csv}.get(extension, format_jsonl)(table)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError) as error:
+        _fail(uri, "manifest_format", f"a column cannot be written as {extension}: {error}; write .parquet")
+    try:
+        file_system, path = fsspec.core.url_to_fs(uri)
+        if not isinstance(file_system, LocalFileSystem):
+            file_system.pipe_file(path, data)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        partial.write_bytes(data)
+        partial.replace(target)
+    except (OSError, ValueError, ImportError) as error:
+        raise StorageError(f"{uri} cannot be written: {error}") from error
+
+
+def digest_file(uri: str) -> str:
+    """SHA-256 (hex) of the file's bytes. Raises ManifestError (manifest_missing, ...) and StorageError."""
+    return hashlib.sha256(_fetch(uri, _extension(uri))).hexdigest()
+
+
+def _extension(uri: str) -> str:
+    path = urlsplit(uri).path if uri.startswith(("http://", "https://")) else uri
+    return PurePosixPath(path).suffix.lower()
+
+
+def _fetch(uri: str, extension: str) -> bytes:
+    try:
+        file_system, path = fsspec.core.url_to_fs(uri)
+    except (ValueError, ImportError) as error:
+        _fail(uri, "manifest_missing", f"{error}: give a local path or a URL that fsspec can open")
+    if extension not in EXTENSIONS:
+        if _is_folder(file_system, path):
+            _fail_on_folder(uri)
+        _fail(uri, "manifest_format", f"{extension or 'no'} ending: use one of {', '.join(EXTENSIONS)}")
+    try:
+        return bytes(file_system.cat_file(path))
+    except IsADirectoryError:
+        _fail_on_folder(uri)
+    except (FileNotFoundError, NotADirectoryError):
+        if _is_folder(file_system, path):
+            _fail_on_folder(uri)
+        _fail(uri, "manifest_missing", "no such file: check the path")
+    except PermissionError as error:
+        _fail(uri, "manifest_unreadable", f"it may not be read: {error}")
+    except Exception as error:  # a file system of fsspec's raises what its own library raises
+        raise StorageError(f"{uri} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _is_folder(file_system: Any, path: str) -> bool:
+    try:
+        return bool(file_system.isdir(path))
+    except Exception:  # only asked for a better message
+        return False
+
+
+def _fail_on_folder(uri: str) -> NoReturn:
+    _fail(uri, "manifest_directory", "this is a folder: name the manifest file in it")
+
+
+def _fail(uri: str, code: str, message: str) -> NoReturn:
+    raise ManifestError(uri, [Problem(None, None, None, code, message)])
+
+
+def _read_parquet(data: bytes, uri: str) -> pa.Table:
+    if not data.startswith(_PARQUET_MAGIC):
+        _fail(uri, "manifest_unreadable", "this is not a Parquet file: check what wrote it, or its ending")
+    if len(data) < 12 or not data.endswith(_PARQUET_MAGIC):
+        _fail(uri, "manifest_unreadable", "the Parquet file is truncated, its end is missing: copy or write it again")
+    try:
+        return pq.read_table(pa.BufferReader(data))
+    except (pa.ArrowException, OSError) as error:
+        _fail(uri, "manifest_unreadable", f"the Parquet file is damaged ({error}): copy or write it again")
+
+
+def _format_parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    return bytes(sink.getvalue())

@@ -1,0 +1,187 @@
+"""Manifests as text: CSV and JSONL.
+
+In CSV, list columns are JSON text and an empty cell is null. CSV holds no types: an unknown column comes back
+as integers, floats or booleans where that loses no character of its text, and as text otherwise.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NoReturn
+
+import pyarrow as pa
+import pyarrow.csv
+
+from manifests.schema import LISTED, MANIFEST_SCHEMA
+from sgi2v.errors import ManifestError, Problem
+
+_CSV_BLOCK_BYTES = 64 * 2**20  # no row may be longer
+_WRITINGS: dict[pa.DataType, Callable[[str], tuple[str, ...]]] = {
+    pa.bool_(): lambda text: ("true", "false"),
+    pa.int64(): lambda text: (str(int(text)),),
+    pa.float64(): lambda text: (repr(float(text)), repr(float(text)).removesuffix(".0")),
+}
+"""By type, the texts that stand for the value that a text holds; ValueError for a text that holds none."""
+
+
+def parse_jsonl(text: str, uri: str) -> pa.Table:
+    """Rows of JSON objects, one a line; ManifestError(row_unreadable, column_type) names the bad ones."""
+    rows: list[Mapping[str, Any]] = []
+    problems = []
+    for number, line in enumerate(io.StringIO(text), start=1):
+        if not line.strip():
+            continue
+        message = None
+        try:
+            value = json.loads(line)
+            if isinstance(value, dict):
+                rows.append(value)
+            else:
+                message = f"line {number} is not a JSON object: write one object with the columns per line"
+        except ValueError as error:
+            message = f"line {number} is not JSON ({error}): write one JSON object per line"
+        if message:
+            problems.append(Problem(None, None, None, "row_unreadable", message))
+    if problems:
+        _fail_on_rows(uri, problems)
+    names = dict.fromkeys(name for row in rows for name in row)
+    return _table({name: [row.get(name) for row in rows] for name in names}, uri)
+
+
+def parse_csv(text: str, uri: str) -> pa.Table:
+    """Comma-separated rows below a header; ManifestError(manifest_unreadable, row_unreadable, column_type)."""
+    try:
+        names = next((cells for cells in csv.reader(io.StringIO(text, newline="")) if cells), [])
+        raw = pyarrow.csv.read_csv(
+            io.BytesIO(text.encode()),
+            # with one thread, Arrow's messages say which row
+            pyarrow.csv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK_BYTES),
+            pyarrow.csv.ParseOptions(newlines_in_values=True),
+            pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()),
+                null_values=[""],
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+            ),
+        )
+    except (pa.ArrowInvalid, pa.ArrowKeyError, csv.Error) as error:
+        message = f"the CSV cannot be parsed: {error}"
+        raise ManifestError(uri, [Problem(None, None, None, "manifest_unreadable", message)]) from error
+    lists = {field.name for field in MANIFEST_SCHEMA if pa.types.is_list(field.type)}
+    problems: list[Problem] = []
+    columns: list[Any] = []
+    for name, column in zip(raw.column_names, raw.columns, strict=True):
+        if name in lists:
+            values = _parse_cells(name, column, problems)
+            columns.append(_array(name, values, uri))
+        else:
+            text_column = name in MANIFEST_SCHEMA.names and name != "seed"
+            columns.append(column if text_column else _infer(column))
+    if problems:
+        _fail_on_rows(uri, problems)
+    return pa.table(columns, names=raw.column_names)
+
+
+def _parse_cells(name: str, column: Any, problems: list[Problem]) -> list[Any]:
+    """The JSON values of a CSV column; a cell that is no JSON is null and a problem more."""
+    values: list[Any] = []
+    for row, cell in enumerate(column.to_pylist()):
+        try:
+            values.append(json.loads(cell) if cell else None)
+        except ValueError as error:
+            values.append(None)
+            message = f"{cell[:80]!r} is not JSON ({error}): write lists as [[1, 2], [3, 4]]"
+            problems.append(Problem(row, None, name, "row_unreadable", message))
+    return values
+
+
+def _infer(column: Any) -> Any:
+    """The column as integers, floats or booleans where each text is just how such a value is written."""
+    texts = column.drop_null().to_pylist()
+    for kind, writings in _WRITINGS.items():
+        try:
+            if texts and all(text in writings(text) for text in texts):
+                return column.cast(kind)
+        except (ValueError, pa.ArrowInvalid):
+            continue
+    return column
+
+
+def _table(columns: Mapping[str, list[Any]], uri: str) -> pa.Table:
+    arrays = [_array(name, values, uri) for name, values in columns.items()]
+    return pa.table(arrays, names=list(columns))
+
+
+def _array(name: str, values: list[Any], uri: str) -> Any:
+    """The values of a column in the schema's type if they fit it, else in the type that Arrow finds."""
+    kinds = [MANIFEST_SCHEMA.field(name).type] if name in MANIFEST_SCHEMA.names else []
+    for kind in [*kinds, None]:
+        try:
+            return pa.array(values, kind)
+        except (ValueError, TypeError, OverflowError):
+            continue
+    wanted = str(kinds[0]) if kinds else "of one type"
+    rows = _misfits(values, kinds[0]) if kinds else ()
+    named = "".join(f"; row {row} has {str(values[row])[:80]}" for row in rows)
+    raise ManifestError(
+        uri, [Problem(None, None, name, "column_type", f"values are not all {wanted}: make them so{named}")]
+    )
+
+
+def _misfits(values: list[Any], kind: pa.DataType) -> Iterable[int]:
+    found = []
+    for row, value in enumerate(values):
+        try:
+            pa.array([value], kind)
+        except (ValueError, TypeError, OverflowError):
+            found.append(row)
+        if len(found) == LISTED:
+            break
+    return found
+
+
+def format_jsonl(table: pa.Table) -> bytes:
+    """One JSON object a row; TypeError where JSON has no such value."""
+    rows = (json.dumps(row, ensure_ascii=False, default=_as_text) for row in table.to_pylist())
+    return "".join(f"{row}\n" for row in rows).encode()
+
+
+def format_csv(table: pa.Table) -> bytes:
+    """A header and a row per sample; TypeError and Arrow's errors where CSV has no such value."""
+    sink = io.BytesIO()
+    pyarrow.csv.write_csv(_as_csv(table), sink)
+    return sink.getvalue()
+
+
+def _as_csv(table: pa.Table) -> pa.Table:
+    """The table with nested columns as JSON text and dictionaries decoded."""
+    columns: list[Any] = []
+    for column in table.columns:
+        if pa.types.is_nested(column.type):
+            texts = [None if value is None else json.dumps(value, default=_as_text) for value in column.to_pylist()]
+            columns.append(pa.array(texts, pa.string()))
+        elif pa.types.is_floating(column.type):
+            # Arrow writes 1.0 as 1, which would come back as an integer
+            texts = [None if value is None else repr(value) for value in column.to_pylist()]
+            columns.append(pa.array(texts, pa.string()))
+        else:
+            columns.append(column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column)
+    return pa.table(columns, names=table.column_names)
+
+
+def _as_text(value: Any) -> str:
+    """What JSON has no type for, as text: dates, times and decimals; TypeError for bytes."""
+    if isinstance(value, bytes):
+        raise TypeError("JSON cannot hold bytes")
+    return str(value)
+
+
+def _fail_on_rows(uri: str, problems: list[Problem]) -> NoReturn:
+    further = len(problems) - LISTED
+    if further > 0:
+        more = Problem(None, None, None, "row_unreadable", f"{further} further rows cannot be read")
+        problems = [*problems[:LISTED], more]
+    raise ManifestError(uri, problems)

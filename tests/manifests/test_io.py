@@ -1,0 +1,195 @@
+"""Manifests from and to files of each format, and files that are none."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import hashlib
+import json
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from manifests.io import EXTENSIONS, digest_file, read_manifest, write_manifest
+from manifests.schema import MANIFEST_SCHEMA, row_digest
+from sgi2v.errors import ManifestError, StorageError
+from tests.manifests.rows import row, table
+
+ROWS = [
+    row(seed=7, scales=[[1.0, 0.1], [1.0, 1.0, 3.0]]),
+    row(sample_id="dog", image='a, "b"\nc é.png', boxes=[[1 / 3, 0.0, 1e20, 1e-7]], trajectories=[]),
+    row(sample_id="007", boxes=[], trajectories=[], seed=-(2**63)),
+]
+
+
+def with_unknown() -> pa.Table:
+    extended = table(*ROWS)
+    for name, values in {
+        "caption": ["a cat", "", None],
+        "zip": ["00123", "1.50", "1e5"],
+        "rank": [1, None, -3],
+        "score": [1.0, 0.1, 1e-9],
+        "good": [True, False, None],
+    }.items():
+        extended = extended.append_column(name, pa.array(values))
+    return extended
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_a_manifest_comes_back_as_it_was_with_its_unknown_columns(tmp_path: Path, extension: str) -> None:
+    path = tmp_path / "new" / f"m{extension}"
+    write_manifest(with_unknown(), str(path))
+    back = read_manifest(str(path))
+    assert back.equals(with_unknown())
+    assert [row_digest(one) for one in back.to_pylist()] == [row_digest(one) for one in ROWS]
+    assert digest_file(str(path)) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("extension", [".csv", ".jsonl"])
+def test_unknown_values_that_text_has_no_type_for_are_written_as_text(tmp_path: Path, extension: str) -> None:
+    path = str(tmp_path / f"m{extension}")
+    day = pa.array([datetime.date(2024, 2, 29)])
+    price = pa.array([decimal.Decimal("1.50")])
+    tags = pa.array([{"a": [1, 2]}])
+    kind = pa.array(["wild"]).dictionary_encode()
+    extended = table(ROWS[0])
+    for name, values in {"day": day, "price": price, "tags": tags, "kind": kind}.items():
+        extended = extended.append_column(name, values)
+    write_manifest(extended, path)
+    back = read_manifest(path).to_pylist()[0]
+    assert (back["day"], back["price"], back["kind"]) == ("2024-02-29", "1.50", "wild")
+    assert back["tags"] in ({"a": [1, 2]}, '{"a": [1, 2]}')
+
+
+def test_bytes_can_only_be_written_as_parquet(tmp_path: Path) -> None:
+    extended = table(ROWS[0]).append_column("blob", pa.array([b"\x00"]))
+    with pytest.raises(ManifestError, match=r"write .parquet"):
+        write_manifest(extended, str(tmp_path / "m.jsonl"))
+    write_manifest(extended, str(tmp_path / "m.parquet"))
+    assert read_manifest(str(tmp_path / "m.parquet")).column("blob").to_pylist() == [b"\x00"]
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_urls_work_as_paths_do(extension: str) -> None:
+    uri = f"memory://manifests/io/m{extension.upper()}"
+    write_manifest(table(*ROWS), uri)
+    assert read_manifest(uri).equals(table(*ROWS))
+    assert digest_file(uri) == hashlib.sha256(fsspec.filesystem("memory").cat(uri)).hexdigest()
+
+
+def test_hand_written_jsonl_reads(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    lines = [
+        '{"sample_id": "a", "image": "a.png", "boxes": [[1, 2, 3.5, 4]], "trajectories": [[[1, 2], [3, 4]]], "n": 1}',
+        "",
+        '{"image": "b.png", "sample_id": "b", "boxes": [], "trajectories": [], "seed": 5, "n": 2.5, "late": [1]}',
+    ]
+    path.write_bytes("\r\n".join(lines).encode("utf-8-sig"))
+    back = read_manifest(str(path))
+    assert back.schema.names == [*MANIFEST_SCHEMA.names, "n", "late"]
+    assert back.column("boxes").to_pylist() == [[[1.0, 2.0, 3.5, 4.0]], []]
+    assert back.column("seed").to_pylist() == [None, 5]
+    assert back.column("n").to_pylist() == [1.0, 2.5]
+    assert back.column("late").to_pylist() == [None, [1]]
+
+
+def test_hand_written_csv_reads(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    cells = ["12", "a.png", '"[[1, 2, 3, 4]]"', '"[[[1, 2],\n [3, 4]]]"', "5.0"]
+    path.write_bytes(("sample_id,image,boxes,trajectories,seed\r\n" + ",".join(cells) + "\r\n").encode("utf-8-sig"))
+    back = read_manifest(str(path))
+    assert back.to_pylist()[0] == {
+        "sample_id": "12",
+        "image": "a.png",
+        "boxes": [[1.0, 2.0, 3.0, 4.0]],
+        "trajectories": [[[1.0, 2.0], [3.0, 4.0]]],
+        "scales": None,
+        "seed": 5,
+    }
+
+
+def parquet_bytes() -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table(*ROWS), sink)
+    return sink.getvalue().to_pybytes()
+
+
+LINE = json.dumps(ROWS[0])
+HEADER = "sample_id,image,boxes,trajectories\n"
+BAD_FILES: dict[str, tuple[str, bytes, str, str]] = {
+    "empty parquet": ("m.parquet", b"", "manifest_empty", "empty"),
+    "empty csv": ("m.csv", b" \n", "manifest_empty", "empty"),
+    "empty jsonl": ("m.jsonl", b"", "manifest_empty", "empty"),
+    "header alone": ("m.csv", HEADER.encode(), "manifest_empty", "no rows"),
+    "not parquet": ("m.parquet", LINE.encode(), "manifest_unreadable", "not a Parquet file"),
+    "truncated": ("m.parquet", parquet_bytes()[:-100], "manifest_unreadable", "truncated"),
+    "four bytes": ("m.parquet", b"PAR1", "manifest_unreadable", "truncated"),
+    "damaged": ("m.parquet", b"PAR1" + b"x" * 99 + parquet_bytes()[-8:], "manifest_unreadable", "damaged"),
+    "other ending": ("m.json", LINE.encode(), "manifest_format", r"\.parquet, \.csv"),
+    "no ending": ("m", LINE.encode(), "manifest_format", "no ending"),
+    "latin-1": ("m.csv", HEADER.encode() + b"a,\xe9.png,[],[]\n", "manifest_unreadable", "UTF-8"),
+    "binary csv": ("m.csv", b"a\0b\0,c\n\0", "manifest_unreadable", "column|parse|NUL"),
+    "bad line": ("m.jsonl", f"{LINE}\n\n{{nope\n".encode(), "row_unreadable", "line 3 is not JSON"),
+    "no object": ("m.ndjson", f"{LINE}\n[1]\n".encode(), "row_unreadable", "line 2 is not a JSON object"),
+    "cell not json": ("m.csv", f"{HEADER}a,a.png,1;2;3,[]\n".encode(), "row_unreadable", "row 0: boxes: '1;2;3'"),
+    "too few cells": ("m.csv", f"{HEADER}a,a.png,[],[]\nb,b.png\n".encode(), "manifest_unreadable", "Expected 4"),
+    "not a list": ("m.jsonl", LINE.replace("[[1.0", '["x", [1.0').encode(), "column_type", "row 0 has"),
+    "mixed": ("m.jsonl", (LINE[:-1] + ', "n": 1}\n' + LINE[:-1] + ', "n": "x"}').encode(), "column_type", "one type"),
+    "id is a number": ("m.jsonl", LINE.replace('"cat"', "7").encode(), "column_type", "is int64, wanted string"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_file_that_is_no_manifest_is_refused(tmp_path: Path, name: str) -> None:
+    file, data, code, says = BAD_FILES[name]
+    (tmp_path / file).write_bytes(data)
+    assert_refused(str(tmp_path / file), code, says)
+
+
+def assert_refused(uri: str, code: str, says: str) -> None:
+    with pytest.raises(ManifestError, match=says) as caught:
+        read_manifest(uri)
+    assert [problem.code for problem in caught.value.problems] == [code]
+    assert caught.value.source == uri
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "m.parquet").mkdir()
+    fsspec.filesystem("memory").pipe_file("/folder/m.csv/x", b"x")
+    assert_refused(str(tmp_path), "manifest_directory", "folder")
+    assert_refused(str(tmp_path / "m.parquet"), "manifest_directory", "folder")
+    assert_refused("memory://folder/m.csv", "manifest_directory", "folder")
+    assert_refused(str(tmp_path / "none.csv"), "manifest_missing", "no such file")
+    assert_refused("memory://none.jsonl", "manifest_missing", "no such file")
+    assert_refused("nope://m.parquet", "manifest_missing", "Protocol not known")
+
+
+def test_many_bad_lines_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text("nope\n" * 100)
+    with pytest.raises(ManifestError, match="80 further rows"):
+        read_manifest(str(path))
+
+
+def test_writing_where_it_cannot_be_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="ending"):
+        write_manifest(table(row()), str(tmp_path / "m.json"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot be written"):
+        write_manifest(table(row()), str(tmp_path / "file" / "m.csv"))
+
+
+def test_an_unreachable_store_is_a_storage_error() -> None:
+    # nothing listens on the discard port
+    with pytest.raises(StorageError, match="cannot be read"):
+        read_manifest("http://127.0.0.1:9/m.parquet")
+
+
+def test_nan_in_jsonl_is_left_to_the_row(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text(LINE.replace("[1.0", "[NaN", 1))
+    assert str(read_manifest(str(path)).to_pylist()[0]["boxes"][0][0]) == "nan"

@@ -1,0 +1,238 @@
+"""Conforming tables and parsing rows: what works, and each thing that is refused."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from manifests.schema import LISTED, MANIFEST_SCHEMA, conform, parse_row, row_digest, row_problems
+from sgi2v.errors import ErrorCode, ManifestError, SampleError, TrajectoryError
+from tests.manifests.rows import row, table
+
+NAN, INF = float("nan"), float("inf")
+
+
+def recast(name: str, kind: pa.DataType, values: list[Any]) -> pa.Table:
+    rows = [row(sample_id=f"s{n}") for n in range(len(values))]
+    whole = table(*rows)
+    return whole.set_column(whole.column_names.index(name), name, pa.array(values, kind))
+
+
+def codes(broken: pa.Table) -> list[tuple[str | None, str]]:
+    with pytest.raises(ManifestError) as caught:
+        conform(broken, "m.parquet")
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # noqa: S301
+    return [(problem.column, problem.code) for problem in caught.value.problems]
+
+
+def test_a_conforming_table_stays_as_it_is() -> None:
+    good = table(row(), row(sample_id="dog", seed=-3, scales=[[1.0, 2.0], [1.0, 1.0, 1.0]]))
+    assert conform(good, "m.parquet").equals(good)
+
+
+BOX_KINDS = [
+    pa.list_(pa.list_(pa.float32())),
+    pa.list_(pa.list_(pa.int16())),
+    pa.large_list(pa.large_list(pa.float32())),
+    pa.list_(pa.list_(pa.float32(), 4)),
+    pa.large_list(pa.list_(pa.int64(), 4)),
+    pa.list_(pa.list_(pa.float16())),
+]
+
+
+@pytest.mark.parametrize("kind", BOX_KINDS, ids=str)
+def test_lists_of_other_numbers_are_cast(kind: pa.DataType) -> None:
+    values = [[[1, 2, 11, 12], [20, 20, 30, 40]], [], None, [[0, 0, 5, 5]]]
+    conformed = conform(recast("boxes", kind, values), "m.parquet")
+    assert conformed.schema.equals(MANIFEST_SCHEMA)
+    assert conformed.column("boxes").to_pylist() == values
+    sliced = conform(recast("boxes", kind, values).slice(3), "m.parquet")
+    assert sliced.column("boxes").to_pylist() == values[3:]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "values"),
+    [
+        ("image", pa.large_string(), ["a", None]),
+        ("image", pa.dictionary(pa.int32(), pa.string()), ["a", "a"]),
+        ("image", pa.string_view(), ["a", "b"]),
+        ("sample_id", pa.large_string(), ["a", "b"]),
+        ("image", pa.null(), [None, None]),
+        ("scales", pa.null(), [None, None]),
+        ("scales", pa.list_(pa.null()), [[], None]),
+        ("seed", pa.int32(), [7, None]),
+        ("seed", pa.uint64(), [7, 2**63 - 1]),
+    ],
+)
+def test_kindred_types_are_cast(name: str, kind: pa.DataType, values: list[Any]) -> None:
+    conformed = conform(recast(name, kind, values), "m.parquet")
+    assert conformed.schema.equals(MANIFEST_SCHEMA)
+    assert conformed.column(name).to_pylist() == values
+
+
+def test_seeds_that_pandas_made_floats_are_integers_again() -> None:
+    seeds = pa.chunked_array([pa.array([7.0, NAN, None], pa.float64())])
+    good = recast("seed", pa.int64(), [0, 0, 0])
+    conformed = conform(good.set_column(5, "seed", seeds), "m.parquet")
+    assert conformed.column("seed").to_pylist() == [7, None, None]
+
+
+def test_optional_columns_are_added_and_unknown_ones_ride_behind_unchanged() -> None:
+    labels = pa.array(["a"]).dictionary_encode()
+    extended = table(row()).drop_columns(["scales", "seed"]).add_column(0, "label", labels)
+    extended = extended.append_column("score", pa.array([0.5], pa.float32()))
+    conformed = conform(extended, "m.parquet")
+    assert conformed.column_names == [*MANIFEST_SCHEMA.names, "label", "score"]
+    assert conformed.column("label").type == labels.type
+    assert conformed.column("score").type == pa.float32()
+    assert conformed.column("seed").to_pylist() == [None]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "values"),
+    [
+        ("sample_id", pa.int64(), [7]),
+        ("image", pa.binary(), [b"x"]),
+        ("boxes", pa.string(), ["[[1,2,3,4]]"]),
+        ("boxes", pa.list_(pa.float64()), [[1, 2, 3, 4]]),
+        ("boxes", pa.list_(pa.list_(pa.string())), [[["1"]]]),
+        ("boxes", pa.list_view(pa.list_(pa.float64())), [[[1, 2, 3, 4]]]),
+        ("boxes", pa.list_(pa.list_(pa.bool_())), [[[True]]]),
+        ("trajectories", pa.list_(pa.list_(pa.float64())), [[[1.0]]]),
+        ("scales", pa.float64(), [1.0]),
+        ("seed", pa.string(), ["7"]),
+        ("seed", pa.float64(), [7.5]),
+        ("seed", pa.uint64(), [2**63]),
+    ],
+)
+def test_wrongly_typed_columns_are_refused(name: str, kind: pa.DataType, values: list[Any]) -> None:
+    broken = recast(name, kind, values)
+    assert codes(broken) == [(name, "column_type")]
+    with pytest.raises(ManifestError) as caught:
+        conform(broken, "m.parquet")
+    assert f"is {kind}, wanted {MANIFEST_SCHEMA.field(name).type}" in str(caught.value)
+
+
+def test_every_fatal_problem_is_told_at_once() -> None:
+    broken = pa.table({"sample_id": ["a", "../b", "a", None], "seed": ["x"] * 4, "boxes": pa.nulls(4)})
+    assert codes(broken) == [
+        ("image", "column_missing"),
+        ("trajectories", "column_missing"),
+        ("seed", "column_type"),
+        ("sample_id", "sample_id_invalid"),
+        ("sample_id", "sample_id_invalid"),
+        ("sample_id", "sample_id_duplicate"),
+    ]
+
+
+def test_no_rows_and_doubled_columns_are_refused() -> None:
+    assert codes(table()) == [(None, "manifest_empty")]
+    assert codes(table(row()).append_column("seed", pa.array([1]))) == [("seed", "column_duplicate")]
+
+
+@pytest.mark.parametrize("bad", [None, "", ".hidden", "-x", "a/b", "a b", "é", "a\n", "x" * 129, "a\0"])
+def test_ids_that_are_no_file_names_are_refused(bad: str | None) -> None:
+    assert codes(table(row(), row(sample_id=bad))) == [("sample_id", "sample_id_invalid")]
+
+
+@pytest.mark.parametrize("good", ["a", "7", "A.b_c-d", "x" * 128])
+def test_ids_that_are_file_names_pass(good: str) -> None:
+    assert conform(table(row(sample_id=good)), "m").num_rows == 1
+
+
+def test_duplicates_name_their_rows_and_long_lists_are_counted() -> None:
+    with pytest.raises(ManifestError, match=r"\(dog\): sample_id: stands in 2 rows \(1, 3\)"):
+        conform(table(row(), row(sample_id="dog"), row(sample_id="eel"), row(sample_id="dog")), "m")
+    with pytest.raises(ManifestError, match="80 further rows") as caught:
+        conform(table(*(row(sample_id=f"/{n}") for n in range(100))), "m")
+    assert len(caught.value.problems) == LISTED + 1
+    with pytest.raises(ManifestError, match="30 further ids") as caught:
+        conform(table(*(row(sample_id=f"s{n // 2}") for n in range(100))), "m")
+    assert len(caught.value.problems) == LISTED + 1
+
+
+def test_a_row_becomes_a_sample_with_tracks() -> None:
+    sample = parse_row(row(seed=3, scales=[[1.0, 2.0], [1.0, 1.0, 1.0]]))
+    assert (sample.sample_id, sample.image, sample.seed) == ("cat", "cat.png", 3)
+    assert sample.boxes_N4.shape == (2, 4)
+    assert [path.shape for path in sample.trajectories] == [(2, 2), (3, 2)]
+    tracks = sample.tracks(5, height=48, width=64)
+    assert (tracks.num_boxes, tracks.num_frames, tracks.height, tracks.width) == (2, 5, 48, 64)
+    assert tracks.boxes_NT4[0, -1] == pytest.approx([6.0, -3.0, 26.0, 17.0])
+
+
+def test_no_boxes_is_plain_svd() -> None:
+    for scales in (None, []):
+        sample = parse_row(row(boxes=[], trajectories=[], scales=scales))
+        assert sample.tracks(14, 48, 64).boxes_NT4.shape == (0, 14, 4)
+
+
+PATH = [[6.0, 7.0], [16.0, 7.0]]
+BOX_OUTSIDE, INVALID = ErrorCode.BOX_OUTSIDE, ErrorCode.TRAJECTORY_INVALID
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "code", "says"),
+    [
+        ("image", None, ErrorCode.IMAGE_MISSING, "give a path"),
+        ("image", " ", ErrorCode.IMAGE_MISSING, "give a path"),
+        ("boxes", None, BOX_OUTSIDE, "plain SVD"),
+        ("boxes", [[1.0, 2.0, 3.0]], BOX_OUTSIDE, "box 0 must be four numbers"),
+        ("boxes", [None], BOX_OUTSIDE, "box 0 must be four numbers"),
+        ("boxes", [[1.0, 2.0, None, 4.0]], BOX_OUTSIDE, "finite"),
+        ("boxes", [[1.0, 2.0, NAN, 4.0]], BOX_OUTSIDE, "finite"),
+        ("boxes", [[1.0, 2.0, INF, 4.0]], BOX_OUTSIDE, "finite"),
+        ("boxes", [[1.0, 2.0, 1.0, 4.0]], BOX_OUTSIDE, "no area"),
+        ("boxes", [[5.0, 2.0, 1.0, 4.0]], BOX_OUTSIDE, "reversed"),
+        ("trajectories", None, INVALID, "give one list"),
+        ("trajectories", [], INVALID, "1 boxes but 0 trajectories"),
+        ("trajectories", [PATH, PATH], INVALID, "1 boxes but 2 trajectories"),
+        ("trajectories", [None], INVALID, "two or more"),
+        ("trajectories", [PATH[:1]], INVALID, "two or more"),
+        ("trajectories", [[[1.0, 2.0], [1.0]]], INVALID, "point 1 is"),
+        ("trajectories", [[[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]], INVALID, "point 0 is"),
+        ("trajectories", [[[1.0, 2.0], None]], INVALID, "point 1 is None"),
+        ("trajectories", [[[1.0, 2.0], [NAN, 2.0]]], INVALID, "NaN"),
+        ("trajectories", [[[1.0, 2.0], [INF, 2.0]]], INVALID, "infinite"),
+        ("trajectories", [[[1.0, 2.0], [None, 2.0]]], INVALID, "null"),
+        ("scales", [], INVALID, "0 lists of scales"),
+        ("scales", [None], INVALID, "null"),
+        ("scales", [[1.0]], INVALID, "one number per point"),
+        ("scales", [[1.0, 0.0]], INVALID, "positive"),
+        ("scales", [[1.0, -1.0]], INVALID, "positive"),
+        ("scales", [[1.0, NAN]], INVALID, "positive finite"),
+        ("scales", [[1.0, None]], INVALID, "positive finite"),
+    ],
+)
+def test_a_row_with_trouble_is_refused(column: str, value: Any, code: ErrorCode, says: str) -> None:
+    good = row(boxes=[[1.0, 2.0, 11.0, 12.0]], trajectories=[PATH])
+    parse_row(good)
+    broken = good | {column: value}
+    found = list(row_problems(broken))
+    assert [(where, error.code) for where, error in found if where == column] == [(column, code)]
+    with pytest.raises(SampleError, match=says) as caught:
+        parse_row(broken)
+    assert isinstance(caught.value, TrajectoryError) is (column != "image")
+
+
+def test_all_problems_of_a_row_are_told() -> None:
+    broken = row(
+        image=None,
+        boxes=[[5.0, 2.0, 1.0, 4.0], [0.0, 0.0, 1.0, 1.0], [0.0]],
+        trajectories=[PATH[:1], [[NAN, 0.0], [0.0, 0.0]]],
+        scales=[[0.0], [1.0]],
+    )
+    assert [column for column, _ in row_problems(broken)] == [
+        *("image", "boxes", "boxes", "trajectories", "trajectories", "trajectories", "scales", "scales")
+    ]
+
+
+def test_a_digest_tells_known_changes_only() -> None:
+    assert row_digest(row()) == row_digest(row(label="x"))
+    assert row_digest(row()) == row_digest(dict(reversed(row().items())))
+    changes = [{"seed": 1}, {"image": "b"}, {"boxes": []}, {"scales": [[1.0]]}, {"sample_id": "b"}]
+    assert len({row_digest(row(**change)) for change in [{}, *changes]}) == 6
+    assert len(row_digest(row())) == 64
