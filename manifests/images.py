@@ -1,0 +1,171 @@
+"""First frames: from a manifest's `image` to pixels.
+
+Images are uint8 [H, W, 3], RGB, upright. Every way an image can be bad is a SampleError.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import posixpath
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import fsspec.core
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from sgi2v.errors import ErrorCode, SampleError
+
+MAX_BYTES = 256 * 2**20
+"""Largest image file that is read, bytes."""
+
+MAX_PIXELS = 64_000_000
+"""Largest image that is decoded, pixels."""
+
+_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")  # none that runs a program
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def resolve_uri(image: str, manifest_uri: str) -> str:
+    """Where a row's image is: a relative path starts at the manifest's folder, all else stays as it is.
+
+    Raises SampleError(image_missing) for a chained URL (`zip::https://...`): a row must not pick file systems.
+    """
+    if "::" in image:
+        raise _missing(image, "chained URLs are refused: unpack the images and name their files")
+    if "://" in image or image.startswith(("data:", "/")):
+        return image
+    protocol, is_url, rest = manifest_uri.partition("://")
+    if not is_url:
+        return str(Path(manifest_uri).absolute().parent / image)
+    if protocol in {"http", "https"}:
+        rest = urlsplit(manifest_uri)._replace(scheme="", query="", fragment="").geturl().removeprefix("//")
+    root, _, folder = rest.rpartition("/")[0].partition("/")
+    path = posixpath.normpath(f"/{folder}/{image}").lstrip("/")
+    return f"{protocol}://{root}/{path}"
+
+
+def read_image_bytes(uri: str, max_bytes: int = MAX_BYTES) -> bytes:
+    """The file's bytes, from a local path or any fsspec URL.
+
+    Raises SampleError: image_missing (none there, a folder, no such protocol), image_too_large. Raises OSError
+    for what may heal (connections, overloaded servers, permissions), so that the caller can retry.
+    """
+    try:
+        file_system, path = fsspec.core.url_to_fs(uri)
+        with file_system.open(path, "rb") as file:
+            data = bytes(file.read(max_bytes + 1))
+    except FileNotFoundError as error:
+        if _may_heal(error.__cause__):
+            raise OSError(f"{uri}: {error.__cause__}") from error
+        raise _missing(uri, "no such file: check the path") from error
+    except IsADirectoryError as error:
+        raise _missing(uri, "this is a folder: name a file in it") from error
+    except (NotADirectoryError, ValueError, ImportError) as error:
+        raise _missing(uri, f"it cannot be opened ({error}): check the path") from error
+    except OSError as error:
+        if error.errno in {errno.ENAMETOOLONG, errno.ELOOP}:
+            raise _missing(uri, f"it cannot be opened ({error}): check the path") from error
+        raise
+    except Exception as error:  # a file system of fsspec's raises what its own library raises
+        raise OSError(f"{uri}: {type(error).__name__}: {error}") from error
+    if len(data) > max_bytes:
+        message = f"the image file has more than {max_bytes / 2**20:g} MiB: compress it or make it smaller"
+        raise SampleError(ErrorCode.IMAGE_TOO_LARGE, message)
+    return data
+
+
+def _may_heal(cause: BaseException | None) -> bool:
+    """Whether a file was called missing for another reason: fsspec's HTTP does so with every failed request."""
+    status = getattr(cause, "status", 0)
+    return status == 429 or status >= 500 or (isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError))
+
+
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Decode to uint8 [H, W, 3], RGB: upright, over white where transparent, the first frame of an animation.
+
+    Raises SampleError: image_too_large, from the header and before pixels are decoded; image_undecodable.
+    """
+    with _opened(data, max_pixels) as image:
+        turn = _UPRIGHT.get(_orientation(image))
+        rgb = _to_rgb(image)
+        return np.array(rgb if turn is None else rgb.transpose(turn))
+
+
+def image_size(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(height, width) of the upright image, from the header alone. Raises as `decode_image` does."""
+    with _opened(data, max_pixels) as image:
+        width, height = image.size
+        return (width, height) if _orientation(image) >= 5 else (height, width)
+
+
+@contextmanager
+def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
+    """The image with its header read and its size checked; what Pillow raises inside becomes a SampleError."""
+    if not data:
+        raise SampleError(ErrorCode.IMAGE_UNDECODABLE, "the image file is empty: copy it again")
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise _too_large(f"{width} x {height} px", max_pixels)
+            yield image
+    except (SampleError, MemoryError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(str(error), max_pixels) from error
+    except UnidentifiedImageError as error:
+        message = "the file is not an image that can be read: give PNG, JPEG, WebP, TIFF, BMP or GIF"
+        raise SampleError(ErrorCode.IMAGE_UNDECODABLE, message) from error
+    except Exception as error:  # on damaged data Pillow's decoders raise whatever they stumble over
+        message = f"the image cannot be decoded ({error}): save it again as PNG or JPEG"
+        raise SampleError(ErrorCode.IMAGE_UNDECODABLE, message) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """The pixels in RGB, as they are stored (not turned), transparency over white."""
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.int64)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError("its grey values do not fit 16 bits")
+        # Pillow's own conversion clips at 255
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no defined white")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 (upright) to 8, from the header."""
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+        return 1  # Pillow turns TIFF itself; of a PNG without EXIF it would decode the pixels to look further
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged EXIF does not make the pixels worse
+        return 1
+    return value if value in _UPRIGHT else 1
+
+
+def _missing(uri: str, message: str) -> SampleError:
+    return SampleError(ErrorCode.IMAGE_MISSING, f"{uri[:300]}: {message}")
+
+
+def _too_large(found: str, max_pixels: int) -> SampleError:
+    message = f"the image is larger than {max_pixels:,} pixels ({found}): make it smaller"
+    return SampleError(ErrorCode.IMAGE_TOO_LARGE, message)
