@@ -1,0 +1,162 @@
+"""Trackers against motion whose truth is known."""
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+
+from sgi2v.errors import ConfigError
+from sgi2v.tracking import TRACKERS, LucasKanade, PointTracks, load_tracker, search_window
+from tests.benchmarks import tracker_error
+
+# Mean and 95th percentile in pixels and the part lost, as LucasKanade's docstring states them.
+STATED = {
+    (576, 1024, False): (0.03, 0.08, 0.06),
+    (576, 1024, True): (0.10, 0.28, 0.05),
+    (128, 192, False): (0.06, 0.14, 0.02),
+    (128, 192, True): (0.09, 0.24, 0.03),
+    (64, 64, False): (0.08, 0.23, 0.02),
+    (64, 64, True): (0.10, 0.27, 0.02),
+}
+SLACK = 1.25  # other OpenCV versions and processors round differently
+
+
+def photograph(height, width):
+    return cv2.resize(skimage.data.chelsea(), (width, height), interpolation=cv2.INTER_AREA)
+
+
+def grid(x0, y0, x1, y1, points=5):
+    grid_x, grid_y = np.meshgrid(np.linspace(x0, x1, points), np.linspace(y0, y1, points))
+    return np.stack([grid_x.ravel(), grid_y.ravel()], axis=-1)
+
+
+def sliding(height, width, step_x, num_frames=14):
+    """A photograph that moves right by whole pixels; what enters at the left is more of it."""
+    margin = step_x * (num_frames - 1)
+    wide_HWC = photograph(height, width + margin)
+    return np.stack([wide_HWC[:, margin - step_x * t :][:, :width] for t in range(num_frames)])
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "delivered"),
+    [pytest.param(*case, marks=[pytest.mark.slow] if case[0] == 576 else []) for case in STATED],
+)
+def test_lucas_kanade_errs_no_more_than_it_states(height, width, delivered):
+    mean_px, p95_px, lost = STATED[height, width, delivered]
+    for stated in (f"{mean_px:.2f}", f"{p95_px:.2f}", f"{lost:.0%}"):
+        assert stated in row_of_docstring(height, width, delivered)
+    error = tracker_error.measure(LucasKanade(), height, width, delivered=delivered)
+    assert error.mean_px <= mean_px * SLACK
+    assert error.p95_px <= p95_px * SLACK
+    assert error.lost <= lost * SLACK + 0.005
+
+
+def row_of_docstring(height, width, delivered):
+    rows = [line.split() for line in LucasKanade.__doc__.splitlines()]
+    video = "delivered" if delivered else "exact"
+    return next(row for row in rows if row[:2] == [f"{height}x{width}", video])
+
+
+def test_coordinates_put_the_first_pixels_centre_at_a_half():
+    height, width, zoom = 128, 192, 1.06
+    cat_HWC = photograph(height, width)
+    centre_2 = np.array([width, height]) / 2
+    # OpenCV's warp counts from pixel centres: the frame's centre is at centre - 0.5 there.
+    frames_THWC = np.stack(
+        [
+            cv2.warpAffine(cat_HWC, zoom_about(centre_2 - 0.5, zoom**t), (width, height), flags=cv2.INTER_CUBIC)
+            for t in range(10)
+        ]
+    )
+    queries_Q2 = grid(66, 38, 126, 90, points=12)
+    tracks = LucasKanade().track(frames_THWC, queries_Q2)
+    truth_TQ2 = centre_2 + (queries_Q2 - centre_2) * zoom ** np.arange(10)[:, None, None]
+    assert tracks.visible_TQ.all()
+    offset_2 = (tracks.points_TQ2[-1] - truth_TQ2[-1]).mean(axis=0)
+    assert np.abs(offset_2).max() < 0.1  # counting from pixel centres would be off by 0.5 * (zoom^9 - 1) = 0.34
+
+
+def zoom_about(centre_2, zoom):
+    return np.column_stack([np.eye(2) * zoom, centre_2 * (1 - zoom)])
+
+
+def test_frame_0_is_the_queries_and_a_still_video_stays():
+    queries_Q2 = grid(20, 20, 100, 100)
+    tracks = LucasKanade().track(np.repeat(photograph(128, 192)[None], 5, axis=0), queries_Q2)
+    np.testing.assert_array_equal(tracks.points_TQ2[0], queries_Q2)
+    assert tracks.visible_TQ.all()
+    np.testing.assert_allclose(tracks.points_TQ2, np.broadcast_to(queries_Q2, tracks.points_TQ2.shape), atol=1e-3)
+
+
+def test_points_that_leave_the_frame_are_not_visible():
+    frames_THWC = sliding(128, 192, step_x=6)
+    queries_Q2 = np.array([[60.0, 64.0], [150.0, 64.0]])
+    tracks = LucasKanade().track(frames_THWC, queries_Q2)
+    true_x_TQ = queries_Q2[:, 0] + 6.0 * np.arange(14)[:, None]
+    assert tracks.visible_TQ[:, 0].all()
+    assert tracks.visible_TQ[true_x_TQ[:, 1] < 186, 1].all()
+    assert not tracks.visible_TQ[true_x_TQ[:, 1] >= 192, 1].any()
+
+
+def test_a_lost_point_stays_lost_and_keeps_its_place():
+    frames_THWC = np.repeat(photograph(128, 192)[None], 8, axis=0)
+    frames_THWC[3] = 128  # one frame without anything to hold on to
+    queries_Q2 = grid(60, 40, 120, 90)
+    tracks = LucasKanade().track(frames_THWC, queries_Q2)
+    assert tracks.visible_TQ[:3].all()
+    assert not tracks.visible_TQ[3:].any()
+    np.testing.assert_array_equal(tracks.points_TQ2[3:], np.repeat(tracks.points_TQ2[2:3], 5, axis=0))
+
+
+def test_untextured_ground_is_lost_not_guessed():
+    tracks = LucasKanade().track(np.full((5, 64, 64, 3), 90, np.uint8), grid(20, 20, 40, 40))
+    assert tracks.visible_TQ[0].all()
+    assert not tracks.visible_TQ[1:].any()
+
+
+def test_a_query_outside_the_frame_is_never_visible():
+    tracks = LucasKanade().track(sliding(64, 64, step_x=1), np.array([[-3.0, 20.0], [30.0, 64.0], [30.0, 30.0]]))
+    assert not tracks.visible_TQ[:, :2].any()
+    assert tracks.visible_TQ[:, 2].all()
+
+
+def test_no_queries_and_a_single_frame_are_fine():
+    frames_THWC = sliding(64, 64, step_x=1)
+    assert LucasKanade().track(frames_THWC, np.empty((0, 2))).points_TQ2.shape == (14, 0, 2)
+    assert LucasKanade().track(frames_THWC[:1], grid(20, 20, 40, 40)).visible_TQ.all()
+
+
+def test_tracking_is_deterministic_and_leaves_opencvs_threads_alone():
+    frames_THWC, queries_Q2 = sliding(128, 192, step_x=3), grid(30, 30, 90, 90)
+    threads = cv2.getNumThreads()
+    first, second = (LucasKanade().track(frames_THWC, queries_Q2) for _ in range(2))
+    np.testing.assert_array_equal(first.points_TQ2, second.points_TQ2)
+    np.testing.assert_array_equal(first.visible_TQ, second.visible_TQ)
+    assert cv2.getNumThreads() == threads
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((64, 64), (11, 1)), ((128, 192), (11, 2)), ((576, 1024), (21, 3)), ((1024, 576), (21, 3)), ((8, 8), (11, 0))],
+)
+def test_window_and_pyramid_fit_the_frame(size, expected):
+    assert search_window(*size) == expected
+
+
+def test_trackers_are_found_by_name():
+    tracker = load_tracker("lucas-kanade")
+    assert tracker.name == "lucas-kanade"
+    assert tracker.version == f"1+opencv-{cv2.__version__}"
+    with pytest.raises(ConfigError, match=r"no tracker 'lucas': use one of .*lucas-kanade"):
+        load_tracker("lucas")
+    assert all(make().name == name for name, make in TRACKERS.items())
+
+
+def test_point_tracks_hold_their_own_sense():
+    with pytest.raises(ValueError, match="do not go with"):
+        PointTracks(np.zeros((3, 2, 2)), np.ones((3, 4), bool))
+    points_TQ2 = np.zeros((3, 2, 2))
+    points_TQ2[1, 0] = np.nan
+    with pytest.raises(ValueError, match="no finite place"):
+        PointTracks(points_TQ2, np.ones((3, 2), bool))
+    PointTracks(points_TQ2, np.array([[True, True], [False, True], [True, True]]))
