@@ -1,0 +1,86 @@
+"""Example folders of the SG-I2V publication: `NAME/img.png` beside `NAME/traj.npy`.
+
+`traj.npy` is [N, 2 + P, 2], xy in pixels of the image: for each of N boxes its top-left and bottom-right
+corner in frame 0, then the P points of its centre's path.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from manifests.schema import MANIFEST_SCHEMA, conform
+from sgi2v.errors import ManifestError, Problem
+
+IMAGE, PATHS = "img.png", "traj.npy"
+
+
+def from_sgi2v(folder: str, relative_to: str) -> pa.Table:
+    """A conformed manifest with one sample per example folder in `folder`, in natural order of their names.
+
+    Image paths are relative to `relative_to`, the folder that the manifest will be written in, unless that is a
+    URL or shares nothing but the root with `folder`; then they are absolute. Raises ManifestError, which names each
+    bad folder.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise ManifestError(folder, [_problem(None, "manifest_missing", "no such folder: check the path")])
+    examples = [path for path in root.iterdir() if (path / IMAGE).exists() or (path / PATHS).exists()]
+    if not examples:
+        message = f"no example folders in it: it should hold folders with {IMAGE} and {PATHS} each"
+        raise ManifestError(folder, [_problem(None, "manifest_empty", message)])
+    rows, problems = [], []
+    for example in sorted(examples, key=lambda path: _natural(path.name)):
+        try:
+            rows.append(_row(example, relative_to))
+        except (OSError, ValueError, EOFError) as error:
+            problems.append(_problem(example.name, "example_invalid", str(error)))
+    if problems:
+        raise ManifestError(folder, problems)
+    return conform(pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA), folder)
+
+
+def _row(example: Path, relative_to: str) -> dict[str, Any]:
+    if not (example / IMAGE).is_file():
+        raise ValueError(f"{IMAGE} is missing: every example needs its first frame")
+    if not (example / PATHS).is_file():
+        raise ValueError(f"{PATHS} is missing: every example needs its boxes and paths")
+    try:
+        array: NDArray[Any] = np.load(example / PATHS, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{PATHS} is not an array of numbers ({error}): save it again with numpy.save") from error
+    if array.ndim != 3 or array.shape[1] < 4 or array.shape[2] != 2 or array.dtype.kind not in "iuf":
+        found = f"{array.dtype} {list(array.shape)}"
+        message = f"{PATHS} is {found}, wanted numbers [boxes, 2 + points, 2] with two points or more"
+        raise ValueError(message)
+    return {
+        "sample_id": example.name,
+        "image": _image_path(example / IMAGE, relative_to),
+        "boxes": array[:, :2].reshape(-1, 4).tolist(),
+        "trajectories": array[:, 2:].tolist(),
+    }
+
+
+def _image_path(image: Path, relative_to: str) -> str:
+    absolute = image.parent.resolve() / image.name
+    if "://" in relative_to:
+        return str(absolute)
+    start = Path(relative_to).resolve()
+    shared = os.path.commonpath([absolute, start])
+    return str(absolute) if shared == absolute.anchor else os.path.relpath(absolute, start)
+
+
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    """A key that sorts 9 before 15 before 108 before a."""
+    parts = [part for part in re.split(r"(\d+)", name) if part]
+    return [(False, int(part), "") if part.isdecimal() else (True, 0, part) for part in parts]
+
+
+def _problem(sample_id: str | None, code: str, message: str) -> Problem:
+    return Problem(None, sample_id, None, code, message)

@@ -1,0 +1,80 @@
+"""Manifests from example folders of the SG-I2V publication."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from manifests.io import read_manifest, write_manifest
+from manifests.schema import MANIFEST_SCHEMA, parse_row
+from manifests.sources.sgi2v import from_sgi2v
+from manifests.validate import validate
+from sgi2v.errors import ManifestError
+
+PATHS = np.array([[[10, 10], [30, 20], *[[20 + t, 15 + 2 * t] for t in range(14)]]] * 2, np.float64)
+
+
+def example(folder: Path, paths: np.ndarray = PATHS) -> Path:
+    folder.mkdir(parents=True)
+    Image.new("RGB", (64, 48), "grey").save(folder / "img.png")
+    np.save(folder / "traj.npy", paths)
+    return folder
+
+
+def test_folders_become_rows_in_natural_order(tmp_path: Path) -> None:
+    for name in ("108", "9", "15", "cat"):
+        example(tmp_path / "examples" / name)
+    (tmp_path / "examples" / "README.md").write_text("not an example")
+    manifest = from_sgi2v(str(tmp_path / "examples"), relative_to=str(tmp_path / "out"))
+    assert manifest.schema.equals(MANIFEST_SCHEMA)
+    assert manifest.column("sample_id").to_pylist() == ["9", "15", "108", "cat"]
+    assert manifest.column("image").to_pylist()[0] == "../examples/9/img.png"
+    sample = parse_row(manifest.to_pylist()[0])
+    assert sample.boxes_N4.tolist() == [[10, 10, 30, 20]] * 2
+    assert np.array_equal(sample.trajectories[0], PATHS[0, 2:])
+    assert (sample.scales, sample.seed) == (None, None)
+    path = str(tmp_path / "out" / "m.parquet")
+    write_manifest(manifest, path)
+    assert validate(read_manifest(path), path) == []
+
+
+def test_image_paths_are_relative_where_they_can_be(tmp_path: Path) -> None:
+    folder = example(tmp_path / "examples" / "9").parent
+    image = str(folder / "9" / "img.png")
+    wanted = {str(folder): "9/img.png", str(tmp_path): "examples/9/img.png", "/": image, "s3://b/d": image}
+    for relative_to, path in wanted.items():
+        assert from_sgi2v(str(folder), relative_to).column("image").to_pylist() == [path]
+
+
+def test_every_bad_folder_is_named(tmp_path: Path) -> None:
+    example(tmp_path / "good")
+    (example(tmp_path / "no-image") / "img.png").unlink()
+    (example(tmp_path / "no-paths") / "traj.npy").unlink()
+    example(tmp_path / "flat", PATHS[0])
+    example(tmp_path / "short", PATHS[:, :3])
+    example(tmp_path / "xyz", np.zeros((1, 16, 3)))
+    example(tmp_path / "words", np.full((1, 16, 2), "a"))
+    np.save(example(tmp_path / "pickled") / "traj.npy", np.array([{}]), allow_pickle=True)
+    (example(tmp_path / "cut") / "traj.npy").write_bytes(b"\x93NUMPY")
+    (example(tmp_path / "empty") / "traj.npy").write_bytes(b"")
+    with pytest.raises(ManifestError) as caught:
+        from_sgi2v(str(tmp_path), str(tmp_path))
+    named = [problem.sample_id for problem in caught.value.problems]
+    assert named == ["cut", "empty", "flat", "no-image", "no-paths", "pickled", "short", "words", "xyz"]
+    assert {problem.code for problem in caught.value.problems} == {"example_invalid"}
+
+
+def test_names_that_are_no_ids_are_told(tmp_path: Path) -> None:
+    example(tmp_path / "my cat")
+    with pytest.raises(ManifestError, match="cannot be a file name"):
+        from_sgi2v(str(tmp_path), str(tmp_path))
+
+
+def test_no_folder_and_no_examples_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="no such folder"):
+        from_sgi2v(str(tmp_path / "none"), str(tmp_path))
+    with pytest.raises(ManifestError, match="no example folders"):
+        from_sgi2v(str(tmp_path), str(tmp_path))

@@ -1,0 +1,86 @@
+"""Every problem of every row, with real images in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from manifests.io import write_manifest
+from manifests.validate import validate
+from sgi2v.errors import Problem
+from tests.manifests.rows import row, table
+
+
+def told(problems: list[Problem]) -> list[tuple[int | None, str | None, str | None, str]]:
+    return [problem[:4] for problem in problems]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "cat.png")
+    (tmp_path / "text.png").write_text("text")
+    (tmp_path / "half.png").write_bytes((tmp_path / "cat.png").read_bytes()[:5000])
+    return tmp_path
+
+
+def test_a_clean_manifest_has_no_problems(folder: Path) -> None:
+    good = table(row(), row(sample_id="dog"), row(sample_id="none", boxes=[], trajectories=[]))
+    assert validate(good, str(folder / "m.parquet")) == []
+
+
+def test_every_problem_of_every_row_is_told(folder: Path) -> None:
+    path = [[5.0, 5.0], [6.0, 6.0]]
+    bad = table(
+        row(),
+        row(sample_id="b", image="none.png", boxes=[[1.0, 2.0, 1.0, 4.0]]),
+        row(sample_id="c", image="text.png", trajectories=None),
+        row(sample_id="d", image="half.png"),
+        row(sample_id="e", boxes=[[5.0, 5.0, 4.0, 9.0], [64.0, 0.0, 70.0, 9.0], [9.0, 48.0, 12.0, 50.0]]),
+        row(sample_id="f", boxes=[[-5.0, -5.0, 4.0, 900.0]], trajectories=[path], scales=[[1.0, 0.0]]),
+        row(sample_id="g", image=None),
+        row(sample_id="h", image="zip://a.png::b.zip"),
+    )
+    problems = validate(bad, str(folder / "m.parquet"))
+    assert told(problems) == [
+        (1, "b", "boxes", "box_outside"),
+        (1, "b", "trajectories", "trajectory_invalid"),
+        (1, "b", "image", "image_missing"),
+        (2, "c", "trajectories", "trajectory_invalid"),
+        (2, "c", "image", "image_undecodable"),
+        (3, "d", "image", "image_undecodable"),
+        (4, "e", "boxes", "box_outside"),
+        (4, "e", "trajectories", "trajectory_invalid"),
+        (4, "e", "boxes", "box_outside"),
+        (4, "e", "boxes", "box_outside"),
+        (5, "f", "scales", "trajectory_invalid"),
+        (6, "g", "image", "image_missing"),
+        (7, "h", "image", "image_missing"),
+    ]
+    assert [problem.message[:5] for problem in problems if problem.row == 4 and problem.column == "boxes"] == [
+        *("box 0", "box 1", "box 2")
+    ]
+    without = validate(bad, str(folder / "m.parquet"), images=False)
+    assert {problem.row for problem in without} == {1, 2, 4, 5, 6}
+
+
+def test_rows_keep_their_numbers_over_chunks(folder: Path) -> None:
+    rows = [row(sample_id=f"s{n}", image="none.png" if n == 4999 else "cat.png") for n in range(5000)]
+    assert told(validate(table(*rows), str(folder / "m.csv"))) == [(4999, "s4999", "image", "image_missing")]
+
+
+def test_images_beside_a_manifest_at_a_url_are_found(folder: Path) -> None:
+    fsspec.filesystem("memory").pipe_file("/validate/cat.png", (folder / "cat.png").read_bytes())
+    good = table(row(), row(sample_id="dog", image="dog.png"))
+    write_manifest(good, "memory://validate/m.parquet")
+    assert told(validate(good, "memory://validate/m.parquet")) == [(1, "dog", "image", "image_missing")]
+
+
+def test_an_image_that_cannot_be_fetched_now_is_told_as_such(folder: Path) -> None:
+    # nothing listens on the discard port
+    away = table(row(image="http://127.0.0.1:9/a.png"))
+    assert told(validate(away, str(folder / "m.csv"))) == [(0, "cat", "image", "image_unreadable")]
