@@ -1,0 +1,116 @@
+"""The command line: the only file that imports every folder, and only once a command needs it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, ParamSpec
+
+import typer
+
+from pipeline import manifest_commands, options
+
+EXIT_FAILED_ROWS = 1
+EXIT_BAD_INPUT = 2
+EXIT_STORAGE = 3
+EXIT_INTERRUPTED = 130
+
+Parameters = ParamSpec("Parameters")
+
+app = typer.Typer(
+    name="sgi2v-batch",
+    help="Make videos whose objects follow given paths, over whole manifests of images (SG-I2V on Stable Video "
+    "Diffusion), with a motion-fidelity measurement of each.\n\nExample: sgi2v-batch run manifest.parquet",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(manifest_commands.app, name="manifest")
+
+
+@app.command(epilog="Example: sgi2v-batch run manifest.parquet --output s3://bucket/moves --height 576 --width 1024")
+def run(
+    manifest: options.Manifest,
+    output: options.Output = None,
+    model: options.Model = None,
+    revision: options.Revision = None,
+    dtype: options.DType = None,
+    config: options.Config = None,
+    preset: options.Preset = None,
+    workers: options.Workers = None,
+    gpus_per_worker: options.GpusPerWorker = None,
+    height: options.Height = None,
+    width: options.Width = None,
+    frames: options.Frames = None,
+    steps: options.Steps = None,
+    seed: options.Seed = None,
+    limit: options.Limit = None,
+    retry_failed: options.RetryFailed = False,
+    unguided: options.Unguided = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, what is done, what is wrong, and the cost.")
+    ] = False,
+    address: Annotated[
+        str | None, typer.Option("--address", help="Ray cluster to attach to.  [default: Ray on this machine]")
+    ] = None,
+) -> None:
+    """Generate every video of a manifest, measure it, and record it; start again to go on where it stopped."""
+    from pipeline.config import read_toml, resolve
+
+    flags = options.by_section(locals())
+    if address is not None:
+        flags.setdefault("run", {})["address"] = address
+    settled, checkpoint = resolve(manifest, output, read_toml(config) if config else {}, flags, unguided)
+    if dry_run:
+        from pipeline.dry_run import dry_run as describe
+
+        raise typer.Exit(describe(settled, checkpoint, retry_failed, limit))
+    from pipeline.report import observer_for, print_summary
+    from pipeline.run import run as run_all
+
+    with observer_for(settled) as observer:
+        result = run_all(settled, retry_failed, limit, observer)
+    print_summary(result)
+    if result.interrupted:
+        raise typer.Exit(EXIT_INTERRUPTED)
+    rows = result.plan.total
+    if any(record.status == "failed" for record in result.records) and rows:
+        raise typer.Exit(EXIT_FAILED_ROWS)
+
+
+@app.command(epilog="Example: sgi2v-batch status s3://bucket/moves")
+def status(output: Annotated[str, typer.Argument(help="Folder or URL of a run's results.")]) -> None:
+    """Say how a run stands, from its output alone, while it goes on or after."""
+    from pipeline.report import print_status
+
+    print_status(output)
+
+
+def _reporting(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
+    """Turn the project's errors into one message and an exit code; a traceback is for bugs only."""
+
+    @wraps(command)
+    def guarded(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        from sgi2v.errors import SGI2VError, StorageError
+
+        try:
+            command(*args, **kwargs)
+        except SGI2VError as error:
+            typer.echo(f"error: {error}", err=True)
+            sys.exit(EXIT_STORAGE if isinstance(error, StorageError) else EXIT_BAD_INPUT)
+        except KeyboardInterrupt:
+            sys.exit(EXIT_INTERRUPTED)
+
+    return guarded
+
+
+@_reporting
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

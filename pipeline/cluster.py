@@ -1,0 +1,98 @@
+"""Ray: started on this machine for one run, or attached to; and how wide the run can be on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pipeline.config import ExecutionConfig
+from sgi2v.errors import ConfigError
+
+STAGE_CPUS = 0.25
+"""CPU share that a load or a commit actor reserves."""
+
+
+@dataclass(frozen=True)
+class Width:
+    """How many actors of each stage run."""
+
+    workers: int
+    gpus_per_worker: float
+    helpers: int
+    """Load actors, and commit actors."""
+    note: str
+    """One line on what the workers run on."""
+
+
+def quiet_ray() -> None:
+    """Silence Ray before it is imported: its own lines are for its developers."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_TQDM", "0")
+
+
+@contextmanager
+def ray_session(execution: ExecutionConfig, rows: int) -> Iterator[Width]:
+    """Ray for the length of a run, with all its own chatter off.
+
+    Attaches to `execution.address`, or to the cluster of the job that this process belongs to; otherwise starts
+    Ray on this machine alone. Raises ConfigError for a cluster that cannot be reached.
+    """
+    quiet_ray()
+    import ray
+
+    address = execution.address or os.environ.get("RAY_ADDRESS")
+    options = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    if address:
+        try:
+            ray.init(address=address, **options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ConfigError(f"no Ray cluster answers at {address}: {error}") from error
+    else:
+        cpus = os.cpu_count() or 1
+        wanted = execution.workers or cpus
+        ray.init(address="local", num_cpus=max(cpus, wanted) + 1, include_dashboard=False, **options)
+    try:
+        _quiet_ray_data()
+        yield width(execution, rows, ray.cluster_resources(), local=not address)
+    finally:
+        ray.shutdown()
+
+
+def width(execution: ExecutionConfig, rows: int, resources: dict[str, float], local: bool) -> Width:
+    """How many workers a run gets from a cluster's resources, and what each takes."""
+    gpus, cpus = resources.get("GPU", 0.0), resources.get("CPU", 1.0)
+    per_worker = execution.gpus_per_worker
+    note = ""
+    if per_worker is None:
+        per_worker = 1.0 if gpus else 0.0
+    if per_worker > 0 and gpus < per_worker:
+        note = f"there is no GPU to give {per_worker:g} of to a worker: "
+        per_worker = 0.0
+    if per_worker > 0:
+        most = int(gpus // per_worker)
+        workers = min(execution.workers or most, max(rows, 1))
+        return Width(workers, per_worker, max(1, min(workers, int(cpus) // 4)), f"{per_worker:g} GPU per worker")
+    available = (os.cpu_count() or 1) if local else max(1, int(cpus - 2 * STAGE_CPUS))
+    workers = min(execution.workers or available, max(rows, 1))
+    threads = execution.threads_per_worker
+    note += f"no GPU, {threads} CPU thread{'s' if threads > 1 else ''} per worker"
+    return Width(workers, 0.0, max(1, workers // 4), note)
+
+
+def _quiet_ray_data() -> None:
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray", "ray.data"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.CRITICAL)
+        logger.propagate = False
+        logger.handlers.clear()

@@ -1,0 +1,63 @@
+"""`run --dry-run`: what would be done, what is done already, what is wrong, and what it will cost."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+import torch
+
+from manifests.io import read_manifest
+from manifests.validate import validate
+from pipeline.config import RunConfig
+from pipeline.plan import check_output, make_plan
+from pipeline.records import SampleRecord, by_code
+from pipeline.report import duration, seconds_generating
+from pipeline.storage import Storage
+from sgi2v.checkpoint import Checkpoint
+from sgi2v.estimate import estimate_cost, matrix_rate
+from sgi2v.model import resolve_dtype
+
+
+def dry_run(config: RunConfig, checkpoint: Checkpoint, retry_failed: bool, limit: int | None) -> int:
+    """Print the plan and change nothing; 0 where every row can be expected to work, 2 where some cannot."""
+    manifest = read_manifest(config.manifest)
+    storage = Storage(config.output)
+    exists = check_output(storage, config)
+    plan = make_plan(manifest, storage, retry_failed, limit)
+    problems = validate(plan.todo.drop_columns(["_attempts"]), config.manifest)
+    sampler, guidance = config.sampler, config.guidance
+    guided = "no guidance" if guidance is None else f"{len(guidance.step_indices(sampler.steps))} guided"
+    lines = [
+        f"{plan.total} rows in {config.manifest}",
+        f"  done before {plan.done:>6}" + ("" if exists else "  (the output is new)"),
+        *(f"  failed      {count:>6}  {code}" for code, count in by_code(plan.records).items()),
+        f"  to do       {plan.todo.num_rows:>6}  -> {config.output}",
+        f"  model       {checkpoint.source} at {checkpoint.revision}",
+        f"  video       {sampler.num_frames} frames of {sampler.height} x {sampler.width} px, "
+        f"{sampler.steps} steps, {guided}",
+        *_cost_lines(config, checkpoint, plan.todo.num_rows, plan.records),
+        f"  problems    {len(problems):>6}",
+        *(f"    {problem}" for problem in problems),
+    ]
+    print("\n".join(lines))  # noqa: T201
+    return 2 if problems else 0
+
+
+def _cost_lines(config: RunConfig, checkpoint: Checkpoint, rows: int, records: Sequence[SampleRecord]) -> list[str]:
+    """Time from the samples already made where there are any; else a floor from FLOPs and this machine's rate."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = resolve_dtype(config.model.dtype, device)
+    torch.set_num_threads(config.execution.threads_per_worker)
+    cost = estimate_cost(checkpoint, config.sampler, config.guidance, dtype)
+    weights_gib = cost.weights_bytes / 2**30
+    memory = f"  memory      {cost.bytes / 2**30:6.1f}  GiB a worker at least ({weights_gib:.1f} U-Net weights)"
+    made = [seconds_generating(each) for each in records if each.status == "committed"]
+    if made:
+        seconds = statistics.median(made)
+        told = f"a sample, measured on {len(made)}; {duration(seconds * rows)} for one worker"
+        return [f"  time        {seconds:6.1f}  s {told}", memory]
+    rate = matrix_rate(device, dtype)
+    floor = cost.flops / rate
+    told = f"s a sample at least ({cost.flops / 1e12:.2g} TFLOP at this machine's {rate / 1e12:.2g} TFLOP/s)"
+    return [f"  time        {floor:6.1f}  {told}; {duration(floor * rows)} for one worker", memory]

@@ -1,0 +1,128 @@
+"""What is left to do: the manifest minus what is committed; and whose output it is."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from manifests.schema import row_digest
+from pipeline.config import RunConfig, differences
+from pipeline.records import SampleRecord, read_records, record_key
+from pipeline.storage import Storage
+from sgi2v.errors import ConfigError
+
+RUN_FILE = "run.json"
+PACKAGES = (
+    "sgi2v-batch",
+    "torch",
+    "diffusers",
+    "transformers",
+    "ray",
+    "pyarrow",
+    "av",
+    "decord",
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The rows to do, and how the others stand."""
+
+    todo: pa.Table
+    """Manifest rows with `attempts`: how often they have been finished before."""
+    total: int
+    """Rows of the manifest, within the limit."""
+    records: tuple[SampleRecord, ...]
+    """Of every finished sample of the output, failed ones that will be done again left out."""
+    retried: tuple[SampleRecord, ...]
+    """Failed records that make way for another try."""
+
+    @property
+    def done(self) -> int:
+        """Rows of the manifest that are finished."""
+        return self.total - self.todo.num_rows
+
+
+def make_plan(manifest: pa.Table, storage: Storage, retry_failed: bool, limit: int | None) -> Plan:
+    """Subtract the finished samples. Raises ConfigError where a finished row has since changed."""
+    rows = manifest if limit is None else manifest.slice(0, limit)
+    records = read_records(storage)
+    retried = tuple(record for record in records if retry_failed and record.status == "failed")
+    retried_ids = {record.sample_id for record in retried}
+    kept = tuple(record for record in records if record.sample_id not in retried_ids)
+    _check_unchanged(rows, kept)
+    finished = pa.array([record.sample_id for record in kept], pa.string())
+    todo = rows.filter(pc.invert(pc.is_in(rows["sample_id"], value_set=finished)))
+    before = {record.sample_id: record.attempts for record in retried}
+    attempts = pa.array([before.get(str(sample_id), 0) for sample_id in todo["sample_id"].to_pylist()], pa.int64())
+    return Plan(todo.append_column("_attempts", attempts), rows.num_rows, kept, retried)
+
+
+def make_way(storage: Storage, plan: Plan) -> None:
+    """Remove the failed records that are to be tried again; a run killed after this just does them."""
+    for record in plan.retried:
+        storage.delete(record_key(record.sample_id))
+
+
+def claim_output(storage: Storage, config: RunConfig, manifest_digest: str, rows: int) -> bool:
+    """Write run.json, or check that the one there decides the same results; True if it was there.
+
+    Raises ConfigError with every setting that differs.
+    """
+    described = describe_run(config, manifest_digest, rows)
+    if storage.put_new(RUN_FILE, json.dumps(described, indent=2, sort_keys=True).encode()):
+        return False
+    check_output(storage, config)
+    return True
+
+
+def check_output(storage: Storage, config: RunConfig) -> bool:
+    """Whether the output holds a run; ConfigError where that run decides other results."""
+    data = storage.get(RUN_FILE)
+    if data is None:
+        return False
+    try:
+        there = json.loads(data)["deciding"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{storage.url}/{RUN_FILE} is not a run of this program: use another --output") from error
+    lines = differences(there, config.deciding())
+    if lines:
+        raise ConfigError(
+            f"{storage.url} belongs to a run with other settings, which are never mixed:\n"
+            + "\n".join(f"  {line}" for line in lines)
+            + "\nGive the same settings, or another --output."
+        )
+    return True
+
+
+def describe_run(config: RunConfig, manifest_digest: str, rows: int) -> dict[str, Any]:
+    """What run.json says."""
+    return {
+        "fingerprint": config.fingerprint,
+        "deciding": config.deciding(),
+        "manifest": config.manifest,
+        "manifest_sha256": manifest_digest,
+        "rows": rows,
+        "model": asdict(config.model),
+        "model_revision": config.model_revision,
+        "execution": asdict(config.execution),
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
+    }
+
+
+def _check_unchanged(rows: pa.Table, records: tuple[SampleRecord, ...]) -> None:
+    digests = {record.sample_id: record.row_digest for record in records}
+    finished = rows.filter(pc.is_in(rows["sample_id"], value_set=pa.array(list(digests), pa.string())))
+    changed = [row["sample_id"] for row in finished.to_pylist() if row_digest(row) != digests[row["sample_id"]]]
+    if changed:
+        shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+        raise ConfigError(
+            f"{len(changed)} rows have changed since their samples were made: {shown}. "
+            "Give the changed rows new sample ids, or use another --output."
+        )

@@ -1,0 +1,202 @@
+"""What a person sees: progress while a run goes on, a summary at its end, and its status from storage."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from pipeline.cluster import Width
+from pipeline.config import RunConfig
+from pipeline.plan import RUN_FILE, Plan
+from pipeline.records import FAILURES, METADATA, VIDEOS, SampleRecord, by_code, mean_of, read_records
+from pipeline.run import Observer, RunResult
+from pipeline.storage import Storage
+from sgi2v.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+def duration(seconds: float) -> str:
+    """`8.1 s`, `3 min 12 s`, `5 h 03 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class Lines(Observer):
+    """One plain line per event, for logs."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.todo = self.done = self.failed = 0
+        self.first_at: float | None = None
+        self.started_at = time.monotonic()
+
+    def planned(self, plan: Plan) -> None:
+        self.todo = plan.todo.num_rows
+        self.say(f"{plan.total} rows: {plan.done} done before, {self.todo} to do -> {self.config.output}")
+
+    def started(self, width: Width) -> None:
+        self.started_at = time.monotonic()
+        plural = "s" if width.workers > 1 else ""
+        self.say(f"{width.workers} worker{plural}, {width.note}; loading {self.config.model.source}")
+
+    def finished(self, record: SampleRecord) -> None:
+        self.done += 1
+        self.failed += record.status == "failed"
+        self.say(f"[{self.done}/{self.todo}] {outcome(record)}{self.pace()}")
+
+    def pace(self) -> str:
+        """Rate and remaining time, from the samples behind the first: the first one waited for the model."""
+        now = time.monotonic()
+        if self.first_at is None:
+            self.first_at = now
+            return ""
+        per_sample = (now - self.first_at) / (self.done - 1)
+        left = per_sample * (self.todo - self.done)
+        return f"  ({60 / max(per_sample, 1e-9):.1f} per min, {duration(left)} left)" if left else ""
+
+    def say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+
+class Bar(Lines):
+    """A progress bar on a terminal; failures are told above it."""
+
+    def __init__(self, config: RunConfig, progress: Progress) -> None:
+        super().__init__(config)
+        self.progress = progress
+        self.task = progress.add_task("planning", total=None, failed=0)
+
+    def started(self, width: Width) -> None:
+        super().started(width)
+        self.progress.update(self.task, description="loading", total=self.todo)
+
+    def finished(self, record: SampleRecord) -> None:
+        self.done += 1
+        self.failed += record.status == "failed"
+        if record.status == "failed":
+            self.say(outcome(record))
+        self.progress.update(self.task, description="generating", advance=1, failed=self.failed)
+
+    def say(self, line: str) -> None:
+        self.progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def observer_for(config: RunConfig) -> Iterator[Observer]:
+    """A bar where standard error is a terminal, plain lines elsewhere."""
+    if not sys.stderr.isatty():
+        yield Lines(config)
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("[red]{task.fields[failed]} failed"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as progress:
+        yield Bar(config, progress)
+
+
+def seconds_generating(record: SampleRecord) -> float:
+    """What a committed sample took a worker."""
+    phases = (record.seconds_encode, record.seconds_guide, record.seconds_denoise, record.seconds_decode)
+    return sum(phase or 0.0 for phase in phases)
+
+
+def outcome(record: SampleRecord) -> str:
+    """One line on a finished sample."""
+    if record.status == "failed":
+        first_line = (record.message or "").partition("\n")[0]
+        return f"{record.sample_id} FAILED {record.error_code}: {first_line}"
+    objmc, static = record.metrics.get("objmc_px"), record.metrics.get("static_objmc_px")
+    if objmc is None or static is None:
+        measured = f"not measured: {record.metrics.get('null_reason')}"
+    else:
+        measured = f"ObjMC {objmc:.2f} px (static {static:.2f})"
+    return f"{record.sample_id} done in {duration(seconds_generating(record))}, {measured}"
+
+
+def counts_lines(records: Sequence[SampleRecord]) -> list[str]:
+    """Failures by code, and motion fidelity over the committed samples."""
+    lines = [f"  failed     {count:>6}  {code}" for code, count in by_code(records).items()]
+    committed = [record for record in records if record.status == "committed"]
+    measured = [record for record in committed if record.metrics.get("objmc_px") is not None]
+    objmc, static = mean_of(measured, "objmc_px"), mean_of(measured, "static_objmc_px")
+    if objmc is not None and static is not None:
+        gain = mean_of(measured, "control_gain")
+        told = f"  ObjMC      {objmc:6.2f}  px guided, {static:.2f} px static"
+        lines.append(told + (f", control gain {gain:.2f}" if gain is not None else "") + f" ({len(measured)} samples)")
+    if len(measured) < len(committed):
+        reasons: dict[str, int] = {}
+        for record in committed:
+            if record.metrics.get("objmc_px") is None:
+                reason = str(record.metrics.get("null_reason"))
+                reasons[reason] = reasons.get(reason, 0) + 1
+        told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+        lines.append(f"  unmeasured {len(committed) - len(measured):>6}  {told}")
+    return lines
+
+
+def print_summary(result: RunResult) -> None:
+    """What a run came to, and where things are."""
+    output = result.config.output
+    added = len(result.finished)
+    failed = sum(record.status == "failed" for record in result.finished)
+    lines = [
+        f"{added - failed} made, {failed} failed, {result.plan.done} done before, "
+        f"of {result.plan.total} rows, in {duration(result.seconds)}",
+        *counts_lines(result.records),
+        f"  videos     {output}/{VIDEOS}/",
+        f"  metrics    {output}/{METADATA}",
+    ]
+    if any(record.status == "failed" for record in result.records):
+        lines.append(f"  failures   {output}/{FAILURES}   (again with --retry-failed)")
+    if result.interrupted:
+        left = result.plan.todo.num_rows - added
+        lines.append(f"Interrupted with {left} rows left. Nothing is lost: the same command goes on from here.")
+    print("\n".join(lines))  # noqa: T201
+
+
+def print_status(output: str) -> None:
+    """How a run stands, from its output alone. Raises ConfigError where there is none."""
+    storage = Storage(output)
+    described = storage.get(RUN_FILE)
+    if described is None:
+        raise ConfigError(f"there is no run at {output}: it has no {RUN_FILE}")
+    run = json.loads(described)
+    rows = run["rows"]
+    records = read_records(storage)
+    failed = sum(record.status == "failed" for record in records)
+    newest = max((record.finished_at or "" for record in records), default="")
+    lines = [
+        f"{len(records) - failed} made, {failed} failed, {max(rows - len(records), 0)} left, of {rows} rows",
+        *counts_lines(records),
+        f"  manifest   {run['manifest']}",
+        f"  model      {run['model']['source']} at {run['model_revision']}",
+    ]
+    if newest:
+        lines.append(f"  last       {newest} UTC")
+    print("\n".join(lines))  # noqa: T201

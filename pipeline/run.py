@@ -1,0 +1,128 @@
+"""One run: plan, then load -> generate -> commit as one Ray Data flow, then the tables."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from manifests.io import digest_file, read_manifest
+from pipeline.cluster import STAGE_CPUS, Width, ray_session
+from pipeline.config import RunConfig
+from pipeline.plan import Plan, claim_output, make_plan, make_way
+from pipeline.records import SampleRecord, write_tables
+from pipeline.stages import Commit, Generate, Load
+from pipeline.storage import Storage
+from sgi2v.errors import SGI2VError
+
+TABLES_EVERY_S = 60.0
+"""How often the tables are renewed while a run goes on."""
+
+
+@dataclass
+class RunResult:
+    """How a run stands: what was there before, and what it added."""
+
+    config: RunConfig
+    plan: Plan
+    finished: list[SampleRecord] = field(default_factory=list)
+    """By this run, in the order of their commit."""
+    seconds: float = 0.0
+    interrupted: bool = False
+
+    @property
+    def records(self) -> list[SampleRecord]:
+        """Of every finished sample of the output."""
+        return [*self.plan.records, *self.finished]
+
+
+class Observer:
+    """What a run tells while it goes on; this one keeps silent."""
+
+    def planned(self, plan: Plan) -> None:
+        """The plan is made."""
+
+    def started(self, width: Width) -> None:
+        """Ray is up, and the workers are being made."""
+
+    def finished(self, record: SampleRecord) -> None:
+        """A sample is final."""
+
+
+def run(
+    config: RunConfig, retry_failed: bool = False, limit: int | None = None, observer: Observer | None = None
+) -> RunResult:
+    """Bring every row of the manifest to a record in the output; what is there already stays.
+
+    Ctrl-C ends it early and cleanly, with `interrupted` set. Raises ManifestError, ConfigError, StorageError.
+    """
+    observer = observer or Observer()
+    manifest = read_manifest(config.manifest)
+    storage = Storage(config.output)
+    claim_output(storage, config, digest_file(config.manifest), manifest.num_rows)
+    plan = make_plan(manifest, storage, retry_failed, limit)
+    make_way(storage, plan)
+    observer.planned(plan)
+    result = RunResult(config, plan)
+    start = time.monotonic()
+    try:
+        if plan.todo.num_rows:
+            with ray_session(config.execution, plan.todo.num_rows) as width:
+                observer.started(width)
+                _drive(flow(config, plan.todo, width), result, storage, manifest, observer)
+    except KeyboardInterrupt:
+        result.interrupted = True
+    result.seconds = time.monotonic() - start
+    write_tables(storage, result.records, manifest)
+    return result
+
+
+def flow(config: RunConfig, todo: pa.Table, width: Width) -> Iterator[dict[str, Any]]:
+    """The whole dataflow: one row a block, so that each is handed on as soon as it is done."""
+    import ray.data
+    from ray.data import ActorPoolStrategy
+
+    helpers = ActorPoolStrategy(min_size=1, max_size=width.helpers, max_tasks_in_flight_per_actor=2)
+    workers = ActorPoolStrategy(size=width.workers, max_tasks_in_flight_per_actor=1)
+    one_row: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "fn_constructor_args": (config,)}
+    rows = (
+        ray.data.from_arrow(todo)
+        .repartition(target_num_rows_per_block=1)
+        .map_batches(Load, compute=helpers, num_cpus=STAGE_CPUS, **one_row)
+        .map_batches(Generate, compute=workers, num_cpus=1, num_gpus=width.gpus_per_worker, **one_row)
+        .map_batches(Commit, compute=helpers, num_cpus=STAGE_CPUS, **one_row)
+    )
+    return iter(rows.iter_rows())
+
+
+def _drive(
+    rows: Iterator[dict[str, Any]], result: RunResult, storage: Storage, manifest: pa.Table, observer: Observer
+) -> None:
+    """Follow the flow to its end, renewing the tables now and then."""
+    written_at = time.monotonic()
+    for record in _unwrapped(lambda: next(rows, None)):
+        result.finished.append(record)
+        observer.finished(record)
+        if time.monotonic() - written_at > TABLES_EVERY_S:
+            write_tables(storage, result.records, manifest)
+            written_at = time.monotonic()
+
+
+def _unwrapped(advance: Callable[[], dict[str, Any] | None]) -> Iterator[SampleRecord]:
+    """Records from the flow; an error of ours that Ray wrapped on its way is raised as it was."""
+    while True:
+        try:
+            row = advance()
+        except Exception as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, SGI2VError):
+                cause = getattr(cause, "cause", None) or cause.__cause__
+            if cause is None:
+                raise
+            raise cause from None
+        if row is None:
+            return
+        yield SampleRecord.from_json(row["record"].encode())
