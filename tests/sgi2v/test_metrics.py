@@ -1,0 +1,289 @@
+"""Motion fidelity and sample quality against videos whose truth is known."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+
+from sgi2v.errors import ErrorCode, SampleError, TrajectoryError
+from sgi2v.metrics import OBJMC_VERSION, PSNR_CAP_DB, motion_fidelity, query_grid, sample_quality
+from sgi2v.tracking import LucasKanade, PointTracks
+from sgi2v.trajectory import BoxTracks
+from sgi2v.video import decode_mp4, encode_mp4
+
+T, H, W = 14, 128, 192
+BOX = (30, 40, 70, 80)
+VALUES = (
+    "objmc_px",
+    "objmc_norm",
+    "visible_fraction",
+    "endpoint_error_px",
+    "direction_cosine",
+    "static_objmc_px",
+    "control_gain",
+)
+BACKGROUND_HWC = cv2.resize(skimage.data.chelsea(), (W, H), interpolation=cv2.INTER_AREA)
+OBJECT_HWC = cv2.resize(skimage.data.astronaut()[40:200, 150:310], (40, 40), interpolation=cv2.INTER_AREA)
+RIGHT = np.array([[0, 0], [3 * (T - 1), 0]], float)
+STILL = np.zeros((2, 2))
+
+
+def scene(*movers):
+    """Frames in which each (box, whole pixels xy per frame) is an object moving over a photograph."""
+    frames_THWC = np.repeat(BACKGROUND_HWC[None], T, axis=0)
+    for (x0, y0, x1, y1), (step_x, step_y) in movers:
+        object_HWC = cv2.resize(OBJECT_HWC, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
+        for t in range(T):
+            x, y = x0 + step_x * t, y0 + step_y * t
+            top, left = max(y, 0), max(x, 0)
+            seen_HWC = object_HWC[top - y :, left - x :][: max(H - top, 0), : max(W - left, 0)]
+            frames_THWC[t, top : top + seen_HWC.shape[0], left : left + seen_HWC.shape[1]] = seen_HWC
+    return frames_THWC
+
+
+def box_tracks(*boxes_and_paths, scales=None):
+    boxes, paths = zip(*boxes_and_paths, strict=True)
+    return BoxTracks.from_paths(np.array(boxes, float), paths, T, H, W, scales)
+
+
+def measure(frames_THWC, tracks):
+    return motion_fidelity(frames_THWC, tracks, LucasKanade())
+
+
+def test_queries_span_the_central_half_of_the_box():
+    queries_Q2 = query_grid(np.array([10.0, 20.0, 30.0, 60.0]))
+    assert queries_Q2.shape == (25, 2)
+    np.testing.assert_array_equal(queries_Q2.min(axis=0), [15, 30])
+    np.testing.assert_array_equal(queries_Q2.max(axis=0), [25, 50])
+    np.testing.assert_array_equal(queries_Q2[12], [20, 40])
+
+
+@pytest.mark.parametrize("delivered", [False, True])
+def test_an_object_that_follows_its_path_scores_near_zero(delivered):
+    frames_THWC = scene((BOX, (3, 1)))
+    if delivered:
+        frames_THWC = decode_mp4(encode_mp4(frames_THWC, fps=7))
+    fidelity = measure(frames_THWC, box_tracks((BOX, np.array([[0, 0], [39, 13]], float))))
+    assert fidelity.objmc_px < 0.1
+    assert fidelity.objmc_norm == pytest.approx(fidelity.objmc_px / np.hypot(H, W))
+    assert fidelity.endpoint_error_px < 0.1
+    assert fidelity.direction_cosine == pytest.approx(1, abs=1e-4)
+    assert fidelity.control_gain == pytest.approx(1, abs=0.01)
+    assert fidelity.static_objmc_px == pytest.approx(np.hypot(3, 1) * np.arange(1, T).mean())
+    assert fidelity.visible_fraction == 1
+    assert fidelity.null_reason is None
+
+
+def test_a_path_missed_by_a_known_amount_scores_that_amount():
+    fidelity = measure(scene((BOX, (2, 0))), box_tracks((BOX, RIGHT)))
+    assert fidelity.objmc_px == pytest.approx(np.arange(1, T).mean(), abs=0.05)
+    assert fidelity.endpoint_error_px == pytest.approx(13, abs=0.1)
+    assert fidelity.control_gain == pytest.approx(1 / 3 * 2, abs=0.01)
+
+
+def test_a_frozen_video_scores_the_static_baseline_and_no_gain():
+    fidelity = measure(scene((BOX, (0, 0))), box_tracks((BOX, RIGHT)))
+    assert fidelity.objmc_px == pytest.approx(fidelity.static_objmc_px, abs=1e-4)
+    assert fidelity.control_gain == pytest.approx(0, abs=1e-5)
+    assert fidelity.direction_cosine is None
+    assert fidelity.null_reason == "no_measured_motion"
+
+
+def test_motion_the_other_way_has_negative_gain_and_cosine():
+    fidelity = measure(scene((BOX, (-1, 0))), box_tracks((BOX, RIGHT)))
+    assert fidelity.control_gain == pytest.approx(-1 / 3, abs=0.01)
+    assert fidelity.direction_cosine == pytest.approx(-1, abs=1e-4)
+
+
+def test_a_box_told_to_stay_has_a_distance_but_no_gain_and_no_direction():
+    fidelity = measure(scene((BOX, (1, 0))), box_tracks((BOX, STILL)))
+    assert fidelity.objmc_px == pytest.approx(np.arange(1, T).mean(), abs=0.05)
+    assert fidelity.static_objmc_px == 0
+    assert (fidelity.control_gain, fidelity.direction_cosine) == (None, None)
+    assert fidelity.null_reason == "static_target, target_at_start"
+
+
+def test_a_path_that_comes_back_has_gain_but_no_direction():
+    there_and_back = np.array([[0, 0], [26, 0], [0, 0]], float)
+    fidelity = measure(scene((BOX, (0, 0))), box_tracks((BOX, there_and_back)))
+    assert fidelity.control_gain == pytest.approx(0, abs=1e-5)
+    assert fidelity.null_reason == "target_at_start"
+
+
+def test_a_zoom_about_the_centre_moves_no_centre():
+    x0, y0, x1, y1 = BOX
+    centre = np.array([(x0 + x1) / 2, (y0 + y1) / 2]) - 0.5
+    scale_T = 1 + 0.03 * np.arange(T)
+    frames_THWC = np.stack(
+        [
+            cv2.warpAffine(
+                scene((BOX, (0, 0)))[0],
+                np.column_stack([np.eye(2) * scale, centre * (1 - scale) + [2 * t, 0]]),
+                (W, H),
+                flags=cv2.INTER_CUBIC,
+                borderMode=cv2.BORDER_REFLECT,
+            )
+            for t, scale in enumerate(scale_T)
+        ]
+    )
+    path = np.column_stack([2.0 * np.arange(T), np.zeros(T)])
+    fidelity = measure(frames_THWC, box_tracks((BOX, path), scales=[scale_T]))
+    assert fidelity.objmc_px < 0.5
+    assert fidelity.control_gain > 0.95
+
+
+def test_frames_whose_target_is_outside_do_not_count():
+    box = (120, 40, 160, 80)
+    path = np.array([[0, 0], [8 * (T - 1), 0]], float)
+    fidelity = measure(scene((box, (8, 0))), box_tracks((box, path)))
+    inside = [8 * t for t in range(1, T) if 140 + 8 * t < W]
+    assert fidelity.static_objmc_px == pytest.approx(np.mean(inside))
+    assert fidelity.objmc_px < 0.2
+    assert 0.3 < fidelity.visible_fraction < 1
+    assert fidelity.null_reason is None
+
+
+def test_a_target_that_is_never_inside_has_no_value():
+    path = np.array([[0, 0], [13 * 200, 0]], float)
+    fidelity = measure(scene((BOX, (3, 0))), box_tracks((BOX, path)))
+    assert [getattr(fidelity, name) for name in VALUES] == [None] * len(VALUES)
+    assert fidelity.boxes[0].null_reason == fidelity.null_reason == "target_outside"
+    assert type(fidelity.boxes[0].null_reason) is str
+
+
+def test_a_box_partly_outside_is_measured_where_it_is_inside():
+    half_out = (-20, 40, 20, 80)
+    frames_THWC = scene((half_out, (3, 0)))
+    fidelity = measure(frames_THWC, box_tracks((half_out, RIGHT)))
+    assert fidelity.objmc_px < 0.1
+    assert fidelity.boxes == measure(frames_THWC, box_tracks(((0, 40, 20, 80), RIGHT))).boxes
+
+
+def test_a_textureless_video_has_no_value_and_says_why():
+    fidelity = measure(np.full((T, H, W, 3), 120, np.uint8), box_tracks((BOX, RIGHT)))
+    assert fidelity.objmc_px is None
+    assert fidelity.visible_fraction == 0
+    assert fidelity.null_reason == "too_few_visible_points"
+
+
+@pytest.mark.parametrize(("seen_frames", "has_value"), [(5, False), (6, False), (7, True)])
+def test_fewer_than_half_of_the_due_frames_are_too_few(seen_frames, has_value):
+    frames_THWC = scene((BOX, (1, 0)))
+    frames_THWC[1 + seen_frames :] = 120
+    fidelity = measure(frames_THWC, box_tracks((BOX, RIGHT)))
+    assert (fidelity.objmc_px is not None) == has_value
+    if has_value:
+        assert fidelity.static_objmc_px == pytest.approx(3 * np.arange(1, 8).mean())
+        assert fidelity.endpoint_error_px == pytest.approx(14, abs=0.1)
+
+
+def test_a_sample_is_the_mean_of_its_boxes_and_boxes_do_not_see_each_other():
+    other = (100, 70, 140, 110)
+    frames_THWC = scene((BOX, (3, 0)), (other, (1, 0)))
+    both = measure(frames_THWC, box_tracks((BOX, RIGHT), (other, RIGHT)))
+    alone = [measure(frames_THWC, box_tracks((box, RIGHT))) for box in (BOX, other)]
+    assert both.boxes == (alone[0].boxes[0], alone[1].boxes[0])
+    for name in VALUES:
+        assert getattr(both, name) == pytest.approx(np.mean([getattr(box, name) for box in both.boxes]))
+
+
+def test_a_box_without_a_value_does_not_drag_down_the_mean():
+    frames_THWC = scene((BOX, (3, 0)))
+    frames_THWC[:, 90:, 100:] = 120
+    fidelity = measure(frames_THWC, box_tracks(((110, 95, 150, 125), RIGHT), (BOX, RIGHT)))
+    row = fidelity.as_dict()
+    assert row["objmc_px_per_box"][0] is None
+    assert row["objmc_px"] == row["objmc_px_per_box"][1]
+    assert row["visible_fraction"] == pytest.approx(0.5)
+    assert row["null_reason_per_box"] == ["too_few_visible_points", None]
+    assert row["null_reason"] is None
+
+
+def test_no_boxes_is_a_reason_not_an_error():
+    row = measure(scene(), BoxTracks(np.empty((0, T, 4)), H, W)).as_dict()
+    assert row["null_reason"] == "no_boxes"
+    assert all(row[name] is None and row[f"{name}_per_box"] == [] for name in VALUES)
+
+
+def test_a_row_has_the_same_columns_and_plain_values_whatever_was_measured():
+    full = measure(scene((BOX, (3, 0))), box_tracks((BOX, RIGHT))).as_dict()
+    empty = measure(scene(), BoxTracks(np.empty((0, T, 4)), H, W)).as_dict()
+    columns = [*VALUES, "null_reason"]
+    assert list(full) == list(empty)
+    assert list(full) == [
+        *columns,
+        *(f"{name}_per_box" for name in columns),
+        "tracker",
+        "tracker_version",
+        "metrics_version",
+    ]
+    assert (full["tracker"], full["metrics_version"]) == ("lucas-kanade", OBJMC_VERSION)
+    assert full["tracker_version"] == LucasKanade().version
+    assert all(type(full[name]) is float for name in VALUES)
+
+
+def test_tracks_of_another_video_are_refused():
+    tracks = box_tracks((BOX, RIGHT))
+    for wrong in (tracks.resample(T + 1), tracks.rescale(2 * H, 2 * W)):
+        with pytest.raises(TrajectoryError, match="do not go with") as caught:
+            measure(scene(), wrong)
+        assert caught.value.code == ErrorCode.TRAJECTORY_INVALID
+    with pytest.raises(TrajectoryError) as caught:
+        measure(scene(), box_tracks(((-50, 0, -10, 20), RIGHT)))
+    assert caught.value.code == ErrorCode.BOX_OUTSIDE
+
+
+def test_whatever_happens_in_a_tracker_is_tracking_failed():
+    def explode(frames_THWC, queries_Q2):
+        raise RuntimeError("no memory for the pyramid")
+
+    def answer_for_one_point(frames_THWC, queries_Q2):
+        return PointTracks(np.zeros((T, 1, 2)), np.ones((T, 1), bool))
+
+    for track, says in ((explode, "RuntimeError: no memory"), (answer_for_one_point, "ValueError: point tracks")):
+        tracker = SimpleNamespace(name="broken", version="0", track=track)
+        with pytest.raises(SampleError, match=f"the tracker broken failed: {says}") as caught:
+            motion_fidelity(scene(), box_tracks((BOX, RIGHT)), tracker)
+        assert caught.value.code == ErrorCode.TRACKING_FAILED
+
+
+def test_a_frozen_video_is_of_perfect_quality():
+    quality = sample_quality(scene(), BACKGROUND_HWC)
+    still = pytest.approx(0, abs=0.01)
+    assert quality.as_dict() == {"first_frame_psnr_db": PSNR_CAP_DB, "flicker": 0.0, "mean_flow_px": still}
+
+
+def test_psnr_is_of_the_first_frame_alone():
+    frames_THWC = scene()
+    frames_THWC[1:] = 0
+    off_by_two_HWC = np.where(BACKGROUND_HWC > 128, BACKGROUND_HWC - 2, BACKGROUND_HWC + 2).astype(np.uint8)
+    quality = sample_quality(frames_THWC, off_by_two_HWC)
+    assert quality.first_frame_psnr_db == pytest.approx(10 * np.log10(255**2 / 4))
+
+
+def test_flicker_is_the_second_difference_so_a_steady_fade_has_none():
+    levels_T = np.arange(10, 10 + 5 * T, 5, dtype=np.uint8)
+    fade_THWC = np.broadcast_to(levels_T[:, None, None, None], (T, 16, 16, 3))
+    assert sample_quality(fade_THWC, fade_THWC[0]).flicker == 0
+    levels_T = np.where(np.arange(T) % 2, 90, 100).astype(np.uint8)
+    blink_THWC = np.broadcast_to(levels_T[:, None, None, None], (T, 16, 16, 3))
+    assert sample_quality(blink_THWC, blink_THWC[0]).flicker == 20
+
+
+def test_mean_flow_is_in_pixels_per_frame():
+    gravel_HW = skimage.data.gravel()
+    frames_THWC = np.stack([np.dstack([gravel_HW[100:228, 100 - 3 * t : 292 - 3 * t]] * 3) for t in range(5)])
+    assert sample_quality(frames_THWC, frames_THWC[0]).mean_flow_px == pytest.approx(3, abs=0.3)
+
+
+def test_quality_needs_enough_frames_and_the_right_first_one():
+    one_THWC = scene()[:1]
+    quality = sample_quality(one_THWC, one_THWC[0])
+    assert (quality.flicker, quality.mean_flow_px) == (None, None)
+    assert sample_quality(scene()[:2], BACKGROUND_HWC) == replace(quality, mean_flow_px=pytest.approx(0, abs=0.01))
+    with pytest.raises(SampleError, match="first frame") as caught:
+        sample_quality(one_THWC, one_THWC[0, :64])
+    assert caught.value.code == ErrorCode.VIDEO_INVALID
