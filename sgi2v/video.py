@@ -98,10 +98,11 @@ def _require_frames(frames_THWC: NDArray[Any]) -> None:
     if frames_THWC.ndim != 4 or frames_THWC.shape[-1] != 3 or 0 in frames_THWC.shape:
         message = f"a video is [frames, height, width, 3], not {list(frames_THWC.shape)}"
         raise SampleError(ErrorCode.VIDEO_INVALID, message)
-    if not np.isfinite(frames_THWC).all():
-        raise SampleError(ErrorCode.VIDEO_INVALID, "the frames hold NaN or infinite values")
     if frames_THWC.dtype != np.uint8:
-        raise SampleError(ErrorCode.VIDEO_INVALID, f"frames are uint8, not {frames_THWC.dtype}")
+        problem = f"frames are uint8, not {frames_THWC.dtype}"
+        if not np.isfinite(frames_THWC).all():
+            problem = "the frames hold NaN or infinite values"
+        raise SampleError(ErrorCode.VIDEO_INVALID, problem)
 
 
 def _size(shape: tuple[int, ...]) -> str:
