@@ -90,8 +90,7 @@ def check_video(frames_THWC: NDArray[Any], num_frames: int, height: int, width: 
 
 def is_blank(frames_THWC: Frames) -> bool:
     """Whether every frame is one colour all over, though perhaps not the same colour in each."""
-    frames_TPC = frames_THWC.reshape(len(frames_THWC), -1, 3)
-    return bool((frames_TPC.max(axis=1) == frames_TPC.min(axis=1)).all())
+    return bool((frames_THWC == frames_THWC[:, :1, :1]).all())
 
 
 def _require_frames(frames_THWC: NDArray[Any]) -> None:
