@@ -77,9 +77,10 @@ def parse_csv(text: str, uri: str) -> pa.Table:
         if name in lists:
             values = _parse_cells(name, column, problems)
             columns.append(_array(name, values, uri))
+        elif name == "seed":
+            columns.append(column.cast(pa.int64()) if column.null_count == len(column) else _infer(column))
         else:
-            text_column = name in MANIFEST_SCHEMA.names and name != "seed"
-            columns.append(column if text_column else _infer(column))
+            columns.append(column if name in MANIFEST_SCHEMA.names else _infer(column))
     if problems:
         _fail_on_rows(uri, problems)
     return pa.table(columns, names=raw.column_names)

@@ -97,6 +97,13 @@ def test_hand_written_jsonl_reads(tmp_path: Path) -> None:
     assert back.column("late").to_pylist() == [None, [1]]
 
 
+def test_columns_of_empty_cells_read(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    write_manifest(table(row()).append_column("note", pa.nulls(1)), str(path))
+    back = read_manifest(str(path))
+    assert [back.column(name).to_pylist() for name in ("scales", "seed", "note")] == [[None], [None], [None]]
+
+
 def test_hand_written_csv_reads(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     cells = ["12", "a.png", '"[[1, 2, 3, 4]]"', '"[[[1, 2],\n [3, 4]]]"', "5.0"]
