@@ -1,0 +1,253 @@
+"""A picture of a sample: its image, its boxes, and where they should go.
+
+Display pixels are pixels of the finished picture. The overlay is drawn FINER times as large and reduced, which
+makes its edges smooth.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from sgi2v.trajectory import BoxTracks
+
+Floats = NDArray[np.float64]
+RGB = tuple[int, int, int]
+Point = tuple[float, float]
+
+PALETTE: tuple[RGB, ...] = (
+    (255, 176, 0),
+    (86, 180, 233),
+    (240, 80, 140),
+    (0, 200, 150),
+    (160, 130, 255),
+    (255, 115, 50),
+    (240, 228, 66),
+)
+"""Colours of the boxes, told apart also by colour-blind eyes; further boxes begin again."""
+
+MIN_WIDTH, MAX_SIDE = 768, 1600
+"""Display pixels: smaller images are enlarged to the first, larger ones reduced to the second."""
+
+MAX_MARGIN = 0.25
+"""Of the image's longer side: how far beyond the frame paths are still shown."""
+
+FINER = 3
+
+_GROUND: RGB = (44, 47, 54)
+_STRIP: RGB = (24, 26, 31)
+_DARK: RGB = (12, 13, 16)
+_WHITE: RGB = (255, 255, 255)
+_TEXT: RGB = (240, 241, 244)
+_SUBTEXT: RGB = (158, 163, 174)
+
+
+@dataclass(frozen=True)
+class _Canvas:
+    """Where image pixels lie on the overlay, and how thick a line is."""
+
+    draw: ImageDraw.ImageDraw
+    scale: float
+    """Overlay pixels per image pixel."""
+    origin: Point
+    """Overlay position of the image's top-left corner."""
+    line: float
+    """Width of a line, overlay pixels."""
+
+    def place(self, points_P2: Floats) -> Floats:
+        placed: Floats = points_P2 * self.scale + np.array(self.origin)
+        return placed
+
+
+def draw_sample(image_HWC: NDArray[np.uint8], tracks: BoxTracks, title: str | None) -> Image.Image:
+    """The image with each box in frame 0, its path, and dashed its place in the last frame; a caption below.
+
+    image_HWC: uint8 RGB. tracks: in pixels of any frame size; rescaled to the image.
+    """
+    height, width = image_HWC.shape[:2]
+    tracks = tracks.rescale(height, width)
+    zoom = min(max(1.0, MIN_WIDTH / width), MAX_SIDE / max(height, width))
+    shown = (round(width * zoom), round(height * zoom))
+    left, top, right, bottom = _margins(tracks, zoom)
+    size = (left + shown[0] + right, top + shown[1] + bottom)
+    picture = Image.new("RGB", size, _GROUND)
+    picture.paste(Image.fromarray(image_HWC).resize(shown, Image.Resampling.LANCZOS), (left, top))
+
+    overlay = Image.new("RGBA", (size[0] * FINER, size[1] * FINER))
+    line = FINER * min(max(2.0, 0.0032 * max(shown)), 5.0)
+    canvas = _Canvas(ImageDraw.Draw(overlay), zoom * FINER, (left * FINER, top * FINER), line)
+    colours = [PALETTE[n % len(PALETTE)] for n in range(tracks.num_boxes)]
+    for boxes_T4, colour in zip(tracks.boxes_NT4, colours, strict=True):
+        _draw_first_box(canvas, boxes_T4[0], colour)
+    for boxes_T4, colour in zip(tracks.boxes_NT4, colours, strict=True):
+        _draw_last_box(canvas, boxes_T4, colour)
+    for path_T2, colour in zip(tracks.centres_NT2, colours, strict=True):
+        _draw_path(canvas, canvas.place(path_T2), colour)
+    if tracks.num_boxes > 1:
+        for n, (boxes_T4, colour) in enumerate(zip(tracks.boxes_NT4, colours, strict=True)):
+            _draw_number(canvas, boxes_T4[0], n, colour)
+    reduced = overlay.resize(size, Image.Resampling.BOX)
+    picture.paste(reduced, (0, 0), reduced)
+    return _with_caption(picture, title, f"{width} x {height} px", tracks.num_boxes)
+
+
+def _margins(tracks: BoxTracks, zoom: float) -> tuple[int, int, int, int]:
+    """Display pixels left, top, right, bottom of the image that what leaves the frame needs."""
+    if tracks.num_boxes == 0:
+        return (0, 0, 0, 0)
+    ends_N4 = tracks.boxes_NT4[:, [0, -1]].reshape(-1, 4)
+    points_N2 = np.concatenate([ends_N4[:, :2], ends_N4[:, 2:], tracks.centres_NT2.reshape(-1, 2)])
+    (x0, y0), (x1, y1) = points_N2.min(axis=0), points_N2.max(axis=0)
+    beyond = np.array([-x0, -y0, x1 - tracks.width, y1 - tracks.height]) * zoom
+    most = MAX_MARGIN * max(tracks.width, tracks.height) * zoom
+    left, top, right, bottom = (math.ceil(min(side + 16, most)) if side > 0 else 0 for side in beyond)
+    return left, top, right, bottom
+
+
+def _draw_first_box(canvas: _Canvas, box: Floats, colour: RGB) -> None:
+    (x0, y0), (x1, y1) = canvas.place(box.reshape(2, 2))
+    width = canvas.line
+    casing = 0.55 * width
+    canvas.draw.rectangle((x0, y0, x1, y1), fill=(*colour, 46))
+    canvas.draw.rectangle(_grown(x0, y0, x1, y1, width / 2 + casing), outline=(*_DARK, 170), width=round(casing * 2))
+    canvas.draw.rectangle(_grown(x0, y0, x1, y1, width / 2), outline=(*colour, 255), width=round(width))
+
+
+def _grown(x0: float, y0: float, x1: float, y1: float, by: float) -> tuple[float, float, float, float]:
+    return (x0 - by, y0 - by, x1 + by, y1 + by)
+
+
+def _draw_last_box(canvas: _Canvas, boxes_T4: Floats, colour: RGB) -> None:
+    """Its outline in the last frame, dashed; nothing for a box that stays where it is."""
+    if np.abs(boxes_T4[-1] - boxes_T4[0]).max() * canvas.scale < 2 * canvas.line:
+        return
+    (x0, y0), (x1, y1) = canvas.place(boxes_T4[-1].reshape(2, 2))
+    corners = [(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)]
+    for width, ink in ((1.5 * canvas.line, (*_DARK, 150)), (0.7 * canvas.line, (*colour, 235))):
+        for start, end in pairwise(corners):
+            _draw_dashes(canvas.draw, start, end, 4.0 * canvas.line, width, ink)
+
+
+def _draw_dashes(
+    draw: ImageDraw.ImageDraw, start: Point, end: Point, dash: float, width: float, ink: tuple[int, int, int, int]
+) -> None:
+    """A dashed side that begins and ends with a dash, so that corners are closed."""
+    length = math.dist(start, end)
+    count = max(1, round(length / dash / 2)) * 2 + 1
+    at = np.linspace(np.array(start), np.array(end), count + 1)
+    for n in range(0, count, 2):
+        draw.line([tuple(at[n]), tuple(at[n + 1])], fill=ink, width=max(1, round(width)))
+
+
+def _draw_path(canvas: _Canvas, path_T2: Floats, colour: RGB) -> None:
+    """The centre's way: fading in and growing along time, a dot per frame, an arrow head at its end."""
+    line = canvas.line
+    travelled = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(path_T2, axis=0), axis=1))])
+    if travelled[-1] < 3 * line:
+        _draw_disc(canvas.draw, path_T2[0], 2.6 * line, (*_DARK, 190))
+        _draw_disc(canvas.draw, path_T2[0], 2.0 * line, (*colour, 255))
+        _draw_disc(canvas.draw, path_T2[0], 0.9 * line, (*_WHITE, 255))
+        return
+    head = min(6.0 * line, 0.6 * travelled[-1])
+    curve_P2, share_P = _smooth(path_T2, travelled, line / 2)
+    tip = path_T2[-1]
+    body = np.linalg.norm(curve_P2 - tip, axis=1) > 0.7 * head
+    last = int(np.flatnonzero(body)[-1]) if body.any() else 0
+    for casing in (0.9 * line, 0.0):
+        for point, share in zip(curve_P2[: last + 1], share_P[: last + 1], strict=True):
+            radius = (0.45 + 0.4 * share) * line + casing / 2
+            ink = (*_DARK, round(60 + 110 * share)) if casing else (*colour, round(140 + 115 * share))
+            _draw_disc(canvas.draw, point, radius, ink)
+        direction = tip - curve_P2[last]
+        _draw_head(canvas.draw, tip, direction, head, casing, (*_DARK, 170) if casing else (*colour, 255))
+    spacing = travelled[-1] / (len(path_T2) - 1)
+    every = max(1, math.ceil(4 * line / max(spacing, 1e-9)))
+    for point in path_T2[: len(path_T2) - 1 : every]:
+        if math.dist(point, tip) > head + line:
+            _draw_disc(canvas.draw, point, 0.5 * line, (*_WHITE, 255))
+
+
+def _smooth(path_T2: Floats, travelled: Floats, step: float) -> tuple[Floats, Floats]:
+    """A curve through the points, one sample every `step`, with its share of the way; points at rest count once."""
+    moved = np.concatenate([[True], np.diff(travelled) > 1e-6])
+    points, at = path_T2[moved], travelled[moved]
+    wanted = np.linspace(0.0, at[-1], max(2, math.ceil(at[-1] / step)) + 1)
+    tangents = np.gradient(points, at, axis=0)
+    piece = np.clip(np.searchsorted(at, wanted, side="right") - 1, 0, len(at) - 2)
+    span = (at[piece + 1] - at[piece])[:, None]
+    u = (wanted - at[piece])[:, None] / span
+    curve = (
+        (2 * u**3 - 3 * u**2 + 1) * points[piece]
+        + (u**3 - 2 * u**2 + u) * span * tangents[piece]
+        + (3 * u**2 - 2 * u**3) * points[piece + 1]
+        + (u**3 - u**2) * span * tangents[piece + 1]
+    )
+    return curve, wanted / at[-1]
+
+
+def _draw_disc(draw: ImageDraw.ImageDraw, at: Floats, radius: float, ink: tuple[int, int, int, int]) -> None:
+    draw.ellipse((at[0] - radius, at[1] - radius, at[0] + radius, at[1] + radius), fill=ink)
+
+
+def _draw_head(
+    draw: ImageDraw.ImageDraw,
+    tip: Floats,
+    direction: Floats,
+    length: float,
+    grow: float,
+    ink: tuple[int, int, int, int],
+) -> None:
+    """A swept-back arrow head that points along `direction`, `grow` larger on every side."""
+    ahead = direction / max(float(np.linalg.norm(direction)), 1e-9)
+    aside = np.array([-ahead[1], ahead[0]])
+    outline = [
+        tip + 1.6 * grow * ahead,
+        tip - (length + 0.7 * grow) * ahead + (0.52 * length + 1.1 * grow) * aside,
+        tip - (0.72 * length + 0.5 * grow) * ahead,
+        tip - (length + 0.7 * grow) * ahead - (0.52 * length + 1.1 * grow) * aside,
+    ]
+    draw.polygon([(float(x), float(y)) for x, y in outline], fill=ink)
+
+
+def _draw_number(canvas: _Canvas, box: Floats, n: int, colour: RGB) -> None:
+    """The box's index, as messages count it, on a tag at its top-left corner."""
+    font_size = max(12.0 * FINER, 5.2 * canvas.line)
+    font = ImageFont.load_default(font_size)
+    x, y = canvas.place(box[:2])
+    text = str(n)
+    pad = 0.32 * font_size
+    width, height = font.getlength(text) + 2 * pad, font_size + pad
+    x, y = x - canvas.line, y - canvas.line
+    canvas.draw.rectangle((x, y, x + width, y + height), fill=(*colour, 255))
+    canvas.draw.text((x + width / 2, y + height / 2), text, font=font, fill=(*_DARK, 255), anchor="mm")
+
+
+def _with_caption(picture: Image.Image, title: str | None, size: str, num_boxes: int) -> Image.Image:
+    """The picture above a slim strip: the title at its left, size and number of boxes at its right."""
+    font_size = max(14.0, picture.width / 62)
+    font = ImageFont.load_default(font_size)
+    height, pad = round(font_size * 2.1), round(font_size * 0.8)
+    captioned = Image.new("RGB", (picture.width, picture.height + height), _STRIP)
+    captioned.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(captioned)
+    middle = picture.height + height / 2
+    facts = f"{size}  ·  {num_boxes} box{'' if num_boxes == 1 else 'es'}"
+    draw.text((picture.width - pad, middle), facts, font=font, fill=_SUBTEXT, anchor="rm")
+    room = picture.width - 3 * pad - font.getlength(facts)
+    draw.text((pad, middle), _fitted(title or "", font, room), font=font, fill=_TEXT, anchor="lm")
+    return captioned
+
+
+def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> str:
+    """The text, its middle cut out where it is too long for the room."""
+    kept = len(text)
+    fitted = text
+    while kept > 2 and font.getlength(fitted) > room:
+        kept -= 1
+        fitted = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
+    return fitted

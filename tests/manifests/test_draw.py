@@ -1,0 +1,84 @@
+"""Pictures of samples: their size, and where colour is and is not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from manifests.draw import MAX_SIDE, MIN_WIDTH, PALETTE, draw_sample
+from sgi2v.trajectory import BoxTracks
+
+GREY = 128
+
+
+def grey(height: int, width: int) -> NDArray[np.uint8]:
+    return np.full((height, width, 3), GREY, np.uint8)
+
+
+def tracks(boxes: list[list[float]], ends: list[list[float]], height: int, width: int) -> BoxTracks:
+    paths = [np.array([[0.0, 0.0], end]) for end in ends]
+    return BoxTracks.from_paths(np.array(boxes), paths, 14, height, width)
+
+
+def touched(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    return np.asarray((np.abs(picture.astype(int) - GREY) > 3).any(axis=-1))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "shown"),
+    [(576, 1024, (576, 1024)), (48, 64, (576, 768)), (3000, 4000, (1200, 1600)), (4000, 1000, (1600, 400))],
+)
+def test_small_images_are_enlarged_and_large_ones_reduced(height: int, width: int, shown: tuple[int, int]) -> None:
+    picture = draw_sample(grey(height, width), tracks([], [], height, width), "cat")
+    assert (picture.mode, picture.width) == ("RGB", shown[1])
+    assert MIN_WIDTH <= picture.width <= MAX_SIDE or height > width
+    assert shown[0] < picture.height < shown[0] + 80
+    assert not touched(np.asarray(picture)[: shown[0]]).any()
+
+
+def test_box_path_and_last_box_are_drawn_where_they_are() -> None:
+    picture = np.asarray(draw_sample(grey(600, 1000), tracks([[100, 100, 200, 180]], [[600, 300]], 600, 1000), "cat"))
+    assert tuple(picture[140, 99]) == PALETTE[0]
+    assert tuple(picture[179, 120]) == PALETTE[0]
+    marked = touched(picture[:600])
+    assert marked[110, 110], "the first box is filled"
+    assert marked[[140 + 150], [150 + 300]].all(), "the path passes half way"
+    assert marked[399:402, 700:800].any(), "the last box is outlined"
+    assert not marked[445:470, 705:735].any(), "and not filled"
+    assert not marked[500:].any()
+
+
+def test_tracks_of_another_frame_size_are_rescaled_to_the_image() -> None:
+    large = tracks([[100, 100, 200, 180]], [[600, 300]], 600, 1000)
+    here = np.asarray(draw_sample(grey(600, 1000), large, None))
+    there = np.asarray(draw_sample(grey(600, 1000), large.rescale(300, 500), None))
+    # a rounding of a path's points may move an edge by a third of a pixel
+    assert (here != there).any(axis=-1).mean() < 0.001
+
+
+def test_what_leaves_the_frame_is_shown_in_a_margin() -> None:
+    inside = draw_sample(grey(600, 1000), tracks([[100, 100, 200, 180]], [[10, 0]], 600, 1000), None)
+    leaving = draw_sample(grey(600, 1000), tracks([[100, 100, 200, 180]], [[-250, 0]], 600, 1000), None)
+    far = draw_sample(grey(600, 1000), tracks([[100, 100, 200, 180]], [[-1e6, 1e6]], 600, 1000), None)
+    assert inside.width == 1000
+    assert 1150 <= leaving.width <= 1200
+    assert far.width == 1250
+    margin = np.asarray(leaving)[:600, :100]
+    assert (margin != margin[0, 0]).any()
+
+
+def test_boxes_that_stay_and_single_frames_and_many_boxes_can_be_drawn() -> None:
+    still = tracks([[10, 10, 60, 40]] * 9, [[0, 0]] * 9, 100, 200)
+    assert draw_sample(grey(100, 200), still, "x" * 128).width == MIN_WIDTH
+    assert draw_sample(grey(100, 200), still.resample(1), None).width == MIN_WIDTH
+    back = BoxTracks.from_paths(still.boxes_NT4[:1, 0], [np.array([[0, 0], [50, 0], [50, 0], [0, 0.0]])], 4, 100, 200)
+    assert draw_sample(grey(100, 200), back, "there and back").width == MIN_WIDTH
+
+
+def test_the_caption_shows_a_title() -> None:
+    with_title = np.asarray(draw_sample(grey(600, 1000), tracks([], [], 600, 1000), "cat"))
+    without = np.asarray(draw_sample(grey(600, 1000), tracks([], [], 600, 1000), None))
+    changed = np.argwhere((with_title != without).any(axis=-1))
+    assert changed[:, 0].min() >= 600
+    assert changed[:, 1].max() < 100
