@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from sgi2v.errors import ConfigError
 
 STAGE_CPUS = 0.25
 """CPU share that a load or a commit actor reserves."""
+RESERVED_CPUS = 1 + 2 * STAGE_CPUS
+"""What the flow needs beside the workers: Ray Data's own tasks, one loader, one committer. Less, and it waits for ever."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class Width:
 
     workers: int
     gpus_per_worker: float
+    cpus_per_worker: float
     helpers: int
     """Load actors, and commit actors."""
     note: str
@@ -31,9 +35,6 @@ def quiet_ray() -> None:
     """Silence Ray before it is imported: its own lines are for its developers."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_TQDM", "0")
 
 
 @contextmanager
@@ -56,7 +57,9 @@ def ray_session(execution: ExecutionConfig, rows: int) -> Iterator[Width]:
     else:
         cpus = os.cpu_count() or 1
         wanted = execution.workers or cpus
-        ray.init(address="local", num_cpus=max(cpus, wanted) + 1, include_dashboard=False, **options)
+        ray.init(
+            address="local", num_cpus=max(cpus, wanted) + math.ceil(RESERVED_CPUS), include_dashboard=False, **options
+        )
     try:
         _quiet_ray_data()
         yield width(execution, rows, ray.cluster_resources(), local=not address)
@@ -67,6 +70,10 @@ def ray_session(execution: ExecutionConfig, rows: int) -> Iterator[Width]:
 def width(execution: ExecutionConfig, rows: int, resources: dict[str, float], local: bool) -> Width:
     """How many workers a run gets from a cluster's resources, and what each takes."""
     gpus, cpus = resources.get("GPU", 0.0), resources.get("CPU", 1.0)
+    if cpus < RESERVED_CPUS + 0.5:
+        raise ConfigError(
+            f"the Ray cluster has {cpus:g} CPU, and a run needs 2 at least: add a node or raise --num-cpus"
+        )
     per_worker = execution.gpus_per_worker
     note = ""
     if per_worker is None:
@@ -77,12 +84,15 @@ def width(execution: ExecutionConfig, rows: int, resources: dict[str, float], lo
     if per_worker > 0:
         most = int(gpus // per_worker)
         workers = min(execution.workers or most, max(rows, 1))
-        return Width(workers, per_worker, max(1, min(workers, int(cpus) // 4)), f"{per_worker:g} GPU per worker")
-    available = (os.cpu_count() or 1) if local else max(1, int(cpus - 2 * STAGE_CPUS))
+        share = min(1.0, (cpus - RESERVED_CPUS) / workers)
+        helpers = max(1, min(workers, int(cpus - workers) // 2))
+        return Width(workers, per_worker, share, helpers, f"{per_worker:g} GPU per worker")
+    available = (os.cpu_count() or 1) if local else max(1, int(cpus - RESERVED_CPUS))
     workers = min(execution.workers or available, max(rows, 1))
     threads = execution.threads_per_worker
     note += f"no GPU, {threads} CPU thread{'s' if threads > 1 else ''} per worker"
-    return Width(workers, 0.0, max(1, workers // 4), note)
+    share = min(1.0, (cpus - RESERVED_CPUS) / workers)
+    return Width(workers, 0.0, share, max(1, workers // 4), note)
 
 
 def _quiet_ray_data() -> None:

@@ -92,7 +92,9 @@ def flow(config: RunConfig, todo: pa.Table, width: Width) -> Iterator[dict[str, 
         ray.data.from_arrow(todo)
         .repartition(target_num_rows_per_block=1)
         .map_batches(Load, compute=helpers, num_cpus=STAGE_CPUS, **one_row)
-        .map_batches(Generate, compute=workers, num_cpus=1, num_gpus=width.gpus_per_worker, **one_row)
+        .map_batches(
+            Generate, compute=workers, num_cpus=width.cpus_per_worker, num_gpus=width.gpus_per_worker, **one_row
+        )
         .map_batches(Commit, compute=helpers, num_cpus=STAGE_CPUS, **one_row)
     )
     return iter(rows.iter_rows())
