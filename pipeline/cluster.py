@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from sgi2v.errors import ConfigError
 STAGE_CPUS = 0.25
 """CPU share that a load or a commit actor reserves."""
 RESERVED_CPUS = 1 + 2 * STAGE_CPUS
-"""What the flow needs beside the workers: Ray Data's own tasks, one loader, one committer. Less, and it waits for ever."""
+"""Beside the workers: Ray Data's own tasks, a loader and a committer. With less the flow waits for ever."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,21 @@ def quiet_ray() -> None:
     """Silence Ray before it is imported: its own lines are for its developers."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
+
+@contextmanager
+def _stderr_silenced() -> Iterator[None]:
+    """Send what native code writes to standard error nowhere: the one line by which Ray says it will be quiet."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 @contextmanager
@@ -51,15 +67,14 @@ def ray_session(execution: ExecutionConfig, rows: int) -> Iterator[Width]:
     options = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address:
         try:
-            ray.init(address=address, **options)
+            with _stderr_silenced():
+                ray.init(address=address, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ConfigError(f"no Ray cluster answers at {address}: {error}") from error
     else:
-        cpus = os.cpu_count() or 1
-        wanted = execution.workers or cpus
-        ray.init(
-            address="local", num_cpus=max(cpus, wanted) + math.ceil(RESERVED_CPUS), include_dashboard=False, **options
-        )
+        cpus = max(os.cpu_count() or 1, execution.workers or 1) + math.ceil(RESERVED_CPUS)
+        with _stderr_silenced():
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
     try:
         _quiet_ray_data()
         yield width(execution, rows, ray.cluster_resources(), local=not address)
