@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,6 +56,17 @@ def _stderr_silenced() -> Iterator[None]:
 
 
 @contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Keep what SIGTERM does: ray.init takes it, to end the process on the spot."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
 def ray_session(execution: ExecutionConfig, rows: int) -> Iterator[Width]:
     """Ray for the length of a run, with all its own chatter off.
 
@@ -67,13 +80,13 @@ def ray_session(execution: ExecutionConfig, rows: int) -> Iterator[Width]:
     options = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address:
         try:
-            with _stderr_silenced():
+            with _stderr_silenced(), _sigterm_kept():
                 ray.init(address=address, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ConfigError(f"no Ray cluster answers at {address}: {error}") from error
     else:
         cpus = max(os.cpu_count() or 1, execution.workers or 1) + math.ceil(RESERVED_CPUS)
-        with _stderr_silenced():
+        with _stderr_silenced(), _sigterm_kept():
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
     try:
         _quiet_ray_data()
