@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, ParamSpec
 
 import typer
@@ -49,9 +51,7 @@ def run(
     limit: options.Limit = None,
     retry_failed: options.RetryFailed = False,
     unguided: options.Unguided = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, what is done, what is wrong, and the cost.")
-    ] = False,
+    dry_run: options.DryRun = False,
     address: Annotated[
         str | None, typer.Option("--address", help="Ray cluster to attach to.  [default: Ray on this machine]")
     ] = None,
@@ -78,6 +78,84 @@ def run(
     rows = result.plan.total
     if any(record.status == "failed" for record in result.records) and rows:
         raise typer.Exit(EXIT_FAILED_ROWS)
+
+
+@app.command(
+    epilog="Example: sgi2v-batch submit s3://bucket/manifest.parquet --output s3://bucket/moves "
+    "--address http://HEAD:8265 --env AWS_PROFILE"
+)
+def submit(
+    manifest: options.Manifest,
+    address: Annotated[str, typer.Option("--address", help="URL of the Ray cluster's dashboard: http://HEAD:8265.")],
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="URL or shared folder for the results; a job has no default.")
+    ] = None,
+    model: options.Model = None,
+    revision: options.Revision = None,
+    dtype: options.DType = None,
+    config: options.Config = None,
+    preset: options.Preset = None,
+    workers: options.Workers = None,
+    gpus_per_worker: options.GpusPerWorker = None,
+    height: options.Height = None,
+    width: options.Width = None,
+    frames: options.Frames = None,
+    steps: options.Steps = None,
+    seed: options.Seed = None,
+    limit: options.Limit = None,
+    retry_failed: options.RetryFailed = False,
+    unguided: options.Unguided = False,
+    dry_run: options.DryRun = False,
+    shared_path: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--shared-path", metavar="DIR", help="A folder that every node sees at the same path; repeatable."
+        ),
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--env",
+            metavar="KEY[=VALUE]",
+            help="Environment variable of the job, with its value here if none is given; repeatable. Whoever can read "
+            "the dashboard can read it.",
+        ),
+    ] = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not follow the job: say how, and return.")] = False,
+) -> None:
+    """Run a manifest as a job of a Ray cluster, and follow it; the exit code is the run's."""
+    flags = dict(locals())
+    for own in ("address", "shared_path", "env", "no_wait"):
+        del flags[own]
+    from jobs.submit import SubmissionError, environment, visible_locations
+    from jobs.submit import submit as submit_job
+    from pipeline.cluster import quiet_ray
+    from sgi2v.errors import ConfigError
+
+    quiet_ray()
+    try:
+        flags |= visible_locations(_locations(manifest, output, model, config), shared_path or [])
+        file = config if config is not None and "://" not in config else None
+        if file is not None:
+            flags["config"] = Path(file).name
+        words = options.command_line(flags.pop("manifest"), flags)
+        code = submit_job(address, words, environment(env or []), file, wait=not no_wait)
+    except SubmissionError as error:
+        raise ConfigError(str(error)) from error
+    raise typer.Exit(code)
+
+
+def _locations(manifest: str, output: str | None, model: str | None, config: str | None) -> dict[str, str]:
+    """Where a run reads and writes, by what it is. Raises ConfigError without an output."""
+    from pipeline.config import read_toml
+    from sgi2v.checkpoint import EMBEDDED
+    from sgi2v.errors import ConfigError
+
+    if output is None:
+        raise ConfigError("a job needs --output, such as s3://bucket/name: the default folder is on one machine only")
+    source = model or (read_toml(config) if config else {}).get("model", {}).get("source", EMBEDDED)
+    is_place = "://" in source or source.startswith((".", "/", "~")) or Path(source).exists()
+    return {"manifest": manifest, "output": output, **({"model": source} if is_place else {})}
 
 
 @app.command(epilog="Example: sgi2v-batch status s3://bucket/moves")
@@ -109,6 +187,7 @@ def _reporting(command: Callable[Parameters, None]) -> Callable[Parameters, None
 @_reporting
 def main() -> None:
     """Entry point of the console script."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped job or pod ends as cleanly as Ctrl-C
     app()
 
 

@@ -1,0 +1,192 @@
+"""A command line as a job of a Ray cluster: what the cluster cannot see is refused, the rest is sent and followed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+CONNECT_TIMEOUT_S = 10.0
+STOP_WAIT_S = 60
+"""How long a stopped job may take to write its tables; Ray's own 3 s are too short for a store far away."""
+RECONNECT_AFTER_S = 1.0
+
+_ON_ONE_NODE = frozenset({"file", "local", "memory"})
+
+
+class SubmissionError(Exception):
+    """A job that cannot be submitted or followed; the message says what to change."""
+
+
+def visible_locations(locations: Mapping[str, str], shared: Sequence[str]) -> dict[str, str]:
+    """The locations as every node of a cluster sees them: remote URLs as they are, shared folders' paths absolute.
+
+    locations: by the option that named each. shared: folders that every node sees at the same path. Raises
+    SubmissionError with every location that only this machine sees.
+    """
+    roots = [_local_path(folder) or folder for folder in shared]
+    visible: dict[str, str] = {}
+    refused: list[str] = []
+    for option, location in locations.items():
+        path = _local_path(location)
+        if path is not None and not any(Path(path).is_relative_to(root) for root in roots):
+            refused.append(f"  {option}: {location}")
+        visible[option] = path or location
+    if refused:
+        raise SubmissionError(
+            "the cluster cannot see what lies on this machine:\n"
+            + "\n".join(refused)
+            + "\nGive URLs such as s3://bucket/name, or name a folder that every node sees at the same path "
+            "(NFS, say) with --shared-path."
+        )
+    return visible
+
+
+def _local_path(location: str) -> str | None:
+    """The absolute path of a location on this machine, the URL itself for `memory://`; None for a remote one."""
+    protocols = re.findall(r"([A-Za-z][A-Za-z0-9+.-]*)://", location)
+    if not protocols:
+        return os.path.normpath(Path(location).expanduser().absolute())
+    if _ON_ONE_NODE.isdisjoint(protocols):
+        return None
+    plain = re.fullmatch(r"(?:file|local)://(/.*)", location)
+    return os.path.normpath(plain[1]) if plain else location
+
+
+def environment(assignments: Sequence[str]) -> dict[str, str]:
+    """`KEY=VALUE`, or `KEY` with its value on this machine. Raises SubmissionError for a KEY that is not set here."""
+    variables: dict[str, str] = {}
+    for assignment in assignments:
+        key, given, value = assignment.partition("=")
+        if not key:
+            raise SubmissionError(f"--env {assignment} has no name: write KEY or KEY=VALUE")
+        if not given and key not in os.environ:
+            raise SubmissionError(f"--env {key}: {key} is not set here; set it, or write --env {key}=VALUE")
+        variables[key] = value if given else os.environ[key]
+    return variables
+
+
+def submit(
+    address: str, words: Sequence[str], variables: Mapping[str, str], file: str | None = None, wait: bool = True
+) -> int:
+    """Run a command line as a job, with its output on ours until it ends; the exit code to end with.
+
+    address: URL of the cluster's dashboard. variables: environment of the job, its workers included. file: a
+    local file that the job finds, by its bare name, in its working folder. wait=False returns at once.
+    Raises SubmissionError where no cluster answers, or it refuses us.
+    """
+    with _explained(address), TemporaryDirectory(prefix="sgi2v-") as folder:
+        client = _connect(address)
+        runtime_env: dict[str, Any] = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), **variables}}
+        if file is not None:
+            runtime_env["working_dir"] = folder
+            Path(folder, Path(file).name).write_bytes(Path(file).read_bytes())
+        job = client.submit_job(entrypoint=shlex.join(words), runtime_env=runtime_env)
+    commands = (
+        f"  follow     ray job logs {job} --address {address} --follow",
+        f"  stop       ray job stop {job} --address {address}",
+    )
+    _say(f"submitted {job}")
+    if not wait:
+        _say(*commands)
+        return 0
+    try:
+        with _explained(address):
+            asyncio.run(_follow(client, job))
+            return _exit_code(client.get_job_info(job))
+    except KeyboardInterrupt:
+        _say(f"\nNo longer following {job}, which goes on:", *commands)
+        return EXIT_INTERRUPTED
+    except SubmissionError as error:
+        raise SubmissionError("\n".join([f"{job} is out of sight: {error}", *commands])) from error
+
+
+def _say(*lines: str) -> None:
+    print(*lines, sep="\n", flush=True)  # noqa: T201
+
+
+def _connect(address: str) -> JobSubmissionClient:
+    import requests
+    from ray.job_submission import JobSubmissionClient
+
+    for chatty in ("dashboard_sdk", "job.sdk"):
+        logging.getLogger(f"ray.dashboard.modules.{chatty}").setLevel(logging.WARNING)
+    if not address.startswith(("http://", "https://")):
+        raise SubmissionError(f"--address {address} is no URL of a Ray dashboard, such as http://HEAD:8265")
+    requests.get(f"{address.rstrip('/')}/api/version", timeout=CONNECT_TIMEOUT_S)  # Ray's client waits for ever
+    before = {name: os.environ.pop(name, None) for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")}
+    try:
+        return JobSubmissionClient(address)
+    finally:  # for Ray both win over the address that is asked for
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+@contextmanager
+def _explained(address: str) -> Iterator[None]:
+    """Turn what the client raises into one message on the cluster at this address."""
+    import aiohttp
+    import requests
+    from ray.exceptions import AuthenticationError
+
+    try:
+        yield
+    except AuthenticationError as error:
+        reason = re.split(r"\. |\n", str(error))[0]
+        raise SubmissionError(
+            f"the Ray cluster at {address} did not let us in ({reason}): set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN "
+            "to the cluster's token or RAY_AUTH_TOKEN_PATH to a file that holds it (`ray get-auth-token` on its head)"
+        ) from error
+    except (ConnectionError, requests.exceptions.RequestException, aiohttp.ClientError) as error:
+        raise SubmissionError(f"no Ray cluster answers at {address} ({type(error).__name__})") from error
+    except RuntimeError as error:
+        raise SubmissionError(f"the Ray cluster at {address} refused: {error}") from error
+
+
+async def _follow(client: JobSubmissionClient, job: str) -> None:
+    """Write the job's output as it comes, until the job ends; a connection that breaks is made again."""
+    told = 0
+    while True:
+        seen = 0  # each connection brings the whole output, from its beginning
+        try:
+            async for text in client.tail_job_logs(job):
+                _write(text[max(0, told - seen) :])
+                seen += len(text)
+                told = max(told, seen)
+        except RuntimeError:
+            if client.get_job_status(job).is_terminal():
+                return _write(client.get_job_logs(job)[told:])
+        else:
+            if client.get_job_status(job).is_terminal():
+                return None
+        await asyncio.sleep(RECONNECT_AFTER_S)
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _exit_code(info: Any) -> int:
+    """The exit code of the job's own command; a command that was ended by a signal counts as a shell counts it."""
+    if info.status == "SUCCEEDED":
+        return 0
+    if info.status == "STOPPED":
+        return EXIT_INTERRUPTED
+    if info.driver_exit_code is None:
+        print(f"{info.submission_id} failed: {info.message}", file=sys.stderr)  # noqa: T201
+        return EXIT_FAILED
+    code = int(info.driver_exit_code)
+    return code if code > 0 else 128 - code
