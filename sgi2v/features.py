@@ -148,6 +148,11 @@ def record_features(unet: Any, guidance: GuidanceConfig, height: int, width: int
         yield recorder.features
 
 
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or in float64 if it is that."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def resize_and_join(features: list[Tensor], height: int, width: int) -> Tensor:
     """Bilinear resize of every [T, h', w', C] to the latent grid, joined over channels: float32 [T, h, w, C]."""
 
@@ -157,4 +162,4 @@ def resize_and_join(features: list[Tensor], height: int, width: int) -> Tensor:
         channels_first = features_ThwC.permute(0, 3, 1, 2)
         return F.interpolate(channels_first, size=(height, width), mode="bilinear").permute(0, 2, 3, 1)
 
-    return torch.cat([resize(feature.float()) for feature in features], dim=-1)
+    return torch.cat([resize(at_least_float32(feature)) for feature in features], dim=-1)

@@ -129,7 +129,8 @@ def trajectory_loss(features_ThwC: Tensor, plan: LossPlan) -> Tensor:
     """Weighted mean squared distance of each box's cells to frame 0's, which are detached: a scalar."""
     features = features_ThwC.flatten(0, 2)
     first_frame = features_ThwC[0].detach().flatten(0, 1)
-    target_KC = F.embedding_bag(plan.corners_K4, first_frame, per_sample_weights=plan.corner_weights_K4, mode="sum")
+    corner_weights_K4 = plan.corner_weights_K4.to(features.dtype)
+    target_KC = F.embedding_bag(plan.corners_K4, first_frame, per_sample_weights=corner_weights_K4, mode="sum")
     error_K = (features.index_select(0, plan.source_K) - target_KC).square().mean(dim=-1)
     return (error_K * plan.weight_K).sum() / plan.weight_K.sum()
 

@@ -39,8 +39,8 @@ MIN_COUNTED = 0.5
 """Of a box's due frames, how many must count for it to have a value."""
 MIN_TARGET_PX = 1.0
 """A target that moves less was told to stay: it has no gain and no direction."""
-MIN_MEASURED_PX = 1e-6
-"""A measured displacement shorter than this has no direction."""
+MIN_MEASURED_PX = 0.1
+"""A measured displacement shorter than this, the tracker's own error, has no direction."""
 PSNR_CAP_DB = 100.0
 """What identical frames score, and the most that any frames do."""
 
@@ -58,7 +58,7 @@ class NullReason(StrEnum):
     TARGET_AT_START = "target_at_start"
     """At the last counted frame the target is within 1 px of its start: direction_cosine is null."""
     NO_MEASURED_MOTION = "no_measured_motion"
-    """At the last counted frame nothing has moved: direction_cosine is null."""
+    """At the last counted frame nothing has moved by 0.1 px: direction_cosine is null."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ TOLERANCES = {
     "timesteps": 1e-5,
     "sigmas": 1e-3,
     "image_embeddings_cfg": 1e-4,
-    "image_latents_cfg": 1e-4,
+    "image_latents_cfg": 1e-3,
     "losses": 1e-4,
     "latents_before": 5e-3,
     "latents_after_adamw": 5e-3,

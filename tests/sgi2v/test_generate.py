@@ -1,0 +1,87 @@
+"""generate(): what it gives back, what leaves its frames alone, and what it refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from sgi2v.config import GuidanceConfig, SamplerConfig
+from sgi2v.errors import ConfigError, ErrorCode, SampleError, TrajectoryError
+from sgi2v.generate import generate
+from sgi2v.model import VideoModel
+from sgi2v.trajectory import BoxTracks
+
+SAMPLER = SamplerConfig(height=64, width=128, num_frames=4, steps=5)
+GUIDANCE = GuidanceConfig(iterations=2)
+
+
+def tracks(frames: int = 4, scale: float = 1.0) -> BoxTracks:
+    path = [np.array([[0.0, 0.0], [40.0, 8.0]]) * scale]
+    return BoxTracks.from_paths(np.array([[16.0, 16, 56, 48]]) * scale, path, frames, int(64 * scale), int(128 * scale))
+
+
+def test_what_comes_back(model: VideoModel, photograph: NDArray[np.uint8]) -> None:
+    generation = generate(model, photograph, tracks(), SAMPLER, GUIDANCE, seed=1)
+    assert generation.frames.shape == (4, 64, 128, 3)
+    assert generation.frames.dtype == np.uint8
+    assert generation.latents.shape == (4, 4, 8, 16)
+    assert generation.losses.shape == (len(GUIDANCE.step_indices(5)), 2)
+    assert np.isfinite(generation.losses).all()
+    assert set(generation.seconds) == {"encode", "guide", "denoise", "decode"}
+    assert all(seconds > 0 for seconds in generation.seconds.values())
+    assert generation.latent_drift > 0
+    assert generation.peak_gpu_bytes is None
+
+
+def test_the_same_seed_gives_the_same_bits_whatever_came_between(
+    model: VideoModel, photograph: NDArray[np.uint8]
+) -> None:
+    first = generate(model, photograph, tracks(), SAMPLER, GUIDANCE, seed=1)
+    other = generate(model, photograph[::-1].copy(), None, SAMPLER, GUIDANCE, seed=2)
+    again = generate(model, Image.fromarray(photograph), tracks(), SAMPLER, GUIDANCE, seed=1)
+    assert np.array_equal(first.frames, again.frames)
+    assert np.array_equal(first.losses, again.losses)
+    assert not np.array_equal(first.frames, other.frames)
+
+
+def test_without_guidance_tracks_or_boxes_it_is_plain_svd(model: VideoModel, photograph: NDArray[np.uint8]) -> None:
+    plain = generate(model, photograph, tracks(), SAMPLER, None, seed=3)
+    no_boxes = BoxTracks(np.zeros((0, 4, 4)), 64, 128)
+    for absent in (None, no_boxes):
+        assert np.array_equal(plain.frames, generate(model, photograph, absent, SAMPLER, GUIDANCE, seed=3).frames)
+    assert plain.losses.size == 0
+    assert plain.seconds["guide"] == 0
+    guided = generate(model, photograph, tracks(), SAMPLER, GUIDANCE, seed=3)
+    assert not np.allclose(plain.latents, guided.latents)
+
+
+def test_tracks_of_another_size_and_length_are_brought_to_the_videos(
+    model: VideoModel, photograph: NDArray[np.uint8]
+) -> None:
+    own = generate(model, photograph, tracks(), SAMPLER, GUIDANCE)
+    foreign = generate(model, photograph, tracks(frames=7, scale=2), SAMPLER, GUIDANCE)
+    assert np.array_equal(own.frames, foreign.frames)
+
+
+def test_the_checkpoints_own_settings_are_the_default(model: VideoModel) -> None:
+    assert model.checkpoint.sampler().num_frames == 6
+
+
+def test_a_size_that_the_model_cannot_do_names_the_nearest(model: VideoModel, photograph: NDArray[np.uint8]) -> None:
+    with pytest.raises(ConfigError, match="64 x 128"):
+        generate(model, photograph, None, SamplerConfig(height=70, width=100, num_frames=4, steps=2))
+
+
+def test_a_box_outside_the_first_frame_is_refused(model: VideoModel, photograph: NDArray[np.uint8]) -> None:
+    outside = BoxTracks(np.full((1, 4, 4), [130.0, 10, 150, 30]), 64, 128)
+    with pytest.raises(TrajectoryError) as refused:
+        generate(model, photograph, outside, SAMPLER, GUIDANCE)
+    assert refused.value.code is ErrorCode.BOX_OUTSIDE
+
+
+def test_latents_that_blow_up_are_the_samples_error(model: VideoModel, photograph: NDArray[np.uint8]) -> None:
+    with pytest.raises(SampleError) as failed:
+        generate(model, photograph, tracks(), SAMPLER, GuidanceConfig(learning_rate=1e30))
+    assert failed.value.code is ErrorCode.GUIDANCE_DIVERGED

@@ -1,0 +1,173 @@
+"""The loss against its definition written out in loops, its gradient against finite differences, the optimiser."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sgi2v.config import Feature, GuidanceConfig
+from sgi2v.guidance import guided_features, optimize_latents, plan_loss, trajectory_loss
+from sgi2v.model import VideoModel
+from sgi2v.trajectory import BoxTracks
+from tests.sgi2v.test_features import inputs
+
+CPU = torch.device("cpu")
+CELL = 8
+
+
+def tracks_of(boxes: list[list[float]], moves: list[list[float]], frames: int, height: int, width: int) -> BoxTracks:
+    """Boxes that move by `moves` px over the whole clip."""
+    ends = [np.array([[0.0, 0.0], move]) for move in moves]
+    return BoxTracks.from_paths(np.array(boxes), ends, frames, height * CELL, width * CELL)
+
+
+def loss_by_definition(features: Tensor, tracks: BoxTracks, sigma: float) -> float:
+    """Section 3 of the method, one cell at a time."""
+    frames, height, width, _ = features.shape
+    total = weights = 0.0
+    for box_T4 in tracks.boxes_NT4:
+        cells = [[math.floor(side / CELL) for side in box] for box in box_T4]
+        cells = [[x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)] for x0, y0, x1, y1 in cells]
+        x0, y0, x1, y1 = cells[0]
+        target = features[0, y0:y1, x0:x1].permute(2, 0, 1)[None]
+        for t in range(1, frames):
+            x0, y0, x1, y1 = cells[t]
+            resized = F.interpolate(target, size=(y1 - y0, x1 - x0), mode="bilinear")[0].permute(1, 2, 0)
+            peak = max(
+                gaussian(row, y1 - y0, sigma) * gaussian(column, x1 - x0, sigma)
+                for row in range(y1 - y0)
+                for column in range(x1 - x0)
+            )
+            for row in range(max(y0, 0), min(y1, height)):
+                for column in range(max(x0, 0), min(x1, width)):
+                    weight = gaussian(row - y0, y1 - y0, sigma) * gaussian(column - x0, x1 - x0, sigma) / peak
+                    error = (features[t, row, column] - resized[row - y0, column - x0]).square().mean()
+                    total += weight * float(error)
+                    weights += weight
+    return total / weights
+
+
+def gaussian(cell: int, side: int, sigma: float) -> float:
+    deviation = sigma * side / 2
+    return math.exp(-((cell + 0.5 - side / 2) ** 2) / (2 * deviation**2))
+
+
+SCENES = {
+    "one box": ([[16, 16, 56, 48]], [[40, 10]]),
+    "even and odd sizes": ([[16, 16, 48, 48], [60, 4, 100, 52]], [[3, 3], [-20, 5]]),
+    "leaves the frame": ([[16, 16, 56, 48]], [[200, -90]]),
+    "smaller than a cell": ([[33, 33, 35, 36]], [[20, 20]]),
+    "at the border": ([[88, 40, 128, 64]], [[30, 20]]),
+}
+
+
+@pytest.mark.parametrize("scene", SCENES)
+@pytest.mark.parametrize("sigma", [0.4, 1.1])
+def test_loss_is_its_definition(scene: str, sigma: float) -> None:
+    features = torch.randn(5, 8, 16, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    tracks = tracks_of(*SCENES[scene], 5, 8, 16)
+    plan = plan_loss(tracks, 8, 16, CELL, GuidanceConfig(heatmap_sigma=sigma), CPU)
+    assert float(trajectory_loss(features, plan)) == pytest.approx(
+        loss_by_definition(features, tracks, sigma), rel=1e-6
+    )
+
+
+def test_zoomed_boxes_compare_with_the_resized_first_box() -> None:
+    features = torch.randn(4, 8, 16, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    path = [np.array([[0.0, 0.0], [9.0, 4.0]])]
+    tracks = BoxTracks.from_paths(np.array([[24.0, 8, 72, 48]]), path, 4, 64, 128, [np.array([1.0, 1.6])])
+    plan = plan_loss(tracks, 8, 16, CELL, GuidanceConfig(), CPU)
+    assert float(trajectory_loss(features, plan)) == pytest.approx(loss_by_definition(features, tracks, 0.4), rel=1e-6)
+
+
+def test_boxes_add_up_by_weight_not_by_number() -> None:
+    features = torch.randn(3, 8, 16, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    both = tracks_of([[8, 8, 24, 24], [48, 8, 112, 56]], [[16, 8], [-8, 0]], 3, 8, 16)
+    plan = plan_loss(both, 8, 16, CELL, GuidanceConfig(), CPU)
+    assert float(trajectory_loss(features, plan)) == pytest.approx(loss_by_definition(features, both, 0.4), rel=1e-6)
+
+
+def test_gradient_is_that_of_finite_differences_and_leaves_frame_0_alone() -> None:
+    features = torch.randn(3, 8, 16, 2, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    plan = plan_loss(tracks_of(*SCENES["even and odd sizes"], 3, 8, 16), 8, 16, CELL, GuidanceConfig(), CPU)
+
+    def loss_of_later_frames(later: Tensor) -> Tensor:
+        return trajectory_loss(torch.cat([features[:1], later]), plan)
+
+    assert torch.autograd.gradcheck(loss_of_later_frames, features[1:].clone().requires_grad_(True))
+    leaf = features.clone().requires_grad_(True)
+    trajectory_loss(leaf, plan).backward()
+    assert leaf.grad is not None
+    assert not leaf.grad[0].any()
+    assert leaf.grad[1:].any()
+
+
+@pytest.mark.parametrize("feature", [Feature.SELF_ATTENTION, Feature.TEMPORAL_ATTENTION, Feature.UPSAMPLE_BLOCK])
+def test_gradient_to_the_latents_is_that_of_finite_differences(model: VideoModel, feature: Feature) -> None:
+    unet = copy.deepcopy(model.unet).double()
+    guidance = GuidanceConfig(layers=((2, 1), (3, 0)), feature=feature)
+    fixed = {name: value.double() for name, value in inputs().items()}
+    weight = torch.randn(3, 8, 16, 64, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+    def score(sample: Tensor) -> Tensor:
+        return (guided_features(unet, {**fixed, "sample": sample}, guidance) * weight).sum()
+
+    sample = fixed["sample"].clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(score(sample), sample)
+    generator = torch.Generator().manual_seed(6)
+    for _ in range(3):
+        direction = torch.randn(sample.shape, generator=generator, dtype=torch.float64)
+        step = 1e-8  # the random network is that crooked
+        with torch.no_grad():
+            difference = (score(sample + step * direction) - score(sample - step * direction)) / (2 * step)
+        assert float((gradient * direction).sum()) == pytest.approx(float(difference), rel=1e-3)
+
+
+def test_optimising_lowers_the_loss_and_follows_the_contract() -> None:
+    generator = torch.Generator().manual_seed(7)
+    latents = torch.randn(4, 4, 8, 16, generator=generator)
+    guidance = GuidanceConfig(iterations=20, learning_rate=0.05, fft_cutoff=None)
+    plan = plan_loss(tracks_of(*SCENES["one box"], 4, 8, 16), 8, 16, CELL, guidance, CPU)
+    updates: list[int] = []
+    step = optimize_latents(
+        lambda each: each.permute(0, 2, 3, 1),
+        latents,
+        plan,
+        guidance,
+        on_update=lambda iteration, _: updates.append(iteration),
+    )
+    assert updates == list(range(20))
+    assert step.losses[-1] < 0.7 * step.losses[0]
+    assert step.skipped == 0
+    assert not step.latents_TChw.requires_grad
+
+
+def test_a_box_that_is_never_inside_again_leaves_the_latents_alone() -> None:
+    latents = torch.randn(2, 4, 8, 16, generator=torch.Generator().manual_seed(8))
+    guidance = GuidanceConfig()
+    plan = plan_loss(tracks_of([[16, 16, 56, 48]], [[900, 0]], 2, 8, 16), 8, 16, CELL, guidance, CPU)
+    step = optimize_latents(lambda each: each.permute(0, 2, 3, 1), latents, plan, guidance)
+    assert torch.equal(step.latents_TChw, latents)
+    assert step.losses == []
+
+
+def test_an_overflowing_16_bit_gradient_skips_the_update_and_halves_the_scale() -> None:
+    latents = torch.randn(3, 4, 8, 16, generator=torch.Generator().manual_seed(9))
+    guidance = GuidanceConfig(iterations=4, fft_cutoff=None)
+    plan = plan_loss(tracks_of(*SCENES["one box"], 3, 8, 16), 8, 16, CELL, guidance, CPU)
+    calls: list[int] = []
+
+    def overflows_twice(each: Tensor) -> Tensor:
+        calls.append(1)
+        return each.permute(0, 2, 3, 1) * (float("inf") if len(calls) <= 2 else 1.0)
+
+    step = optimize_latents(overflows_twice, latents, plan, guidance, loss_scale=2.0**16)
+    assert step.skipped == 2
+    assert torch.isfinite(step.latents_TChw).all()
+    assert not torch.equal(step.latents_TChw, latents)
