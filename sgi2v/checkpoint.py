@@ -220,31 +220,40 @@ def _fetch_url(url: str, weights: bool) -> tuple[Path, str]:
 def _fetch_hub(config: ModelConfig, weights: bool) -> tuple[Path, str]:
     """Download a Hugging Face snapshot, or find it in the local cache; the fp16 weights alone where they serve."""
     from filelock import FileLock
-    from huggingface_hub import list_repo_files, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub import snapshot_download
 
-    folders = tuple(f"{component}/" for component in COMPONENTS)
     lock = cache_root() / "models" / (config.source.replace("/", "--") + ".lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
-    patterns = [f"{folder}*.json" for folder in folders] + [DEFAULTS_FILE]
+    patterns = [f"{component}/*.json" for component in COMPONENTS] + [DEFAULTS_FILE]
     try:
         with FileLock(lock):
-            if weights:
-                try:
-                    files = [
-                        name
-                        for name in list_repo_files(config.source, revision=config.revision)
-                        if name.startswith(folders) and name.endswith(".safetensors")
-                    ]
-                except OSError:  # no network: whatever the cache holds
-                    files = [f"{folder}*.safetensors" for folder in folders]
-                half = [name for name in files if ".fp16" in name]
-                patterns += files if config.dtype == "float32" or not half else half
+            patterns += _hub_weights(config) if weights else []
             snapshot = snapshot_download(config.source, revision=config.revision, allow_patterns=patterns)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except Exception as error:  # the hub's own errors, its HTTP library's, the disk's
         raise ModelError(
             f"{config.source} could not be fetched from Hugging Face: {error}\n"
             "Check the name, the revision and the network; a gated model needs its licence accepted and HF_TOKEN set. "
             f"--model also takes a local folder, a URL, or `{EMBEDDED}`, the small model that is inside the package."
         ) from error
     return Path(snapshot), Path(snapshot).name
+
+
+def _hub_weights(config: ModelConfig) -> list[str]:
+    """The weight files to download: one variant of each component; whatever is cached where there is no network."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    folders = [f"{component}/" for component in COMPONENTS]
+    try:
+        siblings = HfApi().model_info(config.source, revision=config.revision).siblings or []
+    except HfHubHTTPError:
+        raise
+    except Exception:  # the HTTP library's own: no network
+        return [f"{folder}*.safetensors" for folder in folders]
+    wanted: list[str] = []
+    for folder in folders:
+        names = [each.rfilename for each in siblings if each.rfilename.startswith(folder)]
+        files = [name for name in names if name.endswith(".safetensors")]
+        half = [name for name in files if ".fp16" in name]
+        wanted += half if half and config.dtype != "float32" else files
+    return wanted
