@@ -46,7 +46,7 @@ class Plan:
     @property
     def done(self) -> int:
         """Rows of the manifest that are finished."""
-        return self.total - self.todo.num_rows
+        return self.total - int(self.todo.num_rows)
 
 
 def make_plan(manifest: pa.Table, storage: Storage, retry_failed: bool, limit: int | None) -> Plan:
