@@ -19,7 +19,9 @@ from pipeline.storage import Storage
 from sgi2v.errors import SGI2VError
 
 TABLES_EVERY_S = 60.0
-"""How often the tables are renewed while a run goes on."""
+"""How often the tables are renewed while a run goes on, at most."""
+TABLES_SHARE = 20
+"""How much longer than a renewal takes the next one waits: a large run does not spend itself on its tables."""
 
 
 @dataclass
@@ -103,13 +105,14 @@ def _drive(
     rows: Iterator[dict[str, Any]], result: RunResult, storage: Storage, manifest: pa.Table, observer: Observer
 ) -> None:
     """Follow the flow to its end, renewing the tables now and then."""
-    written_at = time.monotonic()
+    due_at = time.monotonic() + TABLES_EVERY_S
     for record in _unwrapped(lambda: next(rows, None)):
         result.finished.append(record)
         observer.finished(record)
-        if time.monotonic() - written_at > TABLES_EVERY_S:
+        if (start := time.monotonic()) > due_at:
             write_tables(storage, result.records, manifest)
-            written_at = time.monotonic()
+            end = time.monotonic()
+            due_at = end + max(TABLES_EVERY_S, TABLES_SHARE * (end - start))
 
 
 def _unwrapped(advance: Callable[[], dict[str, Any] | None]) -> Iterator[SampleRecord]:
