@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests.schema import row_digest
+from manifests.schema import MANIFEST_SCHEMA, row_digest
 from pipeline.config import RunConfig, differences
 from pipeline.records import SampleRecord, read_records, record_key
 from pipeline.storage import Storage
@@ -35,7 +35,7 @@ class Plan:
     """The rows to do, and how the others stand."""
 
     todo: pa.Table
-    """Manifest rows with `attempts`: how often they have been finished before."""
+    """The known columns of manifest rows, with `_attempts`: how often they have been finished before."""
     total: int
     """Rows of the manifest, within the limit."""
     records: tuple[SampleRecord, ...]
@@ -51,7 +51,8 @@ class Plan:
 
 def make_plan(manifest: pa.Table, storage: Storage, retry_failed: bool, limit: int | None) -> Plan:
     """Subtract the finished samples. Raises ConfigError where a finished row has since changed."""
-    rows = manifest if limit is None else manifest.slice(0, limit)
+    # what rides along stays here: no sample is made of it
+    rows = manifest.select(MANIFEST_SCHEMA.names).slice(0, limit)
     records = read_records(storage)
     retried = tuple(record for record in records if retry_failed and record.status == "failed")
     retried_ids = {record.sample_id for record in retried}

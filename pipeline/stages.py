@@ -112,18 +112,24 @@ class Load:
         try:
             sample = parse_row(row)
             uri = resolve_uri(sample.image, self.config.manifest)
-            data = with_retries(f"reading {uri}", lambda: read_image_bytes(uri))
-            image_HWC = decode_image(data)
+            image_HWC = decode_image(_fetch(uri))
             height, width = image_HWC.shape[:2]
             tracks = sample.tracks(sampler.num_frames, height, width).clip_to_first_frame()
             first_frame = resize_image(image_HWC, sampler.height, sampler.width).tobytes()
             boxes = tracks.rescale(sampler.height, sampler.width).boxes_NT4.tolist()
             state = replace(state, boxes_NT4=boxes)
-        except StorageError:
-            raise
         except Exception as error:
             return _table(state.failed(error).took("load", time.perf_counter() - start), None, None)
         return _table(state.took("load", time.perf_counter() - start), first_frame, None)
+
+
+def _fetch(uri: str) -> bytes:
+    """The image file's bytes; a place that does not answer fails its rows, and the others go on."""
+    try:
+        return with_retries(f"reading {uri}", lambda: read_image_bytes(uri))
+    except (StorageError, OSError) as error:
+        message = f"{error}: make it readable, then run again with --retry-failed"
+        raise SampleError(ErrorCode.IMAGE_MISSING, message) from error
 
 
 class Generate:
