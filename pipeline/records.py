@@ -174,7 +174,9 @@ def _with_manifest(records: pa.Table, manifest: pa.Table) -> pa.Table:
         if name == "sample_id":
             continue
         column = manifest[name].take(at) if manifest.num_rows else pa.nulls(records.num_rows, manifest[name].type)
-        records = records.append_column(f"manifest_{name}" if name in records.column_names else name, column)
+        while name in records.column_names:
+            name = f"manifest_{name}"
+        records = records.append_column(name, column)
     return records
 
 
