@@ -52,7 +52,9 @@ class Lines(Observer):
     def finished(self, record: SampleRecord) -> None:
         self.done += 1
         self.failed += record.status == "failed"
-        self.say(f"[{self.done}/{self.todo}] {outcome(record)}{self.pace()}")
+        pace = self.pace()
+        shown = f"  ({pace})" if pace and self.done < self.todo else ""
+        self.say(f"[{self.done}/{self.todo}] {outcome(record)}{shown}")
 
     def pace(self) -> str:
         """Rate and remaining time, from the samples behind the first: the first one waited for the model."""
@@ -60,9 +62,9 @@ class Lines(Observer):
         if self.first_at is None:
             self.first_at = now
             return ""
-        per_sample = (now - self.first_at) / (self.done - 1)
+        per_sample = max((now - self.first_at) / (self.done - 1), 1e-9)
         left = per_sample * (self.todo - self.done)
-        return f"  ({60 / max(per_sample, 1e-9):.1f} per min, {duration(left)} left)" if left else ""
+        return f"{60 / per_sample:.1f} per min, {duration(left)} left"
 
     def say(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)  # noqa: T201
@@ -74,7 +76,7 @@ class Bar(Lines):
     def __init__(self, config: RunConfig, progress: Progress) -> None:
         super().__init__(config)
         self.progress = progress
-        self.task = progress.add_task("planning", total=None, failed=0)
+        self.task = progress.add_task("planning", total=None, failed=0, pace="")
 
     def started(self, width: Width) -> None:
         super().started(width)
@@ -85,7 +87,7 @@ class Bar(Lines):
         self.failed += record.status == "failed"
         if record.status == "failed":
             self.say(outcome(record))
-        self.progress.update(self.task, description="generating", advance=1, failed=self.failed)
+        self.progress.update(self.task, description="generating", advance=1, failed=self.failed, pace=self.pace())
 
     def say(self, line: str) -> None:
         self.progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -98,23 +100,15 @@ def observer_for(config: RunConfig) -> Iterator[Observer]:
         yield Lines(config)
         return
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("[red]{task.fields[failed]} failed"),
+        TextColumn("done, {task.fields[failed]} failed"),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[pace]}"),
     )
     with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as progress:
         yield Bar(config, progress)
