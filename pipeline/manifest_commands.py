@@ -70,6 +70,7 @@ def show(
     picture = draw_sample(image_HWC, sample.tracks(SamplerConfig().num_frames, height, width), sample.sample_id)
     target = output or Path(f"{sample.sample_id}.png")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         picture.save(target)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{target} cannot be written: {error}") from error

@@ -104,7 +104,7 @@ def _load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> V
         variant, _ = weight_files(checkpoint.path, name, half=of_dtype is not torch.float32)
         try:
             module = component_class.from_pretrained(
-                str(checkpoint.path / name), use_safetensors=True, variant=variant, torch_dtype=of_dtype
+                str(checkpoint.path / name), use_safetensors=True, variant=variant, dtype=of_dtype
             )
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise ModelError(f"{name} of {checkpoint.source} cannot be loaded: {error}") from error
