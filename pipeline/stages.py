@@ -161,7 +161,7 @@ class Generate:
             return _table(state, None, None)
         sampler = self.config.sampler
         image_HWC = _pixels(table, "first_frame", (sampler.height, sampler.width, 3))
-        tracks = _tracks(state, sampler.height, sampler.width)
+        tracks = _tracks(state, sampler.num_frames, sampler.height, sampler.width)
         try:
             generation = generate(self.model, image_HWC, tracks, sampler, self.config.guidance, state.seed)
         except torch.cuda.OutOfMemoryError as error:
@@ -227,7 +227,7 @@ class Commit:
         video = encode_mp4(_pixels(table, "frames", (*shape, 3)), sampler.fps)
         delivered_THWC = decode_mp4(video)
         check_video(delivered_THWC, *shape)
-        tracks = _tracks(state, sampler.height, sampler.width)
+        tracks = _tracks(state, *shape)
         first_frame_HWC = _pixels(table, "first_frame", (*shape[1:], 3))
         told = {
             **state.told,
@@ -266,9 +266,9 @@ class Commit:
         )
 
 
-def _tracks(state: InFlight, height: int, width: int) -> BoxTracks:
-    boxes = np.array(state.boxes_NT4, np.float64)
-    return BoxTracks(boxes if boxes.size else boxes.reshape(0, 0, 4), height, width)
+def _tracks(state: InFlight, num_frames: int, height: int, width: int) -> BoxTracks:
+    boxes_NT4 = np.array(state.boxes_NT4, np.float64).reshape(-1, num_frames, 4)  # also where there are none
+    return BoxTracks(boxes_NT4, height, width)
 
 
 def _device_is_lost(error: BaseException) -> bool:
