@@ -1,0 +1,137 @@
+"""What cannot be run at all is refused before any work, with a message of its own and its exit code."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from manifests.schema import MANIFEST_SCHEMA
+from sgi2v.checkpoint import ModelConfig, open_checkpoint
+from tests.pipeline.runs import TINY, cli, row, run_tiny, write_good, write_rows
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    return write_good(tmp_path, 1)
+
+
+def _empty(path: Path) -> None:
+    pq.write_table(MANIFEST_SCHEMA.empty_table(), path)
+
+
+def _truncated(path: Path) -> None:
+    write_rows(path, [row("a")])
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _without_boxes(path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist([row("a")], MANIFEST_SCHEMA).drop_columns(["boxes"]), path)
+
+
+def _boxes_as_text(path: Path) -> None:
+    pq.write_table(pa.table({**pa.Table.from_pylist([row("a")]).to_pydict(), "boxes": ["1,2,3,4"]}), path)
+
+
+MANIFESTS = {
+    "missing": (lambda path: None, "no such file: check the path [manifest_missing]"),
+    "folder": (lambda path: path.mkdir(), "this is a folder: name the manifest file in it [manifest_directory]"),
+    "empty": (_empty, "there are no rows: add one row per sample [manifest_empty]"),
+    "zero-bytes": (lambda path: path.write_bytes(b""), "the file is empty: write one row per sample [manifest_empty]"),
+    "not-parquet": (lambda path: path.write_text("sample_id,image\n"), "this is not a Parquet file"),
+    "truncated": (_truncated, "the Parquet file is truncated, its end is missing"),
+    "column-missing": (_without_boxes, "boxes: column is missing: add it as list<"),
+    "wrong-type": (_boxes_as_text, "boxes: is string, wanted list<"),
+    "duplicate-ids": (lambda path: write_rows(path, [row("a"), row("b"), row("a")]), "stands in 2 rows (0, 2)"),
+    "unsafe-ids": (lambda path: write_rows(path, [row("../a"), row("b")]), "'../a' cannot be a file name"),
+}
+
+
+@pytest.mark.parametrize("kind", MANIFESTS)
+def test_a_manifest_that_cannot_be_run(kind: str, tmp_path: Path) -> None:
+    make, message = MANIFESTS[kind]
+    path = tmp_path / "m.parquet"
+    make(path)
+    done = run_tiny(path, tmp_path / "out")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: {path} cannot be used:\n")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists(), "nothing may be written for a manifest that cannot be run"
+
+
+def _refused(done_model: str, manifest: Path) -> str:
+    done = run_tiny(manifest, manifest.parent / "out", "--model", done_model)
+    assert done.returncode == 2, done.stderr
+    assert not (manifest.parent / "out").exists()
+    return done.stderr
+
+
+def test_a_model_that_is_not_one_is_refused_and_what_is_missing_named(manifest: Path) -> None:
+    folder = manifest.parent
+    assert "there is no model folder ./nothing" in _refused("./nothing", manifest)
+    assert f"{manifest} is a file: give the folder that holds" in _refused(str(manifest), manifest)
+    (folder / "other").mkdir()
+    told = _refused(str(folder / "other"), manifest)
+    assert "is not a complete checkpoint in diffusers layout: it lacks unet/config.json, vae/config.json" in told
+
+
+def test_an_incomplete_or_pickled_model_is_refused_and_what_is_missing_named(manifest: Path) -> None:
+    model = manifest.parent / "model"
+    shutil.copytree(open_checkpoint(ModelConfig("embedded")).path, model)
+    for weights in (model / "vae").glob("*.safetensors"):
+        weights.unlink()
+    told = _refused(str(model), manifest)
+    assert "it lacks vae/diffusion_pytorch_model.safetensors\n" in told
+    (model / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"a pickle")
+    told = _refused(str(model), manifest)
+    assert "only pickled weights are there, which are never read: convert them to safetensors" in told
+
+
+def test_a_size_that_the_model_cannot_do_names_the_nearest_one(manifest: Path) -> None:
+    multiple = open_checkpoint(ModelConfig("embedded"), weights=False).size_multiple
+    done = run_tiny(manifest, manifest.parent / "out", "--height", "100", "--width", "70")
+    assert done.returncode == 2
+    nearest = [round(side / multiple) * multiple for side in (100, 70)]
+    assert "embedded cannot make frames of 100 x 70 (height x width)" in done.stderr
+    assert f"the nearest valid size is {nearest[0]} x {nearest[1]}\n" in done.stderr
+
+
+def test_settings_that_are_unknown_are_named(manifest: Path) -> None:
+    settings = manifest.parent / "settings.toml"
+    for text, message in {
+        "[sampler]\nstep = 3\n": "unknown setting sampler.step: known are height, width, num_frames, steps",
+        "[sampling]\nsteps = 3\n": "unknown section [sampling]: known are model, sampler, guidance, metrics, run",
+        "[sampler]\nfps = 'many'\n": "sampler.fps must be int, not 'many'",
+        "[sampler\n": "cannot be read as TOML",
+    }.items():
+        settings.write_text(text)
+        done = run_tiny(manifest, manifest.parent / "out", "--config", settings)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert message in done.stderr
+    done = run_tiny(manifest, manifest.parent / "out", "--preset", "slow")
+    assert (done.returncode, done.stderr) == (2, "error: unknown preset 'slow': known are paper, fast\n")
+
+
+def test_an_output_that_cannot_be_written_is_a_storage_failure(manifest: Path) -> None:
+    for output in (f"{manifest}/out", "/proc/out"):
+        done = run_tiny(manifest, output)
+        assert done.returncode == 3, done.stderr
+        assert done.stderr.startswith(f"error: writing {output}/run.json failed: ")
+        assert done.stderr.count("\n") == 1
+
+
+def test_the_status_of_no_run_is_refused(tmp_path: Path) -> None:
+    done = cli("status", tmp_path / "none")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"there is no run at {tmp_path / 'none'}: it has no run.json" in done.stderr
+
+
+def test_limits_that_make_no_sense_are_usage_errors(manifest: Path) -> None:
+    for words in (("--workers", "0"), ("--limit", "0"), ("--frames", "1"), ("--steps", "0"), ("--no-such-option",)):
+        done = cli("run", manifest, *TINY, *words)
+        assert done.returncode == 2, words
+        assert words[0] in done.stderr
