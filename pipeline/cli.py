@@ -57,26 +57,27 @@ def run(
     ] = None,
 ) -> None:
     """Generate every video of a manifest, measure it, and record it; start again to go on where it stopped."""
+    from manifests.io import read_manifest
     from pipeline.config import read_toml, resolve
 
     flags = options.by_section(locals())
     if address is not None:
         flags.setdefault("run", {})["address"] = address
+    table = read_manifest(manifest)
     settled, checkpoint = resolve(manifest, output, read_toml(config) if config else {}, flags, unguided)
     if dry_run:
         from pipeline.dry_run import dry_run as describe
 
-        raise typer.Exit(describe(settled, checkpoint, retry_failed, limit))
+        raise typer.Exit(describe(settled, checkpoint, table, retry_failed, limit))
     from pipeline.report import observer_for, print_summary
     from pipeline.run import run as run_all
 
     with observer_for(settled) as observer:
-        result = run_all(settled, retry_failed, limit, observer)
+        result = run_all(settled, table, retry_failed, limit, observer)
     print_summary(result)
     if result.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
-    rows = result.plan.total
-    if any(record.status == "failed" for record in result.records) and rows:
+    if any(record.status == "failed" for record in result.records):
         raise typer.Exit(EXIT_FAILED_ROWS)
 
 

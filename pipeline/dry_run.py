@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+import pyarrow as pa
 import torch
 
-from manifests.io import read_manifest
 from manifests.validate import validate
 from pipeline.config import RunConfig
 from pipeline.plan import check_output, make_plan
@@ -19,9 +19,10 @@ from sgi2v.estimate import estimate_cost, matrix_rate
 from sgi2v.model import resolve_dtype
 
 
-def dry_run(config: RunConfig, checkpoint: Checkpoint, retry_failed: bool, limit: int | None) -> int:
+def dry_run(
+    config: RunConfig, checkpoint: Checkpoint, manifest: pa.Table, retry_failed: bool, limit: int | None
+) -> int:
     """Print the plan and change nothing; 0 where every row can be expected to work, 2 where some cannot."""
-    manifest = read_manifest(config.manifest)
     storage = Storage(config.output)
     exists = check_output(storage, config)
     plan = make_plan(manifest, storage, retry_failed, limit)

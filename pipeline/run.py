@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from manifests.io import digest_file, read_manifest
+from manifests.io import digest_file
 from pipeline.cluster import STAGE_CPUS, Width, ray_session
 from pipeline.config import RunConfig
 from pipeline.plan import Plan, claim_output, make_plan, make_way
@@ -55,14 +55,18 @@ class Observer:
 
 
 def run(
-    config: RunConfig, retry_failed: bool = False, limit: int | None = None, observer: Observer | None = None
+    config: RunConfig,
+    manifest: pa.Table,
+    retry_failed: bool = False,
+    limit: int | None = None,
+    observer: Observer | None = None,
 ) -> RunResult:
     """Bring every row of the manifest to a record in the output; what is there already stays.
 
-    Ctrl-C ends it early and cleanly, with `interrupted` set. Raises ManifestError, ConfigError, StorageError.
+    manifest: as `manifests.io.read_manifest` gives it. Ctrl-C ends it early and cleanly, with `interrupted` set.
+    Raises ConfigError, StorageError.
     """
     observer = observer or Observer()
-    manifest = read_manifest(config.manifest)
     storage = Storage(config.output)
     claim_output(storage, config, digest_file(config.manifest), manifest.num_rows)
     plan = make_plan(manifest, storage, retry_failed, limit)
