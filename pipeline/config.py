@@ -17,6 +17,7 @@ from typing import Any
 from sgi2v.checkpoint import Checkpoint, open_checkpoint
 from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig, apply_preset, from_dict
 from sgi2v.errors import ConfigError
+from sgi2v.tracking import TRACKERS
 
 SECTIONS = ("model", "sampler", "guidance", "metrics", "run")
 
@@ -27,6 +28,10 @@ class MetricsConfig:
 
     tracker: str = "lucas-kanade"
     """Name of the point tracker."""
+
+    def __post_init__(self) -> None:
+        if self.tracker not in TRACKERS:
+            raise ConfigError(f"metrics.tracker must be one of {', '.join(sorted(TRACKERS))}, not {self.tracker!r}")
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,9 @@ def read_toml(path: str) -> dict[str, dict[str, Any]]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
     for section, values in settings.items():
-        if section not in SECTIONS or not isinstance(values, dict):
+        if section in SECTIONS and not isinstance(values, dict):
+            raise ConfigError(f"{path}: {section} must be a section, [{section}], not {values!r}")
+        if section not in SECTIONS:
             raise ConfigError(f"{path}: unknown section [{section}]: known are {', '.join(SECTIONS)}")
     return settings
 
@@ -145,7 +152,7 @@ def resolve(
 
     run = section("run")
     seed, preset = run.pop("seed", RunConfig.seed), run.pop("preset", "paper")
-    if not isinstance(seed, int):
+    if not isinstance(seed, int) or isinstance(seed, bool):
         raise ConfigError(f"run.seed must be int, not {seed!r}")
     model = from_dict(ModelConfig, section("model"), "model")
     execution = from_dict(ExecutionConfig, run, "run")

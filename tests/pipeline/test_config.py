@@ -1,0 +1,147 @@
+"""Settings: which wins, which are refused, and which decide the results."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config import RunConfig, default_output, differences, read_toml, resolve, sample_seed
+from sgi2v.checkpoint import ModelConfig, open_checkpoint
+from sgi2v.config import GuidanceConfig, SamplerConfig
+from sgi2v.errors import ConfigError
+
+EMBEDDED: Mapping[str, Mapping[str, Any]] = {"model": {"source": "embedded"}}
+
+
+def settle(
+    toml: Mapping[str, Mapping[str, Any]] | None = None, unguided: bool = False, **flags: Mapping[str, Any]
+) -> RunConfig:
+    return resolve("m.parquet", "out", toml or {}, {**EMBEDDED, **flags}, unguided)[0]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Path:
+    return tmp_path / "settings.toml"
+
+
+def test_checkpoint_then_preset_then_file_then_flags() -> None:
+    checkpoint = open_checkpoint(ModelConfig("embedded"))
+    own = checkpoint.sampler()
+    assert own != SamplerConfig(), "the embedded checkpoint brings settings of its own"
+    assert settle().sampler == own
+    assert settle().guidance == checkpoint.guidance()
+    fast = settle(run={"preset": "fast"})
+    assert fast.sampler.steps == -(-own.steps // 2)
+    toml = {"run": {"preset": "fast"}, "sampler": {"steps": own.steps + 5, "fps": 9}}
+    assert settle(toml).sampler == dataclasses.replace(own, steps=own.steps + 5, fps=9)
+    assert settle(toml, sampler={"steps": 3}).sampler == dataclasses.replace(own, steps=3, fps=9)
+    assert settle(toml, run={"preset": "paper"}).guidance == checkpoint.guidance()
+
+
+def test_a_settings_file_is_read_by_section(settings: Path) -> None:
+    settings.write_text(
+        "[run]\nworkers = 3\nseed = 5\n[guidance]\nlayers = [[2, 1]]\nlearning_rate = 1\nguided_range = [0.9, 0.6]\n"
+    )
+    config = settle(read_toml(str(settings)))
+    assert config.execution.workers == 3
+    assert config.seed == 5
+    assert config.guidance is not None
+    assert config.guidance.layers == ((2, 1),)
+    assert config.guidance.learning_rate == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[sampler]\nstep = 3", r"unknown setting sampler\.step: known are height, width"),
+        ("[guidance]\nlr = 0.2", r"unknown setting guidance\.lr: known are layers"),
+        ("[run]\nworker = 2", r"unknown setting run\.worker: known are workers"),
+        ("[metrics]\ntrackers = 'x'", r"unknown setting metrics\.trackers: known are tracker"),
+        ("[sampling]\nsteps = 3", r"unknown section \[sampling\]: known are model, sampler, guidance, metrics, run"),
+        ("steps = 3", r"settings\.toml: unknown section \[steps\]"),
+        ("sampler = 3", r"settings\.toml: sampler must be a section, \[sampler\]"),
+        ("[sampler]\nsteps = '3'", r"sampler\.steps must be int, not '3'"),
+        ("[sampler]\nsteps = 3.5", r"sampler\.steps must be int, not 3\.5"),
+        ("[sampler]\nsteps = true", r"sampler\.steps must be int, not True"),
+        ("[sampler]\nnum_frames = 1", r"sampler\.num_frames must be 2 or more, not 1"),
+        ("[guidance]\nlayers = 'all'", r"\[guidance\] cannot be read"),
+        ("[guidance]\nguided_range = [0.9]", r"guidance\.guided_range must be two fractions"),
+        ("[guidance]\nfeature = 'colour'", r"guidance\.feature must be one of modified_self_attention"),
+        ("[run]\nseed = 'x'", r"run\.seed must be int, not 'x'"),
+        ("[run]\nseed = true", r"run\.seed must be int, not True"),
+        ("[run]\nworkers = 0", r"run\.workers must be 1 or more, not 0"),
+        ("[run]\npreset = 'slow'", r"unknown preset 'slow': known are paper, fast"),
+        ("[metrics]\ntracker = 'eyes'", r"lucas-kanade"),
+        ("[model]\ndtype = 'int8'", r"model\.dtype must be one of auto, float32, float16, bfloat16"),
+        ("[sampler", r"settings\.toml cannot be read as TOML"),
+    ],
+)
+def test_what_is_unknown_or_wrong_is_named(settings: Path, text: str, message: str) -> None:
+    settings.write_text(text + "\n")
+    with pytest.raises(ConfigError, match=message):
+        settle(read_toml(str(settings)))
+
+
+def test_a_settings_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.toml cannot be read"):
+        read_toml(str(tmp_path / "none.toml"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sampler": {"steps": 4}},
+        {"sampler": {"height": 128}},
+        {"sampler": {"fps": 8}},
+        {"guidance": {"learning_rate": 0.1}},
+        {"guidance": {"layers": [[2, 1]]}},
+        {"run": {"seed": 1}},
+        {"model": {"source": "embedded", "dtype": "bfloat16"}},
+        {"unguided": True},
+    ],
+)
+def test_what_decides_the_results_decides_the_fingerprint(changes: dict[str, Any]) -> None:
+    assert settle(**changes).fingerprint != settle().fingerprint
+
+
+def test_where_and_how_wide_a_run_goes_does_not_change_the_fingerprint(tmp_path: Path) -> None:
+    here = settle()
+    assert settle().fingerprint == here.fingerprint
+    assert settle(run={"workers": 7, "threads_per_worker": 1, "gpus_per_worker": 0.5}).fingerprint == here.fingerprint
+    elsewhere = resolve("s3://bucket/other.parquet", "s3://bucket/out", {}, EMBEDDED)[0]
+    assert elsewhere.fingerprint == here.fingerprint
+    assert settle(sampler=dataclasses.asdict(here.sampler)).fingerprint == here.fingerprint
+    read_back = json.loads(json.dumps(here.deciding()))
+    assert differences(read_back, here.deciding()) == [], "tuples come back as lists, and are the same"
+
+
+def test_differences_are_told_one_a_line() -> None:
+    there = settle().deciding()
+    here = settle(sampler={"steps": 4}, run={"seed": 1}, guidance={"learning_rate": 0.1}).deciding()
+    lr, steps = GuidanceConfig().learning_rate, there["sampler"]["steps"]
+    assert differences(there, here) == [
+        f"guidance.learning_rate: {lr} there, 0.1 here",
+        f"sampler.steps: {steps} there, 4 here",
+        "seed: 817 there, 1 here",
+    ]
+    (line,) = differences(there, settle(unguided=True).deciding())
+    assert line.startswith("guidance: {")
+    assert line.endswith("} there, null here")
+
+
+def test_where_results_go_by_default() -> None:
+    assert default_output("data/cats.parquet") == "runs/cats"
+    assert default_output("s3://bucket/cats.v2.jsonl") == "runs/cats.v2"
+    assert settle().output == str(Path("out").absolute())
+    assert resolve("m.parquet", "s3://bucket/out", {}, EMBEDDED)[0].output == "s3://bucket/out"
+
+
+def test_a_sample_has_one_seed_wherever_it_is_made() -> None:
+    assert sample_seed("cat", 817) == sample_seed("cat", 817)
+    assert len({sample_seed(name, base) for name in ("cat", "dog") for base in (817, 818)}) == 4
+    assert 0 <= sample_seed("cat", 817) < 2**63
