@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pipeline.config import ExecutionConfig
 from sgi2v.errors import ConfigError
 
+ANSWER_S = 10.0
+"""How long a cluster has to take a connection."""
 STAGE_CPUS = 0.25
 """CPU share that a load or a commit actor reserves."""
 RESERVED_CPUS = 1 + 2 * STAGE_CPUS
@@ -64,6 +66,19 @@ def _sigterm_kept() -> Iterator[None]:
     finally:
         if handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
+
+
+def _check_answering(address: str) -> None:
+    """Raise ConfigError for an address at which nothing listens: Ray itself would try for minutes."""
+    if address.startswith(("http://", "https://", "ray://")):
+        raise ConfigError(f"{address} is not a cluster's own address (HOST:6379); for a job use `sgi2v-batch submit`")
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        return  # such as `auto`: Ray knows
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+    except OSError as error:
+        raise ConfigError(f"no Ray cluster answers at {address}: {error}") from error
 
 
 @contextmanager
