@@ -54,7 +54,8 @@ def make_plan(manifest: pa.Table, storage: Storage, retry_failed: bool, limit: i
     # what rides along stays here: no sample is made of it
     rows = manifest.select(MANIFEST_SCHEMA.names).slice(0, limit)
     records = read_records(storage)
-    retried = tuple(record for record in records if retry_failed and record.status == "failed")
+    within = set(rows["sample_id"].to_pylist()) if retry_failed else set()
+    retried = tuple(record for record in records if record.status == "failed" and record.sample_id in within)
     retried_ids = {record.sample_id for record in retried}
     kept = tuple(record for record in records if record.sample_id not in retried_ids)
     _check_unchanged(rows, kept)
@@ -71,16 +72,23 @@ def make_way(storage: Storage, plan: Plan) -> None:
         storage.delete(record_key(record.sample_id))
 
 
-def claim_output(storage: Storage, config: RunConfig, manifest_digest: str, rows: int) -> bool:
-    """Write run.json, or check that the one there decides the same results; True if it was there.
+def claim_output(storage: Storage, config: RunConfig, manifest_digest: str, rows: int) -> None:
+    """Write run.json, or check that the one there decides the same results and renew what it says of the manifest.
 
     Raises ConfigError with every setting that differs.
     """
     described = describe_run(config, manifest_digest, rows)
-    if storage.put_new(RUN_FILE, json.dumps(described, indent=2, sort_keys=True).encode()):
-        return False
+    if storage.put_new(RUN_FILE, _as_file(described)):
+        return
     check_output(storage, config)
-    return True
+    there = json.loads(storage.get(RUN_FILE) or b"{}")
+    renewed = {**there, **{name: described[name] for name in ("manifest", "manifest_sha256", "rows")}}
+    if renewed != there:
+        storage.put(RUN_FILE, _as_file(renewed))
+
+
+def _as_file(described: dict[str, Any]) -> bytes:
+    return json.dumps(described, indent=2, sort_keys=True).encode()
 
 
 def check_output(storage: Storage, config: RunConfig) -> bool:
@@ -89,7 +97,7 @@ def check_output(storage: Storage, config: RunConfig) -> bool:
     if data is None:
         return False
     try:
-        there = json.loads(data)["deciding"]
+        there = dict(json.loads(data)["deciding"])
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{storage.url}/{RUN_FILE} is not a run of this program: use another --output") from error
     lines = differences(there, config.deciding())
