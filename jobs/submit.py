@@ -122,8 +122,8 @@ def _connect(address: str) -> JobSubmissionClient:
     import requests
     from ray.job_submission import JobSubmissionClient
 
-    for chatty in ("dashboard_sdk", "job.sdk"):
-        logging.getLogger(f"ray.dashboard.modules.{chatty}").setLevel(logging.WARNING)
+    for chatty in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
+        logging.getLogger(f"ray.{chatty}").setLevel(logging.WARNING)
     if not address.startswith(("http://", "https://")):
         raise SubmissionError(f"--address {address} is no URL of a Ray dashboard, such as http://HEAD:8265")
     requests.get(f"{address.rstrip('/')}/api/version", timeout=CONNECT_TIMEOUT_S)  # Ray's client waits for ever
@@ -157,6 +157,8 @@ def _explained(address: str) -> Iterator[None]:
 
 async def _follow(client: JobSubmissionClient, job: str) -> None:
     """Write the job's output as it comes, until the job ends; a connection that breaks is made again."""
+    import aiohttp
+
     told = 0
     while True:
         seen = 0  # each connection brings the whole output, from its beginning
@@ -165,7 +167,7 @@ async def _follow(client: JobSubmissionClient, job: str) -> None:
                 _write(text[max(0, told - seen) :])
                 seen += len(text)
                 told = max(told, seen)
-        except RuntimeError:
+        except (RuntimeError, aiohttp.ClientError):
             if client.get_job_status(job).is_terminal():
                 return _write(client.get_job_logs(job)[told:])
         else:
