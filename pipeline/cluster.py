@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -94,6 +95,7 @@ def ray_session(execution: ExecutionConfig, rows: int) -> Iterator[Width]:
     address = execution.address or os.environ.get("RAY_ADDRESS")
     options = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address:
+        _check_answering(address)
         try:
             with _stderr_silenced(), _sigterm_kept():
                 ray.init(address=address, **options)
