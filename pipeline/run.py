@@ -13,7 +13,7 @@ from manifests.io import digest_file
 from pipeline.cluster import STAGE_CPUS, Width, ray_session
 from pipeline.config import RunConfig
 from pipeline.plan import Plan, claim_output, make_plan, make_way
-from pipeline.records import SampleRecord, write_tables
+from pipeline.records import SampleRecord, read_records, write_tables
 from pipeline.stages import Commit, Generate, Load
 from pipeline.storage import Storage
 from sgi2v.errors import SGI2VError
@@ -31,7 +31,7 @@ class RunResult:
     config: RunConfig
     plan: Plan
     finished: list[SampleRecord] = field(default_factory=list)
-    """By this run, in the order of their commit."""
+    """By this run, in the order of their commit; after an interruption, as the storage has them."""
     seconds: float = 0.0
     interrupted: bool = False
 
@@ -81,6 +81,8 @@ def run(
                 _drive(flow(config, plan.todo, width), result, storage, manifest, observer)
     except KeyboardInterrupt:
         result.interrupted = True
+        known = {record.sample_id for record in plan.records}
+        result.finished = [record for record in read_records(storage) if record.sample_id not in known]
     result.seconds = time.monotonic() - start
     write_tables(storage, result.records, manifest)
     return result
@@ -102,7 +104,9 @@ def flow(config: RunConfig, todo: pa.Table, width: Width) -> Iterator[dict[str, 
         .map_batches(Generate, compute=workers, **per_worker, **one_row)
         .map_batches(Commit, compute=helpers, num_cpus=STAGE_CPUS, **one_row)
     )
-    return iter(rows.iter_rows())
+    # nothing is fetched ahead: a row would be told one row late
+    batches = rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    return (row for batch in batches for row in batch.to_pylist())
 
 
 def _drive(
