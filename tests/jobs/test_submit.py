@@ -119,13 +119,14 @@ def test_every_option_arrives_and_the_exit_code_comes_back(ray_head: RayHead, tm
     options = {each.opts[0] for each in commands.commands["run"].params} - {"manifest", "--address"}
     assert {*given, *flags} == options
     words = [str(word) for pair in given.items() for word in pair]
-    result = submit(ray_head, tmp_path / "m m.parquet", *words, *flags, "--shared-path", tmp_path)
+    manifest = write_good(tmp_path, 1, "m m.parquet")
+    result = submit(ray_head, manifest, *words, *flags, "--shared-path", tmp_path)
     entrypoint = re.search(r"Running entrypoint for job \S+: (.*)", result.stdout)
     assert entrypoint, result
     program, name, *arrived = shlex.split(entrypoint[1])
     assert (program, name) == ("sgi2v-batch", "run")
     expected = {**{key: str(value) for key, value in given.items()}, "--config": "settings.toml"}
-    assert sorted(arrived) == sorted([str(tmp_path / "m m.parquet"), *(w for p in expected.items() for w in p), *flags])
+    assert sorted(arrived) == sorted([str(manifest), *(w for p in expected.items() for w in p), *flags])
     assert "a revision can be pinned for a Hugging Face id only" in result.stdout
     assert result.returncode == 2
 
