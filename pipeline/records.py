@@ -153,8 +153,8 @@ def read_records(storage: Storage) -> list[SampleRecord]:
 
 
 def write_tables(storage: Storage, records: Iterable[SampleRecord], manifest: pa.Table) -> None:
-    """Write metadata.parquet and failures.parquet, each whole, with the manifest's own columns."""
-    every = list(records)
+    """Write metadata.parquet and failures.parquet, each whole, with the manifest's own columns, by sample id."""
+    every = sorted(records, key=lambda record: record.sample_id)
     committed = [record.row() for record in every if record.status == "committed"]
     failed = [record.row() for record in every if record.status == "failed"]
     metadata = _with_manifest(pa.Table.from_pylist(committed, RECORD_SCHEMA), manifest)

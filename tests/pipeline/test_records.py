@@ -158,6 +158,12 @@ def test_the_manifests_own_columns_ride_along_with_their_types_and_clashing_name
     assert (line["message"], line["manifest_message"], line["caption"]) == ("a: image_missing", "hello", "first")
 
 
+def test_tables_do_not_depend_on_the_order_of_completion(storage: Storage) -> None:
+    write_tables(storage, [made("b"), failed("d"), made("a"), failed("c")], manifest("a", "b", "c", "d"))
+    assert read(storage, METADATA)["sample_id"].to_pylist() == ["a", "b"]
+    assert read(storage, FAILURES)["sample_id"].to_pylist() == ["c", "d"]
+
+
 def test_means_and_counts() -> None:
     records = [
         made("a"),

@@ -1,0 +1,165 @@
+"""The main job through the command line, to its end: on this machine's disk and on a real S3 server."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import decord
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyarrow.fs import S3FileSystem
+
+from tests.pipeline.conftest import KEY, REGION, SECRET, S3Server
+from tests.pipeline.runs import FRAMES, SIDE, cli, picture, records, row, run_tiny, table, write_good, write_rows
+
+pytestmark = pytest.mark.slow
+
+ROWS = 4
+CAPTIONS = [f"caption {number}" for number in range(ROWS)]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that has ended well, with two workers."""
+
+    manifest: Path
+    output: Path
+    process: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    folder = tmp_path_factory.mktemp("finished")
+    manifest = write_good(folder, ROWS)
+    with_caption = pq.read_table(manifest).append_column("caption", pa.array(CAPTIONS))
+    pq.write_table(with_caption.append_column("tracker", pa.array([None] * ROWS, pa.string())), manifest)
+    process = run_tiny(manifest, folder / "out", "--workers", "2")
+    assert process.returncode == 0, process.stderr
+    return Finished(manifest, folder / "out", process)
+
+
+def frames_of(output: Path) -> Mapping[str, str]:
+    """Digest of the generated frames, by sample."""
+    return {name: record["frames_sha256"] for name, record in records(output).items()}
+
+
+def test_a_good_manifest_gives_a_video_and_a_record_for_each_row(finished: Finished) -> None:
+    output = finished.output
+    assert sorted(path.name for path in output.iterdir()) == [
+        *("failures.parquet", "metadata.parquet", "records", "run.json", "videos")
+    ]
+    metadata = table(output)
+    assert metadata["sample_id"].to_pylist() == sorted(records(output))
+    assert metadata["caption"].to_pylist() == CAPTIONS
+    assert metadata.schema.field("manifest_tracker").type == pa.string()
+    assert metadata["tracker"].to_pylist() == ["lucas-kanade"] * ROWS
+    for name in metadata["file_name"].to_pylist():
+        video = decord.VideoReader(str(output / name))
+        assert (len(video), *video[0].shape) == (FRAMES, SIDE, SIDE, 3)
+    assert len(list((output / "videos").iterdir())) == ROWS
+    assert len(set(frames_of(output).values())) == ROWS
+    assert table(output, "failures.parquet").num_rows == 0
+
+
+def test_without_a_terminal_there_are_plain_lines_and_no_word_of_rays(finished: Finished) -> None:
+    lines = finished.process.stderr.splitlines()
+    assert lines[0] == f"{ROWS} rows: 0 done before, {ROWS} to do -> {finished.output}"
+    assert lines[1] == "2 workers, no GPU, 1 CPU thread per worker; loading embedded"
+    assert [line.split()[0] for line in lines[2:]] == [f"[{number}/{ROWS}]" for number in range(1, ROWS + 1)]
+    assert "per min" in lines[3]
+    summary = finished.process.stdout.splitlines()
+    assert summary[0].startswith(f"{ROWS} made, 0 failed, 0 done before, of {ROWS} rows, in ")
+    assert f"  metrics    {finished.output}/metadata.parquet" in summary
+
+
+def test_a_finished_run_does_nothing_again_and_is_well(finished: Finished) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (finished.output / "records").iterdir()}
+    again = run_tiny(finished.manifest, finished.output, "--retry-failed")
+    assert again.returncode == 0, again.stderr
+    assert again.stderr == f"{ROWS} rows: {ROWS} done before, 0 to do -> {finished.output}\n"
+    assert again.stdout.startswith(f"0 made, 0 failed, {ROWS} done before, of {ROWS} rows")
+    assert {path: path.stat().st_mtime_ns for path in (finished.output / "records").iterdir()} == before
+    status = cli("status", finished.output)
+    assert status.returncode == 0
+    assert status.stdout.startswith(f"{ROWS} made, 0 failed, 0 left, of {ROWS} rows\n")
+
+
+def test_a_dry_run_over_a_finished_run_says_so(finished: Finished) -> None:
+    done = run_tiny(finished.manifest, finished.output, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert f"  done before {ROWS:>6}\n" in done.stdout
+    assert f"  to do       {0:>6}  -> {finished.output}\n" in done.stdout
+
+
+def test_an_output_of_other_settings_is_refused_and_left_as_it_is(finished: Finished) -> None:
+    before = {path: path.read_bytes() for path in finished.output.rglob("*") if path.is_file()}
+    for words, difference in {
+        ("--steps", "4"): "sampler.steps: 3 there, 4 here",
+        ("--seed", "1"): "seed: 817 there, 1 here",
+        ("--unguided",): "guidance: {",
+    }.items():
+        done = run_tiny(finished.manifest, finished.output, *words)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: {finished.output} belongs to a run with other settings")
+        assert f"\n  {difference}" in done.stderr
+    assert {path: path.read_bytes() for path in finished.output.rglob("*") if path.is_file()} == before
+
+
+def test_a_row_that_changed_after_it_was_made_is_refused(finished: Finished) -> None:
+    changed = pq.read_table(finished.manifest).to_pylist()
+    changed[1]["boxes"] = [[0.0, 0.0, 8.0, 8.0]]
+    done = run_tiny(write_rows(finished.manifest.with_name("changed.parquet"), changed), finished.output)
+    assert done.returncode == 2
+    assert "1 rows have changed since their samples were made: s01." in done.stderr
+
+
+def test_frames_do_not_depend_on_workers_order_or_company(finished: Finished, tmp_path: Path) -> None:
+    rows = pq.read_table(finished.manifest).to_pylist()
+    alone, reversed_ = (finished.manifest.with_name(f"{name}.parquet") for name in ("alone", "reversed"))
+    write_rows(alone, [rows[2]])
+    write_rows(reversed_, rows[::-1])
+    expected = frames_of(finished.output)
+    for manifest, ids in ((reversed_, set(expected)), (alone, {"s02"})):
+        output = tmp_path / manifest.stem
+        done = run_tiny(manifest, output, "--workers", "1")
+        assert done.returncode == 0, done.stderr
+        assert frames_of(output) == {name: expected[name] for name in ids}
+
+
+def test_from_s3_onto_s3(bucket: str, s3_server: S3Server, tmp_path: Path) -> None:
+    store = s3_server.filesystem()
+    for number in range(2):
+        sink = io.BytesIO()
+        picture(number).save(sink, "PNG")
+        store.pipe_file(f"{bucket}/in/images/{number}.png", sink.getvalue())
+    rows = [
+        row("relative", image="images/0.png"),
+        row("absolute", image=f"{bucket}/in/images/1.png"),
+        row("missing", image="images/none.png"),
+    ]
+    store.pipe_file(f"{bucket}/in/m.parquet", write_rows(tmp_path / "m.parquet", rows).read_bytes())
+    output = f"{bucket}/out"
+    done = run_tiny(f"{bucket}/in/m.parquet", output, **s3_server.environment)
+    assert done.returncode == 1, done.stderr
+    assert "missing FAILED image_missing" in done.stderr
+
+    address = s3_server.endpoint.removeprefix("http://")
+    arrow = S3FileSystem(access_key=KEY, secret_key=SECRET, region=REGION, scheme="http", endpoint_override=address)
+    root = output.removeprefix("s3://")
+    metadata = pq.read_table(f"{root}/metadata.parquet", filesystem=arrow)
+    assert metadata["sample_id"].to_pylist() == ["absolute", "relative"]
+    for name in metadata["file_name"].to_pylist():
+        with arrow.open_input_file(f"{root}/{name}") as stream:
+            assert len(decord.VideoReader(io.BytesIO(stream.read()))) == FRAMES
+    assert pq.read_table(f"{root}/failures.parquet", filesystem=arrow)["error_code"].to_pylist() == ["image_missing"]
+
+    again = run_tiny(f"{bucket}/in/m.parquet", output, **s3_server.environment)
+    assert (again.returncode, again.stderr) == (1, f"3 rows: 3 done before, 0 to do -> {output}\n")
+    status = cli("status", output, **s3_server.environment)
+    assert status.stdout.startswith("2 made, 1 failed, 0 left, of 3 rows\n")
+    assert len(store.find(f"{root}/videos")) == 2
