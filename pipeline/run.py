@@ -95,14 +95,16 @@ def flow(config: RunConfig, todo: pa.Table, width: Width) -> Iterator[dict[str, 
 
     helpers = ActorPoolStrategy(min_size=1, max_size=width.helpers, max_tasks_in_flight_per_actor=2)
     workers = ActorPoolStrategy(size=width.workers, max_tasks_in_flight_per_actor=1)
-    one_row: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "fn_constructor_args": (config,)}
-    per_worker = {"num_cpus": width.cpus_per_worker, "num_gpus": width.gpus_per_worker}
+    device = "cuda" if width.gpus_per_worker else "cpu"
+    one_row: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
+    per_helper = {"compute": helpers, "num_cpus": STAGE_CPUS, "fn_constructor_args": (config,), **one_row}
+    per_worker = {"compute": workers, "num_cpus": width.cpus_per_worker, "num_gpus": width.gpus_per_worker, **one_row}
     rows = (
         ray.data.from_arrow(todo)
         .repartition(target_num_rows_per_block=1)
-        .map_batches(Load, compute=helpers, num_cpus=STAGE_CPUS, **one_row)
-        .map_batches(Generate, compute=workers, **per_worker, **one_row)
-        .map_batches(Commit, compute=helpers, num_cpus=STAGE_CPUS, **one_row)
+        .map_batches(Load, **per_helper)
+        .map_batches(Generate, fn_constructor_args=(config, device), **per_worker)
+        .map_batches(Commit, **per_helper)
     )
     # nothing is fetched ahead: a row would be told one row late
     batches = rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)

@@ -135,18 +135,18 @@ def _fetch(uri: str) -> bytes:
 class Generate:
     """First frame and tracks -> frames. Holds one model for its life."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, device: str) -> None:
+        """device: `cuda` or `cpu`."""
         import torch
 
         quiet_libraries()
         from sgi2v.model import load_model
 
         self.config = config
-        if not torch.cuda.is_available():
+        if device == "cpu":
             torch.set_num_threads(config.execution.threads_per_worker)
-        self.model: VideoModel = load_model(config.model)
-        on_gpu = self.model.device.type == "cuda"
-        self.device = torch.cuda.get_device_name(self.model.device) if on_gpu else "cpu"
+        self.model: VideoModel = load_model(config.model, device=device)
+        self.device = torch.cuda.get_device_name() if device == "cuda" else device
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return _each_row(table, self._generate)
