@@ -128,7 +128,7 @@ def test_every_option_arrives_and_the_exit_code_comes_back(ray_head: RayHead, tm
     expected = {**{key: str(value) for key, value in given.items()}, "--config": "settings.toml"}
     assert sorted(arrived) == sorted([str(manifest), *(w for p in expected.items() for w in p), *flags])
     assert "a revision can be pinned for a Hugging Face id only" in result.stdout
-    assert result.returncode == 2
+    assert result.returncode == 2, result
 
 
 @pytest.mark.slow
