@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from pipeline.config import ExecutionConfig
+from pipeline.config import ExecutionConfig, cluster_address
 from sgi2v.errors import ConfigError
 
 ANSWER_S = 10.0
@@ -92,7 +92,7 @@ def ray_session(execution: ExecutionConfig, rows: int) -> Iterator[Width]:
     quiet_ray()
     import ray
 
-    address = execution.address or os.environ.get("RAY_ADDRESS")
+    address = cluster_address(execution)
     options = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address:
         _check_answering(address)

@@ -8,16 +8,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sgi2v.checkpoint import Checkpoint, open_checkpoint
+from sgi2v.checkpoint import Checkpoint, check_layers, open_checkpoint
 from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig, apply_preset, from_dict
 from sgi2v.errors import ConfigError
-from sgi2v.tracking import TRACKERS
+from sgi2v.tracking import TRACKERS, load_tracker
 
 SECTIONS = ("model", "sampler", "guidance", "metrics", "run")
 
@@ -130,6 +131,11 @@ def default_output(manifest: str) -> str:
     return f"runs/{Path(manifest.rstrip('/')).stem}"
 
 
+def cluster_address(execution: ExecutionConfig) -> str | None:
+    """The Ray cluster to attach to: the one named, or that of the job that this process belongs to."""
+    return execution.address or os.environ.get("RAY_ADDRESS")
+
+
 def absolute(location: str) -> str:
     """A local path made absolute, for processes that start elsewhere; a URL as it is."""
     return location if "://" in location else str(Path(location).expanduser().absolute())
@@ -156,11 +162,14 @@ def resolve(
         raise ConfigError(f"run.seed must be int, not {seed!r}")
     model = from_dict(ModelConfig, section("model"), "model")
     execution = from_dict(ExecutionConfig, run, "run")
-    checkpoint = open_checkpoint(model, weights=execution.address is None)
+    checkpoint = open_checkpoint(model, weights=not cluster_address(execution))
     sampler, guidance = apply_preset(preset, checkpoint.sampler(), checkpoint.guidance())
     sampler = from_dict(SamplerConfig, {**dataclasses.asdict(sampler), **section("sampler")}, "sampler")
     guidance = from_dict(GuidanceConfig, {**dataclasses.asdict(guidance), **section("guidance")}, "guidance")
     checkpoint.check_size(sampler.height, sampler.width)
+    check_layers(checkpoint.configs["unet"], guidance)
+    metrics = from_dict(MetricsConfig, section("metrics"), "metrics")
+    load_tracker(metrics.tracker)
     config = RunConfig(
         manifest=absolute(manifest),
         output=absolute(output or default_output(manifest)),
@@ -168,7 +177,7 @@ def resolve(
         model_revision=checkpoint.revision,
         sampler=sampler,
         guidance=None if unguided else guidance,
-        metrics=from_dict(MetricsConfig, section("metrics"), "metrics"),
+        metrics=metrics,
         execution=execution,
         seed=seed,
     )

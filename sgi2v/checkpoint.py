@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig, from_dict
+from sgi2v.config import Feature, GuidanceConfig, ModelConfig, SamplerConfig, from_dict
 from sgi2v.errors import ConfigError, ModelError
 
 EMBEDDED = "embedded"
@@ -118,6 +118,30 @@ def weight_files(path: Path, component: str, half: bool) -> tuple[str | None, li
         if files:
             return variant, files
     return None, []
+
+
+def available_layers(unet_config: Mapping[str, Any], feature: Feature) -> tuple[tuple[int, int], ...]:
+    """Every (up block, index) that can be guided by `feature` in a U-Net of this config."""
+    block_types = unet_config["up_block_types"]
+    per_block = unet_config["layers_per_block"]
+    counts = per_block if isinstance(per_block, (list, tuple)) else [per_block] * len(block_types)
+    return tuple(
+        (block, index)
+        for block, (block_type, layers) in enumerate(zip(block_types, reversed(counts), strict=True))
+        if feature is Feature.UPSAMPLE_BLOCK or "CrossAttn" in block_type
+        for index in range(layers + 1)
+    )
+
+
+def check_layers(unet_config: Mapping[str, Any], guidance: GuidanceConfig) -> None:
+    """Raise ConfigError for a guided layer that a U-Net of this config does not have."""
+    known = available_layers(unet_config, guidance.feature)
+    for layer in guidance.layers:
+        if layer not in known:
+            names = ", ".join(str(list(each)) for each in known)
+            raise ConfigError(
+                f"this model has no {guidance.feature} at layer {list(layer)}: guidance.layers may be {names}"
+            )
 
 
 def cache_root() -> Path:

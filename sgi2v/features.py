@@ -6,7 +6,7 @@ Axes: T frames, h w latent cells, h' w' cells of a guided layer, S = h' w', C ch
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -14,36 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sgi2v.checkpoint import check_layers
 from sgi2v.config import Feature, GuidanceConfig
-from sgi2v.errors import ConfigError
 
 
 class LastGuidedLayerReached(Exception):  # noqa: N818  a signal, not a failure
     """Ends a forward pass whose remaining layers no feature depends on."""
-
-
-def available_layers(unet_config: Mapping[str, Any], feature: Feature) -> tuple[tuple[int, int], ...]:
-    """Every (up block, index) that can be guided by `feature` in a U-Net of this config."""
-    block_types = unet_config["up_block_types"]
-    per_block = unet_config["layers_per_block"]
-    counts = per_block if isinstance(per_block, (list, tuple)) else [per_block] * len(block_types)
-    return tuple(
-        (block, index)
-        for block, (block_type, layers) in enumerate(zip(block_types, reversed(counts), strict=True))
-        if feature is Feature.UPSAMPLE_BLOCK or "CrossAttn" in block_type
-        for index in range(layers + 1)
-    )
-
-
-def check_layers(unet_config: Mapping[str, Any], guidance: GuidanceConfig) -> None:
-    """Raise ConfigError for a guided layer that a U-Net of this config does not have."""
-    known = available_layers(unet_config, guidance.feature)
-    for layer in guidance.layers:
-        if layer not in known:
-            names = ", ".join(str(list(each)) for each in known)
-            raise ConfigError(
-                f"this model has no {guidance.feature} at layer {list(layer)}: guidance.layers may be {names}"
-            )
 
 
 def _attend(query_TNSD: Tensor, key_TNSD: Tensor, value_TNSD: Tensor) -> Tensor:

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from sgi2v.checkpoint import available_layers
 from sgi2v.config import Feature, GuidanceConfig
 from sgi2v.errors import ConfigError
-from sgi2v.features import LastGuidedLayerReached, available_layers, record_features
+from sgi2v.features import LastGuidedLayerReached, record_features
 from sgi2v.guidance import guided_features
 from sgi2v.model import VideoModel
 
