@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +15,8 @@ from pipeline.cluster import STAGE_CPUS, Width, ray_session
 from pipeline.config import RunConfig
 from pipeline.plan import Plan, claim_output, make_plan, make_way
 from pipeline.records import SampleRecord, read_records, write_tables
-from pipeline.stages import Commit, Generate, Load
+from pipeline.stages import FATAL, Commit, Generate, Load
 from pipeline.storage import Storage
-from sgi2v.errors import SGI2VError
 
 TABLES_EVERY_S = 60.0
 """How often the tables are renewed while a run goes on, at most."""
@@ -88,7 +88,7 @@ def run(
     return result
 
 
-def flow(config: RunConfig, todo: pa.Table, width: Width) -> Iterator[dict[str, Any]]:
+def flow(config: RunConfig, todo: pa.Table, width: Width) -> Generator[dict[str, Any], None, None]:
     """The whole dataflow: one row a block, so that each is handed on as soon as it is done."""
     import ray.data
     from ray.data import ActorPoolStrategy
@@ -112,31 +112,22 @@ def flow(config: RunConfig, todo: pa.Table, width: Width) -> Iterator[dict[str, 
 
 
 def _drive(
-    rows: Iterator[dict[str, Any]], result: RunResult, storage: Storage, manifest: pa.Table, observer: Observer
+    rows: Generator[dict[str, Any], None, None],
+    result: RunResult,
+    storage: Storage,
+    manifest: pa.Table,
+    observer: Observer,
 ) -> None:
-    """Follow the flow to its end, renewing the tables now and then."""
+    """Follow the flow to its end, renewing the tables now and then. Raises what a stage calls fatal."""
     due_at = time.monotonic() + TABLES_EVERY_S
-    for record in _unwrapped(lambda: next(rows, None)):
-        result.finished.append(record)
-        observer.finished(record)
-        if (start := time.monotonic()) > due_at:
-            write_tables(storage, result.records, manifest)
-            end = time.monotonic()
-            due_at = end + max(TABLES_EVERY_S, TABLES_SHARE * (end - start))
-
-
-def _unwrapped(advance: Callable[[], dict[str, Any] | None]) -> Iterator[SampleRecord]:
-    """Records from the flow; an error of ours that Ray wrapped on its way is raised as it was."""
-    while True:
-        try:
-            row = advance()
-        except Exception as error:
-            cause: BaseException | None = error
-            while cause is not None and not isinstance(cause, SGI2VError):
-                cause = getattr(cause, "cause", None) or cause.__cause__
-            if cause is None:
-                raise
-            raise cause from None
-        if row is None:
-            return
-        yield SampleRecord.from_json(row["record"].encode())
+    with closing(rows):  # or Ray would go on with the flow, and start anew for it, once it has been shut down
+        for row in rows:
+            if row["fatal"] is not None:
+                raise FATAL[row["fatal"]](row["message"])
+            record = SampleRecord.from_json(row["record"].encode())
+            result.finished.append(record)
+            observer.finished(record)
+            if (start := time.monotonic()) > due_at:
+                write_tables(storage, result.records, manifest)
+                end = time.monotonic()
+                due_at = end + max(TABLES_EVERY_S, TABLES_SHARE * (end - start))

@@ -1,7 +1,8 @@
 """The three stages of a sample: load, generate, commit. Plain callables over one-row Arrow tables.
 
 What travels between them is a row of IN_FLIGHT_SCHEMA: a small JSON state and two blocks of pixels. A row that
-failed travels on with its error and is committed as a failed record.
+failed travels on with its error and is committed as a failed record. What must end the run (a model that does not
+load, a store that refuses) travels on too and is raised by the driver: Ray would hand it over as text alone.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from manifests.schema import parse_row, row_digest
 from pipeline.config import RunConfig, sample_seed
 from pipeline.records import SampleRecord, commit, video_key
 from pipeline.storage import Storage, with_retries
-from sgi2v.errors import ErrorCode, SampleError, StorageError
+from sgi2v.errors import ConfigError, ErrorCode, ModelError, SampleError, SGI2VError, StorageError
 from sgi2v.trajectory import BoxTracks
 
 if TYPE_CHECKING:
@@ -40,8 +41,13 @@ _IN_FLIGHT: dict[str, pa.DataType] = {
     "frames": pa.large_binary(),
 }
 IN_FLIGHT_SCHEMA = pa.schema(_IN_FLIGHT)
-OUTCOME_SCHEMA = pa.schema([("record", pa.string())])
-"""What comes back to the driver: the record as JSON, without pixels."""
+OUTCOME_SCHEMA = pa.schema([("record", pa.string()), ("fatal", pa.string()), ("message", pa.string())])
+"""What comes back to the driver, without pixels: the record as JSON, or an error that ends the run.
+
+Ray hands on as text whatever a stage raises, so that it could not be told from a bug.
+"""
+FATAL: dict[str, type[SGI2VError]] = {each.__name__: each for each in (StorageError, ConfigError, ModelError)}
+"""Errors that end the run, by the name under which they travel."""
 
 _MESSAGE_LIMIT = 4000
 
@@ -59,6 +65,8 @@ class InFlight:
     """In output pixels; None once the row has failed."""
     error_code: str | None = None
     message: str | None = None
+    fatal: str | None = None
+    """Name of the error that ends the run, told by `message`; no record is made."""
     seconds: dict[str, float] = field(default_factory=dict)
     told: dict[str, Any] = field(default_factory=dict)
     """Fields of the record that the stages behind have filled."""
@@ -69,6 +77,10 @@ class InFlight:
             return replace(self, error_code=str(error.code), message=error.message)
         trace = "".join(traceback.format_exception(error))[-_MESSAGE_LIMIT:]
         return replace(self, error_code=str(ErrorCode.UNKNOWN), message=f"{type(error).__name__}: {error}\n{trace}")
+
+    def ends_run(self, error: SGI2VError) -> InFlight:
+        """The same sample, stopped by an error that is not its own."""
+        return replace(self, fatal=type(error).__name__, message=str(error))
 
     def took(self, phase: str, seconds: float) -> InFlight:
         return replace(self, seconds={**self.seconds, phase: seconds})
@@ -145,8 +157,12 @@ class Generate:
         self.config = config
         if device == "cpu":
             torch.set_num_threads(config.execution.threads_per_worker)
-        self.model: VideoModel = load_model(config.model, device=device)
         self.device = torch.cuda.get_device_name() if device == "cuda" else device
+        self.model: VideoModel | ConfigError
+        try:
+            self.model = load_model(config.model, device=device)
+        except ConfigError as error:
+            self.model = error  # told with the first row: what a constructor raises reaches the driver as text alone
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return _each_row(table, self._generate)
@@ -157,6 +173,8 @@ class Generate:
         from sgi2v.generate import generate
 
         state = _state(table)
+        if isinstance(self.model, ConfigError):
+            return _table(state.ends_run(self.model), None, None)
         if state.error_code is not None:
             return _table(state, None, None)
         sampler = self.config.sampler
@@ -209,13 +227,18 @@ class Commit:
         start = time.perf_counter()
         state = _state(table)
         video = None
+        if state.fatal is not None:
+            return _outcome(None, state)
         if state.error_code is None:
             try:
                 video, state = self._finish(table, state)
             except Exception as error:
                 state = state.failed(error)
-        record = commit(self.storage, self._record(state.took("commit", time.perf_counter() - start)), video)
-        return pa.Table.from_pylist([{"record": record.to_json().decode()}], OUTCOME_SCHEMA)
+        record = self._record(state.took("commit", time.perf_counter() - start))
+        try:
+            return _outcome(commit(self.storage, record, video), state)
+        except StorageError as error:
+            return _outcome(None, state.ends_run(error))
 
     def _finish(self, table: pa.Table, state: InFlight) -> tuple[bytes, InFlight]:
         """Encode, read back what a user will get, and measure that."""
@@ -264,6 +287,11 @@ class Commit:
             finished_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
             **told,
         )
+
+
+def _outcome(record: SampleRecord | None, state: InFlight) -> pa.Table:
+    written = None if record is None else record.to_json().decode()
+    return pa.Table.from_pylist([{"record": written, "fatal": state.fatal, "message": state.message}], OUTCOME_SCHEMA)
 
 
 def _tracks(state: InFlight, num_frames: int, height: int, width: int) -> BoxTracks:
