@@ -145,7 +145,7 @@ class Storage:
     def _guarded(self, what: str, operation: Callable[[], ResultT]) -> ResultT:
         try:
             return with_retries(what, operation)
-        except (PermissionError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        except _FINAL as error:
             raise StorageError(f"{what} failed: {type(error).__name__}: {error}") from error
 
     def _path(self, key: str) -> str:

@@ -117,6 +117,14 @@ def test_a_location_below_a_file_is_refused_and_named(tmp_path: Path) -> None:
     assert storage.keys("records") == []
 
 
+def test_a_location_that_is_a_file_is_refused_and_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("here")
+    storage = Storage(str(tmp_path / "file"))
+    for put in (storage.put, storage.put_new):
+        with pytest.raises(StorageError, match=r"writing .*/file/run\.json failed: "):
+            put("run.json", b"{}")
+
+
 def test_a_location_that_takes_no_files_is_refused_and_named() -> None:
     storage = Storage("/proc/out")  # not even root can make a folder there
     for put in (storage.put, storage.put_new):
