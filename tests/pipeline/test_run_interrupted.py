@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -69,6 +70,24 @@ def test_a_driver_killed_twice_is_gone_on_with(tmp_path: Path) -> None:
     check_whole(output, ROWS)
     after = records(output)
     assert {name: after[name] for name in before} == before, "what was committed is not made again"
+
+
+def test_a_store_that_fails_half_way_ends_the_run_with_its_message(tmp_path: Path) -> None:
+    manifest, output = write_good(tmp_path, ROWS), tmp_path / "out"
+    with (
+        (tmp_path / "log").open("wb") as log,
+        started("run", manifest, "--output", output, *TINY, "--workers", "1", stdout=log, stderr=log) as driver,
+    ):
+        until("a record is there", lambda: number_of_records(output) >= 1, 120)
+        shutil.rmtree(output / "videos")
+        (output / "videos").write_text("in the way")
+        until("the run has ended", lambda: driver.process.poll() is not None, STOPPED_WITHIN_S)
+    text = (tmp_path / "log").read_text()
+    assert driver.process.returncode == 3, text
+    last = text.splitlines()[-1]
+    assert last.startswith(f"error: writing {output}/videos/s0"), text
+    assert "Traceback" not in text
+    assert number_of_records(output) < ROWS
 
 
 class Terminal:
