@@ -122,7 +122,8 @@ def _read_parquet(data: bytes, uri: str) -> pa.Table:
     if len(data) < 12 or not data.endswith(_PARQUET_MAGIC):
         _fail(uri, "manifest_unreadable", "the Parquet file is truncated, its end is missing: copy or write it again")
     try:
-        return pq.read_table(pa.BufferReader(data))
+        # no threads: Arrow 26 aborts a process that ends soon after them
+        return pq.read_table(pa.BufferReader(data), use_threads=False, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
         _fail(uri, "manifest_unreadable", f"the Parquet file is damaged ({error}): copy or write it again")
 
