@@ -157,7 +157,10 @@ class Storage:
     def _write_temporary(self, key: str, data: bytes) -> Path:
         """A hidden file beside the key that holds all of the data, flushed to the disk."""
         path = self._local(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:  # which would say that the object is there
+            raise NotADirectoryError(errno.ENOTDIR, "a file is in the way", str(path.parent)) from error
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
         try:
             with temporary.open("xb") as stream:
