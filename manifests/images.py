@@ -105,13 +105,6 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]
         return np.array(rgb if turn is None else rgb.transpose(turn))
 
 
-def image_size(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(height, width) of the upright image, from the header alone. Raises as `decode_image` does."""
-    with _opened(data, max_pixels) as image:
-        width, height = image.size
-        return (width, height) if _orientation(image) >= 5 else (height, width)
-
-
 @contextmanager
 def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
     """The image with its header read and its size checked; what Pillow raises inside becomes a SampleError."""

@@ -37,7 +37,7 @@ class MetricsConfig:
 
 @dataclass(frozen=True)
 class ExecutionConfig:
-    """Where and how wide a run goes; none of it changes a result."""
+    """Where and how wide a run goes; none of it decides the results, down to the last bits of arithmetic."""
 
     workers: int | None = None
     """Model-holding actors; None: one per GPU, or per CPU where there is no GPU."""
@@ -116,7 +116,7 @@ def read_toml(path: str) -> dict[str, dict[str, Any]]:
     try:
         with fsspec.open(path, "rb") as stream:
             settings = tomllib.loads(stream.read().decode())
-    except (OSError, ValueError) as error:
+    except Exception as error:  # whatever a store's client raises
         raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
     for section, values in settings.items():
         if section in SECTIONS and not isinstance(values, dict):
@@ -147,10 +147,12 @@ def resolve(
     toml: Mapping[str, Mapping[str, Any]],
     flags: Mapping[str, Mapping[str, Any]],
     unguided: bool = False,
+    weights: bool = True,
 ) -> tuple[RunConfig, Checkpoint]:
     """Settle every setting, and open the checkpoint far enough to know that the model can do it.
 
-    toml, flags: values by section, flags without those that were not given. Raises ConfigError or ModelError.
+    toml, flags: values by section, flags without those that were not given. weights: fetch them too, where this
+    machine will need them. Raises ConfigError or ModelError.
     """
 
     def section(name: str) -> dict[str, Any]:
@@ -162,11 +164,12 @@ def resolve(
         raise ConfigError(f"run.seed must be int, not {seed!r}")
     model = from_dict(ModelConfig, section("model"), "model")
     execution = from_dict(ExecutionConfig, run, "run")
-    checkpoint = open_checkpoint(model, weights=not cluster_address(execution))
+    checkpoint = open_checkpoint(model, weights=weights and not cluster_address(execution))
     sampler, guidance = apply_preset(preset, checkpoint.sampler(), checkpoint.guidance())
     sampler = from_dict(SamplerConfig, {**dataclasses.asdict(sampler), **section("sampler")}, "sampler")
     guidance = from_dict(GuidanceConfig, {**dataclasses.asdict(guidance), **section("guidance")}, "guidance")
     checkpoint.check_size(sampler.height, sampler.width)
+    guidance.step_indices(sampler.steps)
     check_layers(checkpoint.configs["unet"], guidance)
     metrics = from_dict(MetricsConfig, section("metrics"), "metrics")
     load_tracker(metrics.tracker)

@@ -48,7 +48,8 @@ def dry_run(
 def _cost_lines(config: RunConfig, checkpoint: Checkpoint, rows: int, records: Sequence[SampleRecord]) -> list[str]:
     """Time from the samples already made where there are any; else a floor from FLOPs and this machine's rate."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = resolve_dtype(config.model.dtype, device)
+    named = config.model.dtype
+    dtype = resolve_dtype(named, device) if named == "auto" else getattr(torch, named)
     torch.set_num_threads(config.execution.threads_per_worker)
     cost = estimate_cost(checkpoint, config.sampler, config.guidance, dtype)
     weights_gib = cost.weights_bytes / 2**30

@@ -157,12 +157,20 @@ class Generate:
         self.config = config
         if device == "cpu":
             torch.set_num_threads(config.execution.threads_per_worker)
-        self.device = torch.cuda.get_device_name() if device == "cuda" else device
+        # An error is told with the first row: what a constructor raises reaches the driver as text alone.
         self.model: VideoModel | ConfigError
         try:
             self.model = load_model(config.model, device=device)
+            self.device = torch.cuda.get_device_name() if device == "cuda" else device
         except ConfigError as error:
-            self.model = error  # told with the first row: what a constructor raises reaches the driver as text alone
+            self.model = error
+        except Exception as error:
+            self.model = ModelError(f"{config.model.source} cannot be held on {device}: {error}")
+        else:
+            found = self.model.checkpoint.revision
+            if found != config.model_revision:
+                message = f"{config.model.source} is {found} on {socket.gethostname()}, but {config.model_revision}"
+                self.model = ModelError(f"{message} where the run was started: give every node the same weights")
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return _each_row(table, self._generate)
@@ -182,25 +190,25 @@ class Generate:
         tracks = _tracks(state, sampler.num_frames, sampler.height, sampler.width)
         try:
             generation = generate(self.model, image_HWC, tracks, sampler, self.config.guidance, state.seed)
-        except torch.cuda.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            failure = SampleError(ErrorCode.OUT_OF_MEMORY, f"{error}: make the frames smaller or fewer")
-            return _table(state.failed(failure), None, None)
         except Exception as error:
+            if _is_out_of_memory(error):
+                torch.cuda.empty_cache()
+                failure = SampleError(ErrorCode.OUT_OF_MEMORY, f"{error}: make the frames smaller or fewer")
+                return _table(state.failed(failure), None, None)
             if _device_is_lost(error):
                 os._exit(1)  # the process cannot use its GPU again; the row goes to another
             return _table(state.failed(error), None, None)
-        state = replace(state, seconds={**state.seconds, **generation.seconds}, told=self._told(generation, tracks))
+        state = replace(state, seconds={**state.seconds, **generation.seconds}, told=self._told(generation))
         return _table(state, table["first_frame"][0].as_py(), generation.frames.tobytes())
 
-    def _told(self, generation: Generation, tracks: BoxTracks) -> dict[str, Any]:
+    def _told(self, generation: Generation) -> dict[str, Any]:
         def column(values: NDArray[np.float64]) -> list[float | None]:
-            return [float(value) if np.isfinite(value) else None for value in values]
+            return [float(value) if np.isfinite(value) else None for value in values.ravel()]
 
         return {
-            "guided": self.config.guidance is not None and tracks.num_boxes > 0,
-            "loss_first": column(generation.losses[:, 0]),
-            "loss_last": column(generation.losses[:, -1]),
+            "guided": generation.is_guided,
+            "loss_first": column(generation.losses[:, :1]),
+            "loss_last": column(generation.losses[:, -1:]),
             "skipped_updates": generation.skipped_updates,
             "latent_drift": generation.latent_drift,
             "peak_gpu_bytes": generation.peak_gpu_bytes,
@@ -297,6 +305,11 @@ def _outcome(record: SampleRecord | None, state: InFlight) -> pa.Table:
 def _tracks(state: InFlight, num_frames: int, height: int, width: int) -> BoxTracks:
     boxes_NT4 = np.array(state.boxes_NT4, np.float64).reshape(-1, num_frames, 4)  # also where there are none
     return BoxTracks(boxes_NT4, height, width)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Torch's own error, or that of a CUDA library that found no room for its workspace."""
+    return type(error).__name__ == "OutOfMemoryError" or "ALLOC_FAILED" in str(error)
 
 
 def _device_is_lost(error: BaseException) -> bool:

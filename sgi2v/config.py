@@ -78,6 +78,11 @@ class SamplerConfig:
     decode_chunk_size: int = 8
     """Frames the VAE decodes at once; the temporal decoder does not see across chunks."""
 
+    @property
+    def uses_cfg(self) -> bool:
+        """Whether any frame is guided by the image beyond the conditional prediction itself."""
+        return max(self.min_cfg_scale, self.max_cfg_scale) > 1
+
     def __post_init__(self) -> None:
         for name in ("height", "width", "steps", "decode_chunk_size"):
             _require(getattr(self, name) >= 1, f"sampler.{name} must be 1 or more, not {getattr(self, name)}")
@@ -105,7 +110,7 @@ class GuidanceConfig:
     heatmap_sigma: float = 0.4
     """Standard deviation of the loss's Gaussian weight, in half sides of the box."""
     fft_cutoff: float | None = 0.5
-    """Normalised cut-off of the Butterworth low-pass merge; None leaves the optimised latents as they are."""
+    """Normalised cut-off of the Butterworth low-pass merge; None (`false` in TOML) keeps the optimised latents."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "feature", _feature(self.feature))
@@ -118,15 +123,17 @@ class GuidanceConfig:
         _require(len(self.guided_range) == 2, "guidance.guided_range must be two fractions")
         first, last = self.guided_range
         _require(1 >= first >= last >= 0, f"guidance.guided_range must fall within 1 to 0, not {self.guided_range}")
-        _require(self.iterations >= 1, f"guidance.iterations must be 1 or more, not {self.iterations}")
+        _require(self.iterations >= 0, f"guidance.iterations must not be negative, not {self.iterations}")
         _require(self.learning_rate > 0, f"guidance.learning_rate must be positive, not {self.learning_rate}")
         _require(self.heatmap_sigma > 0, f"guidance.heatmap_sigma must be positive, not {self.heatmap_sigma}")
-        _require(self.fft_cutoff is None or self.fft_cutoff > 0, "guidance.fft_cutoff must be positive or absent")
+        _require(self.fft_cutoff is None or self.fft_cutoff >= 0, "guidance.fft_cutoff must not be negative, or false")
 
     def step_indices(self, steps: int) -> tuple[int, ...]:
         """The guided steps of a schedule of `steps` steps, as 0-based loop indices (5 .. 20 of 50)."""
         if self.guided_steps is not None:
-            return tuple(sorted({step for step in self.guided_steps if step < steps}))
+            beyond = sorted(step for step in self.guided_steps if step >= steps)
+            _require(not beyond, f"guidance.guided_steps {beyond} are beyond the last of {steps} steps, {steps - 1}")
+            return tuple(sorted(set(self.guided_steps)))
         most, least = (round(fraction * steps) for fraction in self.guided_range)
         return tuple(step for step in range(steps) if least <= steps - step <= most)
 
@@ -159,13 +166,17 @@ def apply_preset(preset: str, sampler: SamplerConfig, guidance: GuidanceConfig) 
 
 
 def from_dict(config_class: type[ConfigT], values: Mapping[str, Any], section: str) -> ConfigT:
-    """Build a config dataclass from plain values; an unknown key or a wrong type raises ConfigError."""
+    """Build a config dataclass from plain values; an unknown key or a wrong type raises ConfigError.
+
+    `false` stands for None, which TOML cannot write, where a setting may be None.
+    """
     fields = {field.name: field for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
-    for key, value in values.items():
+    for key in values:
         if key not in fields:
             raise ConfigError(f"unknown setting {section}.{key}: known are {', '.join(fields)}")
-        _check_type(f"{section}.{key}", value, str(fields[key].type))
     coerced = {key: _coerce(value, str(fields[key].type)) for key, value in values.items()}
+    for key, value in coerced.items():
+        _check_type(f"{section}.{key}", value, str(fields[key].type))
     try:
         return config_class(**coerced)
     except (TypeError, ValueError) as error:
@@ -183,5 +194,8 @@ def _check_type(name: str, value: object, annotation: str) -> None:
 
 
 def _coerce(value: Any, annotation: str) -> Any:
-    """Floats may be written as integers in TOML."""
-    return float(value) if annotation.startswith("float") and value is not None else value
+    """Floats may be written as integers, and None as false."""
+    if value is False and "None" in annotation:
+        return None
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if annotation.startswith("float") and is_integer else value

@@ -61,7 +61,7 @@ def estimate_cost(
 
         # The counter knows matrix products; fused attention kernels are opaque to it on a CPU.
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as denoising, torch.no_grad():
-            unet(**inputs(2 if sampler.max_cfg_scale > 1 else 1))
+            unet(**inputs(2 if sampler.uses_cfg else 1))
         flops = sampler.steps * denoising.get_total_flops()
         kept: dict[int, int] = {}
         if guidance is not None:
@@ -99,11 +99,16 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) 
     """Measured FLOP/s of square matrix products on a device: what no model exceeds."""
     side = 4096 if device.type == "cuda" else 1024
     left = torch.randn(side, side, device=device).to(dtype)
-    done, start = 0, perf_counter()
-    left @ left
-    while perf_counter() - start < seconds:
+
+    def multiply() -> float:
         left @ left
         if device.type == "cuda":
             torch.cuda.synchronize(device)
+        return perf_counter()
+
+    start = now = multiply()
+    done = 0
+    while done == 0 or now - start < seconds:
+        now = multiply()
         done += 1
-    return 2 * side**3 * done / (perf_counter() - start)
+    return 2 * side**3 * done / (now - start)

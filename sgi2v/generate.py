@@ -40,11 +40,13 @@ class Generation:
     latents: Tensor
     """Final latents, float32 [T, C, h, w] on the CPU."""
     losses: NDArray[np.float64]
-    """[guided steps, iterations], before each update; NaN where an update had nothing to follow."""
+    """[guided steps, iterations], before each update; 0 where there was nothing to follow."""
+    is_guided: bool
+    """Whether anything was optimised: False without guidance, boxes, or a box that is seen after frame 0."""
     seconds: dict[str, float]
     """Per phase: encode, guide, denoise, decode."""
     skipped_updates: int
-    """Updates left out because a 16-bit gradient overflowed."""
+    """Passes thrown away because a 16-bit gradient overflowed; each was computed again."""
     latent_drift: float
     """Root mean square of what the optimiser added to the latents, over all guided steps, relative to theirs."""
     peak_gpu_bytes: int | None
@@ -91,6 +93,7 @@ class _Guide:
         self.losses: list[list[float]] = []
         self.skipped = 0
         self.drift_squared = 0.0
+        self.loss_scale = INITIAL_LOSS_SCALE if model.dtype is torch.float16 else 1.0
 
     def __call__(self, step: int, latents_TChw: Tensor) -> Tensor:
         if step not in self.step_indices:
@@ -102,12 +105,16 @@ class _Guide:
                 latents_TChw,
                 self.plan,
                 self.guidance,
-                loss_scale=INITIAL_LOSS_SCALE if self.model.dtype is torch.float16 else 1.0,
+                loss_scale=self.loss_scale,
                 on_update=lambda iteration, latents: self._report("update", step, iteration, latents),
             )
             self._report("merged", step, 0, guided.latents_TChw)
-            self.losses.append(guided.losses or [float("nan")] * self.guidance.iterations)
+            if not torch.isfinite(guided.latents_TChw).all():
+                message = f"the latents became NaN at step {step}: lower guidance.learning_rate, or guide later steps"
+                raise SampleError(ErrorCode.GUIDANCE_DIVERGED, message)
+            self.losses.append(guided.losses)
             self.skipped += guided.skipped
+            self.loss_scale = guided.loss_scale
             difference = (guided.latents_TChw - latents_TChw).square().mean() / latents_TChw.square().mean()
             self.drift_squared += float(difference)
         return guided.latents_TChw
@@ -163,25 +170,20 @@ def generate(
         latents_TChw = denoise(model, schedule, conditioning, latents_TChw, sampler, guide)
     clock.seconds["denoise"] -= clock.seconds["guide"]
     if not torch.isfinite(latents_TChw).all():
-        raise _diverged(guide)
+        raise SampleError(ErrorCode.VIDEO_INVALID, "the latents became NaN while denoising: check the model's dtype")
     with clock.phase("decode"):
         frames_THWC = decode_latents(model, latents_TChw, sampler.decode_chunk_size)
         frames = (frames_THWC * 255).round().to(torch.uint8).cpu().numpy()
     if not torch.isfinite(frames_THWC).all():
         raise SampleError(ErrorCode.VIDEO_INVALID, "the decoded frames hold NaN")
+    losses = guide.losses if guide else []
     return Generation(
         frames=frames,
         latents=latents_TChw.float().cpu(),
-        losses=np.array(guide.losses if guide else [], np.float64).reshape(-1, guidance.iterations if guidance else 1),
+        losses=np.array(losses, np.float64).reshape(len(losses), guidance.iterations if guidance else 0),
+        is_guided=guide is not None and bool(guide.step_indices) and not guide.plan.is_empty,
         seconds=clock.seconds,
         skipped_updates=guide.skipped if guide else 0,
         latent_drift=guide.drift_squared**0.5 if guide else 0.0,
         peak_gpu_bytes=torch.cuda.max_memory_allocated(model.device) if model.device.type == "cuda" else None,
     )
-
-
-def _diverged(guide: _Guide | None) -> SampleError:
-    if guide is None:
-        return SampleError(ErrorCode.VIDEO_INVALID, "the latents became NaN without guidance: check the model's dtype")
-    message = "the latents became NaN: lower guidance.learning_rate, or guide fewer steps"
-    return SampleError(ErrorCode.GUIDANCE_DIVERGED, message)

@@ -55,9 +55,11 @@ class GuidedStep:
 
     latents_TChw: Tensor
     losses: list[float]
-    """Loss before each update."""
+    """Loss before each update; 0 where there was nothing to follow."""
     skipped: int
-    """Updates left out because a 16-bit gradient overflowed."""
+    """Passes thrown away because a 16-bit gradient overflowed; each was computed again at half the loss scale."""
+    loss_scale: float
+    """What the next guided step starts from."""
 
 
 def _bilinear_axis(
@@ -157,26 +159,37 @@ def optimize_latents(
     loss_scale: INITIAL_LOSS_SCALE where the features are float16, 1 elsewhere.
     """
     if plan.is_empty:
-        return GuidedStep(latents_TChw, [], 0)
+        if on_update is not None:
+            for iteration in range(guidance.iterations):
+                on_update(iteration, latents_TChw)
+        return GuidedStep(latents_TChw, [0.0] * guidance.iterations, 0, loss_scale)
     original = latents_TChw.detach()
     latents = original.clone().requires_grad_(True)
     optimizer = torch.optim.AdamW([latents], lr=guidance.learning_rate)
     losses: list[Tensor] = []
     skipped = 0
     for iteration in range(guidance.iterations):
-        with torch.enable_grad():
-            loss = trajectory_loss(compute_features(latents), plan)
-            (gradient,) = torch.autograd.grad(loss * loss_scale, latents)
-        losses.append(loss.detach())
-        if loss_scale != 1.0 and not torch.isfinite(gradient).all():
+        loss, gradient = _loss_and_gradient(compute_features, latents, plan, loss_scale)
+        while loss_scale > 1 and not torch.isfinite(gradient).all():
             loss_scale /= 2
             skipped += 1
-        else:
-            latents.grad = gradient / loss_scale
-            optimizer.step()
+            loss, gradient = _loss_and_gradient(compute_features, latents, plan, loss_scale)
+        losses.append(loss)
+        latents.grad = gradient / loss_scale
+        optimizer.step()
         if on_update is not None:
             on_update(iteration, latents.detach())
     optimized = latents.detach()
     if plan.low_pass_hw is not None:
         optimized = merge_low_frequencies(optimized, original, plan.low_pass_hw)
-    return GuidedStep(optimized, torch.stack(losses).tolist(), skipped)
+    return GuidedStep(optimized, [float(loss) for loss in losses], skipped, loss_scale)
+
+
+def _loss_and_gradient(
+    compute_features: Callable[[Tensor], Tensor], latents_TChw: Tensor, plan: LossPlan, loss_scale: float
+) -> tuple[Tensor, Tensor]:
+    """The loss, and its gradient to the latents times `loss_scale`."""
+    with torch.enable_grad():
+        loss = trajectory_loss(compute_features(latents_TChw), plan)
+        (gradient,) = torch.autograd.grad(loss * loss_scale, latents_TChw)
+    return loss.detach(), gradient

@@ -10,7 +10,7 @@ How one box is measured, all in output pixels:
     counted   due frames with at least 5 of the 25 points visible
 
 A box with no due frame, or with fewer than half of them counted, has no value: null, with a reason. A sample's
-value is the mean over the boxes that have one. Nothing is ever NaN.
+value is the mean over the boxes that have one; its control gain is made of its own two means. Nothing is ever NaN.
 
 Axes: N boxes, T frames, H W pixels, C colours, Q query points of one box; 2 is xy, 4 is xyxy.
 """
@@ -190,11 +190,10 @@ def _box_fidelity(
     measured_px = float(np.linalg.norm(measured_K2[-1]))
     objmc_px, static_px = float(error_K.mean()), float(asked_K.mean())
 
-    reasons, gain, cosine = [], None, None
-    if static_px < MIN_TARGET_PX:
+    reasons, cosine = [], None
+    gain = _control_gain(objmc_px, static_px)
+    if gain is None:
         reasons.append(NullReason.STATIC_TARGET)
-    else:
-        gain = 1.0 - objmc_px / static_px
     if asked_K[-1] < MIN_TARGET_PX:
         reasons.append(NullReason.TARGET_AT_START)
     elif measured_px < MIN_MEASURED_PX:
@@ -220,8 +219,16 @@ def _mean(boxes: Sequence[Fidelity]) -> Fidelity:
     for name in (field.name for field in fields(Fidelity) if field.name != "null_reason"):
         values = [value for box in boxes if (value := getattr(box, name)) is not None]
         means[name] = float(np.mean(values)) if values else None
+    objmc_px, static_px = means["objmc_px"], means["static_objmc_px"]
+    if objmc_px is not None and static_px is not None:
+        means["control_gain"] = _control_gain(objmc_px, static_px)
     reasons = [reason for box in boxes if box.null_reason for reason in box.null_reason.split(", ")]
     return Fidelity(**means, null_reason=_join(reasons) if None in means.values() else None)
+
+
+def _control_gain(objmc_px: float, static_px: float) -> float | None:
+    """1 - objmc / static; None for a target that was told to stay."""
+    return 1.0 - objmc_px / static_px if static_px >= MIN_TARGET_PX else None
 
 
 def _join(reasons: Sequence[str]) -> str | None:

@@ -103,14 +103,13 @@ def denoise(
     """
     cfg_scale = torch.linspace(sampler.min_cfg_scale, sampler.max_cfg_scale, sampler.num_frames)
     cfg_scale_T111 = cfg_scale.view(-1, 1, 1, 1).to(latents_TChw.device)
-    use_cfg = sampler.max_cfg_scale > 1
-    batch = UNCONDITIONAL_AND_CONDITIONAL if use_cfg else CONDITIONAL
+    batch = UNCONDITIONAL_AND_CONDITIONAL if sampler.uses_cfg else CONDITIONAL
     for step in range(sampler.steps):
         if guide is not None:
             latents_TChw = guide(step, latents_TChw)
         inputs = unet_inputs(schedule, step, latents_TChw, conditioning, batch, model.dtype)
         prediction = model.unet(**inputs, return_dict=False)[0].float()
-        if use_cfg:
+        if sampler.uses_cfg:
             unconditional, conditional = prediction
             velocity = unconditional + cfg_scale_T111 * (conditional - unconditional)
         else:

@@ -9,11 +9,14 @@ ORDER = 4
 
 
 def butterworth_low_pass(height: int, width: int, cutoff: float) -> Tensor:
-    """[h, w] gains 1 / (1 + ((u^2 + v^2) / cutoff^2)^4) at frequencies u, v in [-1, 1), zero frequency first."""
+    """[h, w] gains 1 / (1 + ((u^2 + v^2) / cutoff^2)^4) at frequencies u, v in [-1, 1), zero frequency first.
+
+    A cut-off of 0 lets nothing pass.
+    """
     v_h = torch.arange(height, dtype=torch.float64) * 2 / height - 1
     u_w = torch.arange(width, dtype=torch.float64) * 2 / width - 1
     radius_squared_hw = v_h[:, None] ** 2 + u_w[None, :] ** 2
-    gain_hw = 1 / (1 + (radius_squared_hw / cutoff**2) ** ORDER)
+    gain_hw = 1 / (1 + (radius_squared_hw / cutoff**2) ** ORDER) if cutoff else torch.zeros_like(radius_squared_hw)
     low_pass_hw: Tensor = torch.fft.ifftshift(gain_hw).float()
     return low_pass_hw
 

@@ -64,7 +64,7 @@ def test_show_tells_what_is_wrong(manifest: str) -> None:
     assert "the first are: cat, cat-2, dog" in str(run("show", manifest, "zzz").exception)
     assert isinstance(run("show", manifest, "dog").exception, SampleError)
     assert isinstance(run("show", "none.csv").exception, ManifestError)
-    assert "cannot be written" in str(run("show", manifest, "-o", "none/a.png").exception)
+    assert "cannot be written" in str(run("show", manifest, "-o", "m.csv/a.png").exception)
 
 
 def test_from_sgi2v_writes_a_manifest_and_says_what_is_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sgi2v.model import VideoModel
-from tests.conformance import run_case
+from tests.conformance import compute_case, run_case
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = [GOLDEN / "case-a", GOLDEN / "case-b"]
@@ -21,6 +22,45 @@ CASES = [GOLDEN / "case-a", GOLDEN / "case-b"]
 def test_every_stage_conforms(model: VideoModel, case: Path) -> None:
     over = [difference for difference in run_case(model, case) if not difference.conforms]
     assert over == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "shape"),
+    [
+        ({"num_frames": 14, "num_inference_steps": 4, "optimize_steps_counted_down": [3]}, (1, 3)),
+        ({"optimize_steps_counted_down": []}, (0,)),
+        ({"iterations": 0}, (0,)),
+        ({"fft_cutoff": 0}, (6, 3)),
+        ({"boxes": "one that leaves at once"}, (6, 3)),
+    ],
+    ids=lambda changes: next(iter(changes)) if isinstance(changes, dict) else "",
+)
+def test_further_cases_are_compared_and_not_only_run(
+    model: VideoModel, tmp_path: Path, changes: dict[str, object], shape: tuple[int, ...]
+) -> None:
+    """A case of another shape, whose golden numbers are what we compute and then again what they are not."""
+    config = json.loads((CASES[0] / "config.json").read_text())
+    config |= {name: value for name, value in changes.items() if name != "boxes"}
+    del config["fps"], config["heatmap_sigma"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    golden = dict(np.load(CASES[0] / "golden.npz"))
+    frames = config["num_frames"]
+    boxes_hwhw = np.repeat(golden["boxes_hwhw"][:, :1], frames, axis=1)
+    if "boxes" in changes:
+        boxes_hwhw = boxes_hwhw[:1]
+        boxes_hwhw[:, 1:] += 4000
+    inputs = {
+        **{name: golden[name] for name in ("image", "noise_aug_noise")},
+        "boxes_hwhw": boxes_hwhw,
+        "init_noise": np.resize(golden["init_noise"], (1, frames, *golden["init_noise"].shape[2:])),
+    }
+    np.savez(tmp_path / "golden.npz", **inputs)
+    _, computed = compute_case(model, tmp_path)
+    assert computed["losses"].shape == shape or computed["losses"].size == 0 == np.prod(shape)
+    np.savez(tmp_path / "golden.npz", **inputs, **computed)
+    assert all(difference.conforms for difference in run_case(model, tmp_path))
+    np.savez(tmp_path / "golden.npz", **inputs, **{**computed, "final_latents": computed["final_latents"] + 0.01})
+    assert [each.stage for each in run_case(model, tmp_path) if not each.conforms] == ["final_latents"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -65,8 +67,25 @@ def test_tracks_of_another_size_and_length_are_brought_to_the_videos(
     assert np.array_equal(own.frames, foreign.frames)
 
 
-def test_the_checkpoints_own_settings_are_the_default(model: VideoModel) -> None:
-    assert model.checkpoint.sampler().num_frames == 6
+def test_the_checkpoints_own_settings_are_the_default(model: VideoModel, photograph: NDArray[np.uint8]) -> None:
+    own = {"sampler": {"height": 64, "width": 64, "num_frames": 3, "steps": 2}}
+    settled = dataclasses.replace(model, checkpoint=dataclasses.replace(model.checkpoint, defaults=own))
+    assert generate(settled, photograph, None).frames.shape == (3, 64, 64, 3)
+
+
+def test_boxes_that_are_never_seen_again_guide_nothing(model: VideoModel, photograph: NDArray[np.uint8]) -> None:
+    gone = BoxTracks.from_paths(np.array([[16.0, 16, 56, 48]]), [np.array([[0.0, 0.0], [900.0, 0.0]])], 2, 64, 128)
+    sampler = dataclasses.replace(SAMPLER, num_frames=2)
+    unguided = generate(model, photograph, gone, sampler, GUIDANCE)
+    assert not unguided.is_guided
+    assert not unguided.losses.any()
+    assert np.array_equal(unguided.frames, generate(model, photograph, None, sampler, None).frames)
+    assert generate(model, photograph, tracks(), SAMPLER, GUIDANCE).is_guided
+
+
+def test_guided_steps_beyond_the_schedule_are_refused(model: VideoModel, photograph: NDArray[np.uint8]) -> None:
+    with pytest.raises(ConfigError, match=r"\[7\].*last of 5 steps"):
+        generate(model, photograph, tracks(), SAMPLER, GuidanceConfig(guided_steps=(2, 7)))
 
 
 def test_a_size_that_the_model_cannot_do_names_the_nearest(model: VideoModel, photograph: NDArray[np.uint8]) -> None:

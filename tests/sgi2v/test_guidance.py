@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -108,6 +109,19 @@ def test_gradient_is_that_of_finite_differences_and_leaves_frame_0_alone() -> No
     assert leaf.grad[1:].any()
 
 
+def check_directions(score: Callable[[Tensor], Tensor], frozen: Callable[[Tensor], Tensor], sample: Tensor) -> None:
+    """The gradient of `score` along three directions is the difference quotient of `frozen`."""
+    leaf = sample.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(score(leaf), leaf)
+    generator = torch.Generator().manual_seed(6)
+    for _ in range(3):
+        direction = torch.randn(sample.shape, generator=generator, dtype=torch.float64)
+        step = 1e-8  # the random network is that crooked
+        with torch.no_grad():
+            difference = (frozen(sample + step * direction) - frozen(sample - step * direction)) / (2 * step)
+        assert float((gradient * direction).sum()) == pytest.approx(float(difference), rel=1e-3)
+
+
 @pytest.mark.parametrize("feature", [Feature.SELF_ATTENTION, Feature.TEMPORAL_ATTENTION, Feature.UPSAMPLE_BLOCK])
 def test_gradient_to_the_latents_is_that_of_finite_differences(model: VideoModel, feature: Feature) -> None:
     unet = copy.deepcopy(model.unet).double()
@@ -118,15 +132,46 @@ def test_gradient_to_the_latents_is_that_of_finite_differences(model: VideoModel
     def score(sample: Tensor) -> Tensor:
         return (guided_features(unet, {**fixed, "sample": sample}, guidance) * weight).sum()
 
-    sample = fixed["sample"].clone().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(score(sample), sample)
-    generator = torch.Generator().manual_seed(6)
-    for _ in range(3):
-        direction = torch.randn(sample.shape, generator=generator, dtype=torch.float64)
-        step = 1e-8  # the random network is that crooked
-        with torch.no_grad():
-            difference = (score(sample + step * direction) - score(sample - step * direction)) / (2 * step)
-        assert float((gradient * direction).sum()) == pytest.approx(float(difference), rel=1e-3)
+    check_directions(score, score, fixed["sample"])
+
+
+def test_gradient_of_the_methods_own_loss_holds_frame_0_fixed(model: VideoModel) -> None:
+    """Difference quotients with frame 0's keys, values and features frozen at the point of the gradient."""
+    unet = copy.deepcopy(model.unet).double()
+    guidance = GuidanceConfig(layers=((2, 1),))
+    fixed = {name: value.double() for name, value in inputs().items()}
+    plan = plan_loss(tracks_of(*SCENES["one box"], 3, 8, 16), 8, 16, CELL, guidance, CPU)
+    attention = unet.up_blocks[2].attentions[1].transformer_blocks[0].attn1
+
+    def features(sample: Tensor) -> Tensor:
+        return guided_features(unet, {**fixed, "sample": sample}, guidance)
+
+    def score(sample: Tensor) -> Tensor:
+        return 1e6 * trajectory_loss(features(sample), plan)
+
+    kept: dict[str, Tensor] = {}
+    projections = {"key": attention.to_k, "value": attention.to_v}
+    handles = [
+        projection.register_forward_hook(lambda *call, name=name: kept.__setitem__(name, call[2].detach()))
+        for name, projection in projections.items()
+    ]
+    with torch.no_grad():
+        first_frame = features(fixed["sample"])[:1]
+    for handle in handles:
+        handle.remove()
+
+    def frozen(sample: Tensor) -> Tensor:
+        handles = [
+            projection.register_forward_hook(lambda *_, name=name: kept[name])
+            for name, projection in projections.items()
+        ]
+        try:
+            return 1e6 * trajectory_loss(torch.cat([first_frame, features(sample)[1:]]), plan)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    check_directions(score, frozen, fixed["sample"])
 
 
 def test_optimising_lowers_the_loss_and_follows_the_contract() -> None:
@@ -154,20 +199,23 @@ def test_a_box_that_is_never_inside_again_leaves_the_latents_alone() -> None:
     plan = plan_loss(tracks_of([[16, 16, 56, 48]], [[900, 0]], 2, 8, 16), 8, 16, CELL, guidance, CPU)
     step = optimize_latents(lambda each: each.permute(0, 2, 3, 1), latents, plan, guidance)
     assert torch.equal(step.latents_TChw, latents)
-    assert step.losses == []
+    assert step.losses == [0.0] * 5
 
 
-def test_an_overflowing_16_bit_gradient_skips_the_update_and_halves_the_scale() -> None:
+def test_an_overflowing_16_bit_pass_is_computed_again_at_a_smaller_scale() -> None:
     latents = torch.randn(3, 4, 8, 16, generator=torch.Generator().manual_seed(9))
     guidance = GuidanceConfig(iterations=4, fft_cutoff=None)
     plan = plan_loss(tracks_of(*SCENES["one box"], 3, 8, 16), 8, 16, CELL, guidance, CPU)
     calls: list[int] = []
 
+    def features(each: Tensor) -> Tensor:
+        return each.permute(0, 2, 3, 1)
+
     def overflows_twice(each: Tensor) -> Tensor:
         calls.append(1)
-        return each.permute(0, 2, 3, 1) * (float("inf") if len(calls) <= 2 else 1.0)
+        return features(each) * (float("inf") if len(calls) <= 2 else 1.0)
 
     step = optimize_latents(overflows_twice, latents, plan, guidance, loss_scale=2.0**16)
-    assert step.skipped == 2
-    assert torch.isfinite(step.latents_TChw).all()
-    assert not torch.equal(step.latents_TChw, latents)
+    assert (step.skipped, step.loss_scale, len(step.losses)) == (2, 2.0**14, 4)
+    undisturbed = optimize_latents(features, latents, plan, guidance)
+    torch.testing.assert_close(step.latents_TChw, undisturbed.latents_TChw, atol=1e-5, rtol=0)
