@@ -5,6 +5,7 @@ Axes: T frames, C channels, H W pixels, h w latent cells, D width of the image e
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,9 @@ from torch import Tensor
 from sgi2v.checkpoint import Checkpoint, open_checkpoint, weight_files
 from sgi2v.config import DType, ModelConfig, SamplerConfig
 from sgi2v.errors import ConfigError, ModelError
+
+_NAMED = 3
+"""Faulty tensors that an error names."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ def resolve_dtype(dtype: DType, device: torch.device) -> torch.dtype:
 
 def _load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> VideoModel:
     from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
+    from safetensors import SafetensorError
     from transformers import CLIPVisionModelWithProjection
 
     configs = checkpoint.configs
@@ -103,12 +108,18 @@ def _load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> V
     def component(component_class: Any, name: str, of_dtype: torch.dtype) -> Any:
         variant, _ = weight_files(checkpoint.path, name, half=of_dtype is not torch.float32)
         try:
-            module = component_class.from_pretrained(
-                str(checkpoint.path / name), use_safetensors=True, variant=variant, dtype=of_dtype
+            module, found = component_class.from_pretrained(
+                str(checkpoint.path / name),
+                use_safetensors=True,
+                variant=variant,
+                dtype=of_dtype,
+                ignore_mismatched_sizes=True,  # they are told below, with their names
+                output_loading_info=True,
             )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            _check_tensors(f"{name} of {checkpoint.source}", found)
+            return module.to(device).eval().requires_grad_(False)
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise ModelError(f"{name} of {checkpoint.source} cannot be loaded: {error}") from error
-        return module.to(device).eval().requires_grad_(False)
 
     extractor = configs["feature_extractor"]
     return VideoModel(
@@ -122,6 +133,18 @@ def _load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> V
         device=device,
         dtype=dtype,
     )
+
+
+def _check_tensors(what: str, found: Mapping[str, Any]) -> None:
+    """Raise ModelError for tensors that the library made up; found: its account of the loading."""
+    mismatched = {key for key, *_ in found["mismatched_keys"]}
+    missing = set(found["missing_keys"]) - mismatched
+    for keys, fault in ((missing, "are missing"), (mismatched, "have the wrong shape")):
+        if keys:
+            names = ", ".join(sorted(keys)[:_NAMED]) + (", ..." if len(keys) > _NAMED else "")
+            raise ModelError(f"{what} cannot be used: {len(keys)} of its tensors {fault}: {names}")
+    if found["error_msgs"]:
+        raise ModelError(f"{what} cannot be used: {'; '.join(map(str, found['error_msgs']))}")
 
 
 def resize_image(image_HWC: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
