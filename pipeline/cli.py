@@ -15,7 +15,7 @@ from pipeline import manifest_commands, options
 
 EXIT_FAILED_ROWS = 1
 EXIT_BAD_INPUT = 2
-EXIT_STORAGE = 3
+EXIT_LOST = 3
 EXIT_INTERRUPTED = 130
 
 Parameters = ParamSpec("Parameters")
@@ -64,7 +64,7 @@ def run(
     if address is not None:
         flags.setdefault("run", {})["address"] = address
     table = read_manifest(manifest)
-    settled, checkpoint = resolve(manifest, output, read_toml(config) if config else {}, flags, unguided)
+    settled, checkpoint = resolve(manifest, output, read_toml(config) if config else {}, flags, unguided, not dry_run)
     if dry_run:
         from pipeline.dry_run import dry_run as describe
 
@@ -172,13 +172,13 @@ def _reporting(command: Callable[Parameters, None]) -> Callable[Parameters, None
 
     @wraps(command)
     def guarded(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
-        from sgi2v.errors import SGI2VError, StorageError
+        from sgi2v.errors import ClusterError, SGI2VError, StorageError
 
         try:
             command(*args, **kwargs)
         except SGI2VError as error:
             typer.echo(f"error: {error}", err=True)
-            sys.exit(EXIT_STORAGE if isinstance(error, StorageError) else EXIT_BAD_INPUT)
+            sys.exit(EXIT_LOST if isinstance(error, (StorageError, ClusterError)) else EXIT_BAD_INPUT)
         except KeyboardInterrupt:
             sys.exit(EXIT_INTERRUPTED)
 

@@ -9,12 +9,13 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from pipeline.config import ExecutionConfig, cluster_address
-from sgi2v.errors import ConfigError
+from pipeline.config import ExecutionConfig, RunConfig, cluster_address
+from sgi2v.checkpoint import COMPONENTS, open_checkpoint, weight_files
+from sgi2v.errors import ClusterError, ConfigError
 
 ANSWER_S = 10.0
 """How long a cluster has to take a connection."""
@@ -22,6 +23,9 @@ STAGE_CPUS = 0.25
 """CPU share that a load or a commit actor reserves."""
 RESERVED_CPUS = 1 + 2 * STAGE_CPUS
 """Beside the workers: Ray Data's own tasks, a loader and a committer. With less the flow waits for ever."""
+PROCESS_BYTES = 1 << 30
+"""What a worker on a CPU takes beside its weights, at least."""
+_TOLD_LIMIT = 400
 
 
 @dataclass(frozen=True)
@@ -69,25 +73,66 @@ def _sigterm_kept() -> Iterator[None]:
             signal.signal(signal.SIGTERM, handler)
 
 
-def _check_answering(address: str) -> None:
-    """Raise ConfigError for an address at which nothing listens: Ray itself would try for minutes."""
+def _check_answering(address: str, named: str) -> None:
+    """Raise ConfigError for an address at which nothing listens: Ray itself would try for minutes.
+
+    named: the address as messages tell it, with where it comes from.
+    """
     if address.startswith(("http://", "https://", "ray://")):
-        raise ConfigError(f"{address} is not a cluster's own address (HOST:6379); for a job use `sgi2v-batch submit`")
+        raise ConfigError(f"{named} is not a cluster's own address (HOST:6379); for a job use `sgi2v-batch submit`")
     host, _, port = address.rpartition(":")
     if not port.isdigit():
         return  # such as `auto`: Ray knows
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
     except OSError as error:
-        raise ConfigError(f"no Ray cluster answers at {address}: {error}") from error
+        raise ConfigError(f"no Ray cluster answers at {named}: {error}") from error
+
+
+def worker_bytes(config: RunConfig) -> int | None:
+    """Memory of a worker on a CPU of this machine; None where it attaches to a cluster or has no weights."""
+    if cluster_address(config.execution):
+        return None
+    path = open_checkpoint(config.model, weights=False).path
+    half = config.model.dtype not in {"auto", "float32"}
+    files = [file for component in COMPONENTS for file in weight_files(path, component, half)[1]]
+    return PROCESS_BYTES + 2 * sum(file.stat().st_size for file in files) if files else None
 
 
 @contextmanager
-def ray_session(execution: ExecutionConfig, rows: int) -> Iterator[Width]:
+def cluster_errors() -> Iterator[None]:
+    """Turn what Ray raises for a cluster or an actor that is gone into ClusterError; a stage's bug passes."""
+    try:
+        yield
+    except Exception as error:
+        from ray.data.exceptions import ExecutionTimeoutError, SystemException
+        from ray.exceptions import RayError, UserCodeException
+
+        of_ray = isinstance(error, (RayError, ExecutionTimeoutError)) or isinstance(error.__cause__, SystemException)
+        if not of_ray or isinstance(error, UserCodeException):
+            raise
+        raise ClusterError(
+            f"the Ray cluster failed: {_in_one_line(error)}. "
+            "What is committed is safe: the same command goes on from where it stopped."
+        ) from error
+
+
+def _in_one_line(error: Exception) -> str:
+    """What happened; of an error that holds a worker's traceback its last line, which names the cause."""
+    from ray.exceptions import RayActorError, RayTaskError
+
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    remote = isinstance(error, RayTaskError) or (isinstance(error, RayActorError) and error.actor_init_failed)
+    told = " ".join(lines[-1:] if remote else lines)
+    return f"{type(error).__name__}: {told}"[:_TOLD_LIMIT].rstrip(" .:")
+
+
+@contextmanager
+def ray_session(execution: ExecutionConfig, rows: int, worker_bytes: int | None) -> Iterator[Width]:
     """Ray for the length of a run, with all its own chatter off.
 
     Attaches to `execution.address`, or to the cluster of the job that this process belongs to; otherwise starts
-    Ray on this machine alone. Raises ConfigError for a cluster that cannot be reached.
+    Ray on this machine alone. Raises ConfigError for a cluster that cannot be reached or cannot hold a worker.
     """
     quiet_ray()
     import ray
@@ -95,49 +140,86 @@ def ray_session(execution: ExecutionConfig, rows: int) -> Iterator[Width]:
     address = cluster_address(execution)
     options = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address:
-        _check_answering(address)
+        named = address if execution.address else f"RAY_ADDRESS={address}"
+        _check_answering(address, named)
         try:
             with _stderr_silenced(), _sigterm_kept():
                 ray.init(address=address, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ConfigError(f"no Ray cluster answers at {address}: {error}") from error
+            raise ConfigError(f"no Ray cluster answers at {named}: {error}") from error
     else:
-        cpus = max(os.cpu_count() or 1, execution.workers or 1) + math.ceil(RESERVED_CPUS)
+        cpus = max(len(os.sched_getaffinity(0)), execution.workers or 1) + math.ceil(RESERVED_CPUS)
         with _stderr_silenced(), _sigterm_kept():
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
     try:
         _quiet_ray_data()
-        yield width(execution, rows, ray.cluster_resources(), local=not address)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        yield width(execution, rows, nodes, worker_bytes)
     finally:
         ray.shutdown()
 
 
-def width(execution: ExecutionConfig, rows: int, resources: dict[str, float], local: bool) -> Width:
-    """How many workers a run gets from a cluster's resources, and what each takes."""
-    gpus, cpus = resources.get("GPU", 0.0), resources.get("CPU", 1.0)
+def width(
+    execution: ExecutionConfig, rows: int, nodes: Sequence[Mapping[str, float]], worker_bytes: int | None
+) -> Width:
+    """How many workers a run gets from a cluster, and what each takes.
+
+    nodes: the resources of each node, in Ray's names. worker_bytes: memory of a worker on a CPU; None: not known.
+    Raises ConfigError for a cluster on which the run would wait for ever.
+    """
+    cpus = sum(node.get("CPU", 0.0) for node in nodes)
     if cpus < RESERVED_CPUS + 0.5:
         raise ConfigError(
             f"the Ray cluster has {cpus:g} CPU, and a run needs 2 at least: add a node or raise --num-cpus"
         )
+    wanted = max(rows, 1) if execution.workers is None else min(execution.workers, max(rows, 1))
+    most_gpus = max(node.get("GPU", 0.0) for node in nodes)
     per_worker = execution.gpus_per_worker
-    note = ""
     if per_worker is None:
-        per_worker = 1.0 if gpus else 0.0
-    if per_worker > 0 and gpus < per_worker:
-        note = f"there is no GPU to give {per_worker:g} of to a worker: "
-        per_worker = 0.0
-    if per_worker > 0:
-        most = int(gpus // per_worker)
-        workers = min(execution.workers or most, max(rows, 1))
-        share = min(1.0, (cpus - RESERVED_CPUS) / workers)
-        helpers = max(1, min(workers, int(cpus - workers) // 2))
-        return Width(workers, per_worker, share, helpers, f"{per_worker:g} GPU per worker")
-    available = (os.cpu_count() or 1) if local else max(1, int(cpus - RESERVED_CPUS))
-    workers = min(execution.workers or available, max(rows, 1))
+        per_worker = 1.0 if most_gpus else 0.0
+    if per_worker and most_gpus:
+        return _width_on_gpus(per_worker, wanted, execution.workers, nodes, cpus)
     threads = execution.threads_per_worker
+    note = f"there is no GPU to give {per_worker:g} of to a worker: " if per_worker else ""
     note += f"no GPU, {threads} CPU thread{'s' if threads > 1 else ''} per worker"
+    workers = wanted
+    if execution.workers is None:
+        workers = min(workers, max(1, int(cpus - RESERVED_CPUS)))
+        if worker_bytes is not None:
+            held = max(1, sum(int(node.get("memory", 0.0) // worker_bytes) for node in nodes))
+            if held < workers:
+                workers = held
+                note += f", as many as memory holds at {worker_bytes / 2**30:.1f} GiB each"
     share = min(1.0, (cpus - RESERVED_CPUS) / workers)
     return Width(workers, 0.0, share, max(1, workers // 4), note)
+
+
+def _width_on_gpus(
+    per_worker: float, wanted: int, asked: int | None, nodes: Sequence[Mapping[str, float]], cpus: float
+) -> Width:
+    """As many workers as the nodes hold, each whole on one node, with a CPU share that fits beside it there."""
+    # a tenth goes ten times into a GPU, and binary fractions say nine
+    held = [int(node.get("GPU", 0.0) / per_worker + 1e-6) if node.get("CPU") else 0 for node in nodes]
+    most = sum(held)
+    if not most:
+        gpus = max(node.get("GPU", 0.0) for node in nodes)
+        raise ConfigError(
+            f"no node of the Ray cluster has {per_worker:g} GPUs and a CPU: --gpus-per-worker may be {gpus:g} at most"
+        )
+    workers = min(wanted, most)
+    # the rest of the flow may land beside the workers of any node
+    shares = [_spare_cpus(node["CPU"]) / count for node, count in zip(nodes, held, strict=True) if count]
+    share = min(1.0, *shares)
+    helpers = max(1, min(workers, int(cpus - workers) // 2))
+    note = f"{per_worker:g} GPU per worker"
+    if asked is not None and wanted > most:
+        note += f", as many as the GPUs hold of the {asked} asked for"
+    return Width(workers, per_worker, share, helpers, note)
+
+
+def _spare_cpus(cpus: float) -> float:
+    """CPUs of a node that its workers may take."""
+    return cpus - RESERVED_CPUS if cpus >= RESERVED_CPUS + 0.5 else cpus / 2
 
 
 def _quiet_ray_data() -> None:

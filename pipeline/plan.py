@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from manifests.schema import MANIFEST_SCHEMA, row_digest
 from pipeline.config import RunConfig, differences
-from pipeline.records import SampleRecord, read_records, record_key
+from pipeline.records import SampleRecord, read_failures, read_records, record_key
 from pipeline.storage import Storage
 from sgi2v.errors import ConfigError
 
@@ -28,6 +28,15 @@ PACKAGES = (
     "av",
     "decord",
 )
+_RUN_FIELDS = {
+    "deciding": dict,
+    "manifest": str,
+    "rows": int,
+    "other_samples": int,
+    "model": dict,
+    "model_revision": str,
+}
+"""What is read back of run.json."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,8 @@ class Plan:
     """Of every finished sample of the output, failed ones that will be done again left out."""
     retried: tuple[SampleRecord, ...]
     """Failed records that make way for another try."""
+    others: int
+    """Finished samples of the output that the manifest does not hold: those of another manifest."""
 
     @property
     def done(self) -> int:
@@ -61,9 +72,13 @@ def make_plan(manifest: pa.Table, storage: Storage, retry_failed: bool, limit: i
     _check_unchanged(rows, kept)
     finished = pa.array([record.sample_id for record in kept], pa.string())
     todo = rows.filter(pc.invert(pc.is_in(rows["sample_id"], value_set=finished)))
-    before = {record.sample_id: record.attempts for record in retried}
+    # a run that was killed has taken failed records away; their attempts still stand in the table
+    before = {str(row["sample_id"]): int(row["attempts"]) for row in read_failures(storage)}
+    before |= {record.sample_id: record.attempts for record in retried}
     attempts = pa.array([before.get(str(sample_id), 0) for sample_id in todo["sample_id"].to_pylist()], pa.int64())
-    return Plan(todo.append_column("_attempts", attempts), rows.num_rows, kept, retried)
+    every = pa.array([record.sample_id for record in records], pa.string())
+    others = len(records) - int(pc.sum(pc.is_in(every, value_set=manifest["sample_id"].combine_chunks())).as_py() or 0)
+    return Plan(todo.append_column("_attempts", attempts), rows.num_rows, kept, retried, others)
 
 
 def make_way(storage: Storage, plan: Plan) -> None:
@@ -73,18 +88,27 @@ def make_way(storage: Storage, plan: Plan) -> None:
 
 
 def claim_output(storage: Storage, config: RunConfig, manifest_digest: str, rows: int) -> None:
-    """Write run.json, or check that the one there decides the same results and renew what it says of the manifest.
+    """Write run.json, or check that the one there decides the same results.
 
     Raises ConfigError with every setting that differs.
     """
-    described = describe_run(config, manifest_digest, rows)
-    if storage.put_new(RUN_FILE, _as_file(described)):
-        return
-    check_output(storage, config)
+    if not storage.put_new(RUN_FILE, _as_file(describe_run(config, manifest_digest, rows))):
+        check_output(storage, config)
+
+
+def renew_manifest(storage: Storage, config: RunConfig, manifest_digest: str, rows: int, others: int) -> None:
+    """Bring what run.json says of the manifest up to date: an output goes on with a manifest that has grown.
+
+    others: as in `Plan`.
+    """
     there = json.loads(storage.get(RUN_FILE) or b"{}")
-    renewed = {**there, **{name: described[name] for name in ("manifest", "manifest_sha256", "rows")}}
+    renewed = {**there, **_describe_manifest(config, manifest_digest, rows, others)}
     if renewed != there:
         storage.put(RUN_FILE, _as_file(renewed))
+
+
+def _describe_manifest(config: RunConfig, manifest_digest: str, rows: int, others: int) -> dict[str, Any]:
+    return {"manifest": config.manifest, "manifest_sha256": manifest_digest, "rows": rows, "other_samples": others}
 
 
 def _as_file(described: dict[str, Any]) -> bytes:
@@ -93,14 +117,10 @@ def _as_file(described: dict[str, Any]) -> bytes:
 
 def check_output(storage: Storage, config: RunConfig) -> bool:
     """Whether the output holds a run; ConfigError where that run decides other results."""
-    data = storage.get(RUN_FILE)
-    if data is None:
+    run = read_run(storage)
+    if run is None:
         return False
-    try:
-        there = dict(json.loads(data)["deciding"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{storage.url}/{RUN_FILE} is not a run of this program: use another --output") from error
-    lines = differences(there, config.deciding())
+    lines = differences(run["deciding"], config.deciding())
     if lines:
         raise ConfigError(
             f"{storage.url} belongs to a run with other settings, which are never mixed:\n"
@@ -110,14 +130,27 @@ def check_output(storage: Storage, config: RunConfig) -> bool:
     return True
 
 
+def read_run(storage: Storage) -> dict[str, Any] | None:
+    """What run.json says, or None where there is none. Raises ConfigError for another program's or version's."""
+    data = storage.get(RUN_FILE)
+    if data is None:
+        return None
+    try:
+        run = dict(json.loads(data))
+        for name, kind in _RUN_FIELDS.items():
+            if not isinstance(run[name], kind):
+                raise TypeError(name)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{storage.url}/{RUN_FILE} is not a run of this program: use another --output") from error
+    return run
+
+
 def describe_run(config: RunConfig, manifest_digest: str, rows: int) -> dict[str, Any]:
     """What run.json says."""
     return {
         "fingerprint": config.fingerprint,
         "deciding": config.deciding(),
-        "manifest": config.manifest,
-        "manifest_sha256": manifest_digest,
-        "rows": rows,
+        **_describe_manifest(config, manifest_digest, rows, others=0),
         "model": asdict(config.model),
         "model_revision": config.model_revision,
         "execution": asdict(config.execution),

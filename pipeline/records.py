@@ -15,9 +15,11 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.storage import Storage
+from sgi2v.errors import ConfigError
 from sgi2v.metrics import Fidelity, SampleQuality
 
 RECORDS = "records"
@@ -153,31 +155,82 @@ def read_records(storage: Storage) -> list[SampleRecord]:
 
 
 def write_tables(storage: Storage, records: Iterable[SampleRecord], manifest: pa.Table) -> None:
-    """Write metadata.parquet and failures.parquet, each whole, with the manifest's own columns, by sample id."""
+    """Write metadata.parquet and failures.parquet, each whole, with the manifest's own columns, by sample id.
+
+    A sample that this manifest does not hold keeps the manifest columns that it has in the tables there. A failed
+    sample whose record has made way stays a failure until it has a record again.
+    """
     every = sorted(records, key=lambda record: record.sample_id)
     committed = [record.row() for record in every if record.status == "committed"]
-    failed = [record.row() for record in every if record.status == "failed"]
-    metadata = _with_manifest(pa.Table.from_pylist(committed, RECORD_SCHEMA), manifest)
+    metadata = _with_manifest(pa.Table.from_pylist(committed, RECORD_SCHEMA), manifest, storage, METADATA)
     first = ["file_name", "sample_id"]
     metadata = metadata.select(first + [name for name in metadata.column_names if name not in first])
     storage.put(METADATA, _parquet(metadata.drop_columns(["error_code", "message"])))
+    finished = {record.sample_id for record in every}
+    failed = [record.row() for record in every if record.status == "failed"]
+    failed += [row for row in read_failures(storage) if row["sample_id"] not in finished]
+    failed.sort(key=lambda row: str(row["sample_id"]))
     failures = pa.Table.from_pylist(failed, RECORD_SCHEMA).select(list(FAILURE_COLUMNS))
-    storage.put(FAILURES, _parquet(_with_manifest(failures, manifest)))
+    storage.put(FAILURES, _parquet(_with_manifest(failures, manifest, storage, FAILURES)))
 
 
-def _with_manifest(records: pa.Table, manifest: pa.Table) -> pa.Table:
-    """Records with the columns of their manifest rows behind them; a name that is taken gets `manifest_` before it."""
-    import pyarrow.compute as pc
+def read_failures(storage: Storage) -> list[dict[str, Any]]:
+    """The rows of failures.parquet, without the manifest's columns. Raises ConfigError for a foreign file."""
+    table = _read_table(storage, FAILURES)
+    return [] if table is None else table.select(list(FAILURE_COLUMNS)).to_pylist()
 
-    at = pc.index_in(records["sample_id"], value_set=manifest["sample_id"].combine_chunks())
-    for name in manifest.column_names:
-        if name == "sample_id":
-            continue
-        column = manifest[name].take(at) if manifest.num_rows else pa.nulls(records.num_rows, manifest[name].type)
-        while name in records.column_names:
-            name = f"manifest_{name}"
-        records = records.append_column(name, column)
+
+def _read_table(storage: Storage, name: str) -> pa.Table | None:
+    """The table that is there, or None. Raises ConfigError for a file that is none of ours."""
+    data = storage.get(name)
+    if data is None:
+        return None
+    try:
+        table = pq.read_table(io.BytesIO(data))
+        table.select(["sample_id", "attempts", "row_digest"])
+    except (pa.ArrowException, KeyError, OSError) as error:
+        raise ConfigError(f"{storage.url}/{name} is not a table of this program: move it away") from error
+    return table
+
+
+def _with_manifest(records: pa.Table, manifest: pa.Table, storage: Storage, name: str) -> pa.Table:
+    """Records with the columns of their manifest rows behind them; a name that is taken gets `manifest_` before it.
+
+    Records without a row in the manifest get what the table `name` has of them.
+    """
+    rows = pc.index_in(records["sample_id"], value_set=manifest["sample_id"].combine_chunks())
+    columns: dict[str, pa.ChunkedArray] = {}
+    for each in manifest.column_names:
+        if each != "sample_id":
+            stored = each
+            while stored in records.column_names or stored in columns:
+                stored = f"manifest_{stored}"
+            columns[stored] = manifest[each]
+    earlier = _read_table(storage, name) if rows.null_count else None
+    if earlier is None:
+        earlier = records.schema.empty_table()
+    # places in the manifest's rows with the earlier table's behind them
+    places = pc.index_in(records["sample_id"], value_set=earlier["sample_id"].combine_chunks())
+    places = pc.coalesce(rows, pc.add(places, manifest.num_rows))
+    for stored in dict.fromkeys([*columns, *earlier.column_names]):
+        if stored not in RECORD_SCHEMA.names if name == METADATA else stored not in FAILURE_COLUMNS:
+            old = earlier[stored] if stored in earlier.column_names else None
+            column = _joined(columns.get(stored), manifest.num_rows, old, earlier.num_rows)
+            taken = column.take(places) if len(column) else pa.nulls(records.num_rows, column.type)
+            records = records.append_column(stored, taken)
     return records
+
+
+def _joined(new: pa.ChunkedArray | None, new_rows: int, old: pa.ChunkedArray | None, old_rows: int) -> pa.ChunkedArray:
+    """One column of the other below it, nulls for one that is missing; of two types the new one."""
+    if new is None or (old is not None and pa.types.is_null(new.type)):
+        assert old is not None
+        new = pa.chunked_array([pa.nulls(new_rows, old.type)])
+    try:
+        old = pa.chunked_array([pa.nulls(old_rows, new.type)]) if old is None else old.cast(new.type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        old = pa.chunked_array([pa.nulls(old_rows, new.type)])
+    return pa.chunked_array([*new.chunks, *old.chunks], new.type)
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.cluster import Width
 from pipeline.config import RunConfig
-from pipeline.plan import RUN_FILE, Plan
+from pipeline.plan import RUN_FILE, Plan, read_run
 from pipeline.records import FAILURES, METADATA, VIDEOS, SampleRecord, by_code, mean_of, read_records
 from pipeline.run import Observer, RunResult
 from pipeline.storage import Storage
@@ -175,21 +174,25 @@ def print_summary(result: RunResult) -> None:
 
 
 def print_status(output: str) -> None:
-    """How a run stands, from its output alone. Raises ConfigError where there is none."""
+    """How a run stands, from its output alone. Raises ConfigError where there is none.
+
+    `left` counts rows of the manifest that was run last; samples of others are told apart.
+    """
     storage = Storage(output)
-    described = storage.get(RUN_FILE)
-    if described is None:
+    run = read_run(storage)
+    if run is None:
         raise ConfigError(f"there is no run at {output}: it has no {RUN_FILE}")
-    run = json.loads(described)
-    rows = run["rows"]
+    rows, others = run["rows"], run["other_samples"]
     records = read_records(storage)
+    left = max(rows - max(len(records) - others, 0), 0)
+    told = f" (and {others} samples of other manifests)" if others else ""
     failed = sum(record.status == "failed" for record in records)
     newest = max((record.finished_at or "" for record in records), default="")
     lines = [
-        f"{len(records) - failed} made, {failed} failed, {max(rows - len(records), 0)} left, of {rows} rows",
+        f"{len(records) - failed} made, {failed} failed, {left} left, of {rows} rows{told}",
         *counts_lines(records),
         f"  manifest   {run['manifest']}",
-        f"  model      {run['model']['source']} at {run['model_revision']}",
+        f"  model      {run['model'].get('source')} at {run['model_revision']}",
     ]
     if newest:
         lines.append(f"  last       {newest} UTC")

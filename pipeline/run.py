@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from manifests.io import digest_file
-from pipeline.cluster import STAGE_CPUS, Width, ray_session
+from pipeline.cluster import STAGE_CPUS, Width, cluster_errors, ray_session, worker_bytes
 from pipeline.config import RunConfig
-from pipeline.plan import Plan, claim_output, make_plan, make_way
+from pipeline.plan import Plan, claim_output, make_plan, make_way, renew_manifest
 from pipeline.records import SampleRecord, read_records, write_tables
 from pipeline.stages import FATAL, Commit, Generate, Load
 from pipeline.storage import Storage
@@ -37,8 +37,10 @@ class RunResult:
 
     @property
     def records(self) -> list[SampleRecord]:
-        """Of every finished sample of the output."""
-        return [*self.plan.records, *self.finished]
+        """Of every finished sample of the output; a failed one stands until it is finished again."""
+        finished = {record.sample_id for record in self.finished}
+        waiting = [record for record in self.plan.retried if record.sample_id not in finished]
+        return [*self.plan.records, *waiting, *self.finished]
 
 
 class Observer:
@@ -64,25 +66,30 @@ def run(
     """Bring every row of the manifest to a record in the output; what is there already stays.
 
     manifest: as `manifests.io.read_manifest` gives it. Ctrl-C ends it early and cleanly, with `interrupted` set.
-    Raises ConfigError, StorageError.
+    Raises ConfigError, StorageError, ClusterError.
     """
     observer = observer or Observer()
     storage = Storage(config.output)
-    claim_output(storage, config, digest_file(config.manifest), manifest.num_rows)
+    digest = digest_file(config.manifest)
+    claim_output(storage, config, digest, manifest.num_rows)
     plan = make_plan(manifest, storage, retry_failed, limit)
-    make_way(storage, plan)
+    renew_manifest(storage, config, digest, manifest.num_rows, plan.others)
     observer.planned(plan)
     result = RunResult(config, plan)
     start = time.monotonic()
     try:
         if plan.todo.num_rows:
-            with ray_session(config.execution, plan.todo.num_rows) as width:
+            session = ray_session(config.execution, plan.todo.num_rows, worker_bytes(config))
+            with cluster_errors(), session as width:
+                if plan.retried:
+                    write_tables(storage, result.records, manifest)  # which keeps their attempts
+                    make_way(storage, plan)
                 observer.started(width)
                 _drive(flow(config, plan.todo, width), result, storage, manifest, observer)
     except KeyboardInterrupt:
         result.interrupted = True
-        known = {record.sample_id for record in plan.records}
-        result.finished = [record for record in read_records(storage) if record.sample_id not in known]
+        known = {record.sample_id: record for record in (*plan.records, *plan.retried)}
+        result.finished = [record for record in read_records(storage) if record != known.get(record.sample_id)]
     result.seconds = time.monotonic() - start
     write_tables(storage, result.records, manifest)
     return result

@@ -7,6 +7,7 @@
       SampleError             one row failed; it is recorded, the run goes on
         TrajectoryError       its boxes or paths cannot be followed
       StorageError            the object store refused after every retry     exit 3
+      ClusterError            Ray lost the cluster or a worker for good      exit 3
 
 Every constructor is positional, so that an error survives pickling between processes.
 """
@@ -94,3 +95,7 @@ class TrajectoryError(SampleError):
 
 class StorageError(SGI2VError):
     """The object store refused an operation after every retry."""
+
+
+class ClusterError(SGI2VError):
+    """Ray lost the cluster or a worker for good; what is committed stays."""

@@ -11,8 +11,9 @@ import pytest
 
 from manifests.schema import MANIFEST_SCHEMA, row_digest
 from pipeline.config import RunConfig, resolve
-from pipeline.plan import RUN_FILE, check_output, claim_output, make_plan, make_way
-from pipeline.records import SampleRecord, Status, commit, read_records
+from pipeline.plan import RUN_FILE, check_output, claim_output, make_plan, make_way, renew_manifest
+from pipeline.records import SampleRecord, Status, commit, read_records, write_tables
+from pipeline.report import print_status
 from pipeline.storage import Storage
 from sgi2v.errors import ConfigError
 from tests.pipeline.runs import row
@@ -88,6 +89,17 @@ def test_a_retry_leaves_failures_beyond_its_rows_alone(storage: Storage) -> None
     assert [record.sample_id for record in read_records(storage)] == ["d"]
 
 
+def test_attempts_outlive_a_run_that_was_killed_after_it_made_way(storage: Storage) -> None:
+    finish(storage, "a")
+    finish(storage, "b", status="failed", attempts=2)
+    write_tables(storage, read_records(storage), manifest(*IDS))
+    make_way(storage, make_plan(manifest(*IDS), storage, retry_failed=True, limit=None))
+    for _ in range(2):
+        plan = make_plan(manifest(*IDS), storage, retry_failed=False, limit=None)
+        assert dict(zip(ids(plan.todo), plan.todo["_attempts"].to_pylist(), strict=True)) == {"b": 2, "c": 0, "d": 0}
+        write_tables(storage, read_records(storage), manifest(*IDS))  # renewed half way, before b is done
+
+
 def test_a_limit_counts_rows_of_the_manifest_done_ones_too(storage: Storage) -> None:
     finish(storage, "a")
     plan = make_plan(manifest(*IDS), storage, retry_failed=False, limit=3)
@@ -126,8 +138,19 @@ def test_an_output_is_claimed_once_and_known_again(storage: Storage) -> None:
 def test_a_manifest_that_has_grown_is_described_anew(storage: Storage) -> None:
     claim_output(storage, config(), "digest", 4)
     claim_output(storage, config(), "another digest", 6)
+    renew_manifest(storage, config(), "another digest", 6, others=1)
     described = json.loads(storage.get(RUN_FILE) or b"")
-    assert (described["rows"], described["manifest_sha256"]) == (6, "another digest")
+    assert (described["rows"], described["manifest_sha256"], described["other_samples"]) == (6, "another digest", 1)
+
+
+def test_what_is_left_is_counted_of_the_last_manifest(storage: Storage, capsys: pytest.CaptureFixture[str]) -> None:
+    finish(storage, *IDS)
+    both = manifest("a", "x", "y")
+    claim_output(storage, config(), "digest", 3)
+    renew_manifest(storage, config(), "digest", 3, make_plan(both, storage, retry_failed=False, limit=1).others)
+    print_status(storage.url)
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == "4 made, 0 failed, 2 left, of 3 rows (and 3 samples of other manifests)"
 
 
 def test_an_output_of_other_settings_is_refused_with_every_difference(storage: Storage) -> None:
@@ -142,8 +165,9 @@ def test_an_output_of_other_settings_is_refused_with_every_difference(storage: S
     assert storage.get(RUN_FILE) == kept
 
 
-@pytest.mark.parametrize("data", [b"{}", b"[]", b"no json", b'{"deciding": 3}'])
+@pytest.mark.parametrize("data", [b"{}", b"[]", b"no json", b'{"deciding": 3}', b'{"deciding": {}}'])
 def test_a_run_file_of_something_else_is_refused(storage: Storage, data: bytes) -> None:
     storage.put(RUN_FILE, data)
-    with pytest.raises(ConfigError, match=r"run\.json is not a run of this program: use another --output"):
-        check_output(storage, config())
+    for look in (lambda: check_output(storage, config()), lambda: print_status(storage.url)):
+        with pytest.raises(ConfigError, match=r"run\.json is not a run of this program: use another --output"):
+            look()

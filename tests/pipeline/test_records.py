@@ -26,6 +26,7 @@ from pipeline.records import (
     write_tables,
 )
 from pipeline.storage import Storage
+from sgi2v.errors import ConfigError
 from sgi2v.metrics import Fidelity
 from tests.pipeline.runs import row
 
@@ -162,6 +163,80 @@ def test_tables_do_not_depend_on_the_order_of_completion(storage: Storage) -> No
     write_tables(storage, [made("b"), failed("d"), made("a"), failed("c")], manifest("a", "b", "c", "d"))
     assert read(storage, METADATA)["sample_id"].to_pylist() == ["a", "b"]
     assert read(storage, FAILURES)["sample_id"].to_pylist() == ["c", "d"]
+
+
+def test_samples_of_another_manifest_keep_its_columns(storage: Storage) -> None:
+    columns = {
+        "caption": pa.array(["first", "second"]),
+        "camera": pa.array(["x", "y"]).dictionary_encode(),
+        "place": pa.array([{"lat": 1.5, "tags": ["a"]}, None]),
+        "tracker": pa.array(["mine", "theirs"]),
+        "score": pa.array([1, 2], pa.int32()),
+        "empty": pa.array(["full", "full"]),
+        "kind": pa.array([["list"], ["list"]]),
+    }
+    records = [made("a"), failed("b")]
+    write_tables(storage, records, manifest("a", "b", **columns))
+    other = manifest(
+        *("c", "d"),
+        camera=pa.array(["z", "y"]).dictionary_encode(),
+        score=pa.array([0.5, 0.25]),
+        empty=pa.nulls(2),
+        kind=pa.array([1, 2]),
+        new=pa.array([True, False]),
+    )
+    for _ in range(2):  # what was kept is kept again
+        records = [*records[:2], made("c"), failed("d")]
+        write_tables(storage, records, other)
+        for name, ids in {METADATA: ("a", "c"), FAILURES: ("b", "d")}.items():
+            tracker = "manifest_tracker" if name == METADATA else "tracker"
+            table = read(storage, name)
+            assert table["sample_id"].to_pylist() == list(ids)
+            at = 0 if name == METADATA else 1
+            assert table["image"].to_pylist() == [f"{sample_id}.png" for sample_id in ids]
+            assert table["boxes"].null_count == 0
+            assert table["caption"].to_pylist() == [columns["caption"][at].as_py(), None]
+            assert table["camera"].to_pylist() == [("x", "y")[at], ("z", "y")[at]]
+            assert table["place"].to_pylist() == [columns["place"][at].as_py(), None]
+            assert table[tracker].to_pylist() == [columns["tracker"][at].as_py(), None]
+            assert table["score"].to_pylist() == [(1.0, 2.0)[at], (0.5, 0.25)[at]]
+            assert table["empty"].to_pylist() == ["full", None]
+            assert table["kind"].to_pylist() == [None, (1, 2)[at]]
+            assert table["new"].to_pylist() == [None, (True, False)[at]]
+            assert table.schema.field("camera").type == columns["camera"].type
+
+
+def test_a_failed_sample_that_made_way_stays_a_failure_until_it_is_finished(storage: Storage) -> None:
+    rows = manifest("a", "b", "c", caption=pa.array(["1", "2", "3"]))
+    write_tables(storage, [made("a"), failed("b", attempts=2), failed("c")], rows)
+    write_tables(storage, [made("a"), failed("c", attempts=2)], rows)
+    lines = read(storage, FAILURES).select(["sample_id", "attempts", "caption"]).to_pylist()
+    assert [tuple(line.values()) for line in lines] == [("b", 2, "2"), ("c", 2, "3")]
+    write_tables(storage, [made("a"), made("b"), failed("c", attempts=2)], rows)
+    assert read(storage, FAILURES)["sample_id"].to_pylist() == ["c"]
+
+
+@pytest.mark.parametrize("name", [METADATA, FAILURES])
+def test_a_table_of_something_else_is_not_overwritten(storage: Storage, name: str) -> None:
+    foreign = pa.BufferOutputStream()
+    pq.write_table(pa.table({"x": [1]}), foreign)
+    for data in (b"no table", foreign.getvalue().to_pybytes()):
+        storage.put(name, data)
+        with pytest.raises(ConfigError, match=rf"/{name} is not a table of this program: move it away"):
+            write_tables(storage, [made("a"), failed("b")], manifest("c"))
+        assert storage.get(name) == data
+        storage.delete(name)
+
+
+def test_what_a_killed_writer_leaves_is_no_result(storage: Storage, tmp_path: Path) -> None:
+    commit(storage, made("a"), b"video")
+    for folder, name in {"records": "b.json", "videos": "b.one.mp4"}.items():
+        (tmp_path / "out" / folder / f".{name}.0123.partial").write_bytes(b"{")
+    (tmp_path / "out" / f".{METADATA}.0123.partial").write_bytes(b"PAR1")
+    assert read_records(storage) == [made("a")]
+    assert storage.keys("videos") == ["videos/a.one.mp4"]
+    write_tables(storage, read_records(storage), manifest("a"))
+    assert read(storage, METADATA).num_rows == 1
 
 
 def test_means_and_counts() -> None:

@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from manifests.schema import MANIFEST_SCHEMA
+from pipeline.records import SampleRecord, commit, read_records
+from pipeline.storage import Storage
 from sgi2v.checkpoint import ModelConfig, open_checkpoint
 from tests.pipeline.runs import TINY, cli, row, run_tiny, write_good, write_rows
 
@@ -122,6 +124,17 @@ def test_an_output_that_cannot_be_written_is_a_storage_failure(manifest: Path) -
         assert done.returncode == 3, done.stderr
         assert done.stderr.startswith(f"error: writing {output}/run.json failed: ")
         assert done.stderr.count("\n") == 1
+
+
+def test_a_cluster_that_does_not_answer_costs_no_failed_record(manifest: Path) -> None:
+    output = manifest.parent / "out"
+    storage = Storage(str(output))
+    failed = SampleRecord("s00", "failed", 2, "row", "print", error_code="image_missing", message="gone")
+    commit(storage, failed, None)
+    done = run_tiny(manifest, output, "--retry-failed", "--address", "127.0.0.1:1")
+    assert done.returncode == 2, done.stderr
+    assert "error: no Ray cluster answers at 127.0.0.1:1: " in done.stderr
+    assert read_records(storage) == [failed]
 
 
 def test_the_status_of_no_run_is_refused(tmp_path: Path) -> None:
