@@ -158,6 +158,19 @@ def describe_run(config: RunConfig, manifest_digest: str, rows: int) -> dict[str
     }
 
 
+def check_dtype(plan: Plan, config: RunConfig, on_gpu: bool) -> None:
+    """Raise ConfigError where `auto` would now choose another type of the weights than for the samples there."""
+    if config.model.dtype != "auto":
+        return  # then it is among the deciding settings
+    dtype = "bfloat16" if on_gpu else "float32"
+    others = sorted({record.dtype for record in plan.records if record.dtype not in {None, dtype}})
+    if others:
+        raise ConfigError(
+            f"the samples in {config.output} were made in {', '.join(map(str, others))}, and these workers would make "
+            f"theirs in {dtype}: use the same kind of worker, or another --output with --dtype {others[0]}"
+        )
+
+
 def _check_unchanged(rows: pa.Table, records: tuple[SampleRecord, ...]) -> None:
     digests = {record.sample_id: record.row_digest for record in records}
     finished = rows.filter(pc.is_in(rows["sample_id"], value_set=pa.array(list(digests), pa.string())))

@@ -70,6 +70,8 @@ class SampleRecord:
     seconds_commit: float | None = None
     peak_gpu_bytes: int | None = None
     device: str | None = None
+    dtype: str | None = None
+    """Of the U-Net's weights."""
     host: str | None = None
     frames_sha256: str | None = None
     """Of the generated frames, before they are encoded."""

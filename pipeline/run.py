@@ -13,7 +13,7 @@ import pyarrow as pa
 from manifests.io import digest_file
 from pipeline.cluster import STAGE_CPUS, Width, cluster_errors, ray_session, worker_bytes
 from pipeline.config import RunConfig
-from pipeline.plan import Plan, claim_output, make_plan, make_way, renew_manifest
+from pipeline.plan import Plan, check_dtype, claim_output, make_plan, make_way, renew_manifest
 from pipeline.records import SampleRecord, read_records, write_tables
 from pipeline.stages import FATAL, Commit, Generate, Load
 from pipeline.storage import Storage
@@ -81,6 +81,7 @@ def run(
         if plan.todo.num_rows:
             session = ray_session(config.execution, plan.todo.num_rows, worker_bytes(config))
             with cluster_errors(), session as width:
+                check_dtype(plan, config, on_gpu=width.gpus_per_worker > 0)
                 if plan.retried:
                     write_tables(storage, result.records, manifest)  # which keeps their attempts
                     make_way(storage, plan)

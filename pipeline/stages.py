@@ -205,6 +205,7 @@ class Generate:
         def column(values: NDArray[np.float64]) -> list[float | None]:
             return [float(value) if np.isfinite(value) else None for value in values.ravel()]
 
+        assert not isinstance(self.model, ConfigError)
         return {
             "guided": generation.is_guided,
             "loss_first": column(generation.losses[:, :1]),
@@ -213,6 +214,7 @@ class Generate:
             "latent_drift": generation.latent_drift,
             "peak_gpu_bytes": generation.peak_gpu_bytes,
             "device": self.device,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
             "host": socket.gethostname(),
             "frames_sha256": hashlib.sha256(generation.frames.tobytes()).hexdigest(),
         }

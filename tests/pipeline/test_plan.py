@@ -11,7 +11,7 @@ import pytest
 
 from manifests.schema import MANIFEST_SCHEMA, row_digest
 from pipeline.config import RunConfig, resolve
-from pipeline.plan import RUN_FILE, check_output, claim_output, make_plan, make_way, renew_manifest
+from pipeline.plan import RUN_FILE, check_dtype, check_output, claim_output, make_plan, make_way, renew_manifest
 from pipeline.records import SampleRecord, Status, commit, read_records, write_tables
 from pipeline.report import print_status
 from pipeline.storage import Storage
@@ -163,6 +163,16 @@ def test_an_output_of_other_settings_is_refused_with_every_difference(storage: S
     assert lines[1:3] == ["  sampler.steps: 5 there, 6 here", "  seed: 817 there, 1 here"]
     assert lines[3] == "Give the same settings, or another --output."
     assert storage.get(RUN_FILE) == kept
+
+
+def test_an_automatic_dtype_does_not_mix_two_kinds_of_worker(storage: Storage) -> None:
+    record = SampleRecord("a", "committed", 1, row_digest(row("a")), fingerprint="f", dtype="float32")
+    commit(storage, record, None)
+    plan = make_plan(manifest(*IDS), storage, retry_failed=False, limit=None)
+    check_dtype(plan, config(), on_gpu=False)
+    check_dtype(plan, config(model={"source": "embedded", "dtype": "float32"}), on_gpu=True)
+    with pytest.raises(ConfigError, match=r"made in float32.*theirs in bfloat16.*--dtype float32"):
+        check_dtype(plan, config(), on_gpu=True)
 
 
 @pytest.mark.parametrize("data", [b"{}", b"[]", b"no json", b'{"deciding": 3}', b'{"deciding": {}}'])
