@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
@@ -46,6 +47,7 @@ def quiet_ray() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # every line that the raylet would put before a driver
 
 
 @contextmanager
@@ -128,6 +130,17 @@ def _in_one_line(error: Exception) -> str:
 
 
 @contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Let no thread collect a reference to one of Ray's objects meanwhile: Ray's shutdown ends the process for that."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@contextmanager
 def ray_session(execution: ExecutionConfig, rows: int, worker_bytes: int | None) -> Iterator[Width]:
     """Ray for the length of a run, with all its own chatter off.
 
@@ -156,7 +169,8 @@ def ray_session(execution: ExecutionConfig, rows: int, worker_bytes: int | None)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         yield width(execution, rows, nodes, worker_bytes)
     finally:
-        ray.shutdown()
+        with _stderr_silenced(), _collector_paused():
+            ray.shutdown()
 
 
 def width(
