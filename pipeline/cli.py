@@ -149,8 +149,8 @@ def submit(
 def _locations(manifest: str, output: str | None, model: str | None, config: str | None) -> dict[str, str]:
     """Where a run reads and writes, by what it is. Raises ConfigError without an output."""
     from pipeline.config import read_toml
-    from sgi2v.checkpoint import EMBEDDED
     from sgi2v.errors import ConfigError
+    from sgi2v.fetch import EMBEDDED
 
     if output is None:
         raise ConfigError("a job needs --output, such as s3://bucket/name: the default folder is on one machine only")

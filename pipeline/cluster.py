@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pipeline.config import ExecutionConfig, RunConfig, cluster_address
-from sgi2v.checkpoint import COMPONENTS, open_checkpoint, weight_files
+from sgi2v.checkpoint import open_checkpoint
 from sgi2v.errors import ClusterError, ConfigError
+from sgi2v.fetch import COMPONENTS, weight_files
 
 ANSWER_S = 10.0
 """How long a cluster has to take a connection."""

@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sgi2v.checkpoint import Checkpoint, open_checkpoint, weight_files
+from sgi2v.checkpoint import Checkpoint, open_checkpoint
 from sgi2v.config import DType, ModelConfig, SamplerConfig
 from sgi2v.errors import ConfigError, ModelError
+from sgi2v.fetch import weight_files
 
 _NAMED = 3
 """Faulty tensors that an error names."""

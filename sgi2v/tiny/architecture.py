@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sgi2v.checkpoint import DEFAULTS_FILE
+from sgi2v.fetch import DEFAULTS_FILE
 
 CHANNELS = 32
 LATENT_CHANNELS = 4

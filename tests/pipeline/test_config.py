@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from pipeline.config import RunConfig, default_output, differences, read_toml, resolve, sample_seed
-from sgi2v.checkpoint import ModelConfig, open_checkpoint
-from sgi2v.config import GuidanceConfig, SamplerConfig
+from sgi2v.checkpoint import open_checkpoint
+from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig
 from sgi2v.errors import ConfigError
 
 EMBEDDED: Mapping[str, Mapping[str, Any]] = {"model": {"source": "embedded"}}

@@ -12,7 +12,8 @@ import pytest
 from manifests.schema import MANIFEST_SCHEMA
 from pipeline.records import SampleRecord, commit, read_records
 from pipeline.storage import Storage
-from sgi2v.checkpoint import ModelConfig, open_checkpoint
+from sgi2v.checkpoint import open_checkpoint
+from sgi2v.config import ModelConfig
 from tests.pipeline.runs import TINY, cli, row, run_tiny, write_good, write_rows
 
 

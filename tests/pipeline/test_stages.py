@@ -13,7 +13,8 @@ from manifests.io import read_manifest
 from pipeline.config import RunConfig, resolve
 from pipeline.records import SampleRecord
 from pipeline.stages import Commit, Generate, Load
-from sgi2v.checkpoint import ModelConfig, open_checkpoint
+from sgi2v.checkpoint import open_checkpoint
+from sgi2v.config import ModelConfig
 from tests.pipeline.runs import FRAMES, SIDE, row, write_good, write_rows
 
 

@@ -22,9 +22,10 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from safetensors.torch import load_file, save_file
 
-from sgi2v.checkpoint import EMBEDDED, open_checkpoint, weight_files
+from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import ModelConfig
 from sgi2v.errors import ConfigError, ModelError
+from sgi2v.fetch import EMBEDDED, weight_files
 from sgi2v.model import load_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -302,7 +303,7 @@ def test_a_store_that_cannot_be_reached_is_told_in_words(
 
 @pytest.mark.parametrize("breaks", [3, 4])
 def test_a_download_that_breaks_is_begun_again(folder: Path, monkeypatch: pytest.MonkeyPatch, breaks: int) -> None:
-    monkeypatch.setattr("sgi2v.checkpoint._FIRST_DELAY_S", 0)
+    monkeypatch.setattr("sgi2v.fetch._FIRST_DELAY_S", 0)
     monkeypatch.setattr(BareFileSystem, "breaks", breaks)
     url, name = upload(folder, "bare"), "unet/diffusion_pytorch_model.safetensors"
     if breaks == 4:
