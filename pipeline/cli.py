@@ -149,12 +149,12 @@ def submit(
 def _locations(manifest: str, output: str | None, model: str | None, config: str | None) -> dict[str, str]:
     """Where a run reads and writes, by what it is. Raises ConfigError without an output."""
     from pipeline.config import read_toml
+    from sgi2v.config import ModelConfig
     from sgi2v.errors import ConfigError
-    from sgi2v.fetch import EMBEDDED
 
     if output is None:
         raise ConfigError("a job needs --output, such as s3://bucket/name: the default folder is on one machine only")
-    source = model or (read_toml(config) if config else {}).get("model", {}).get("source", EMBEDDED)
+    source = model or (read_toml(config) if config else {}).get("model", {}).get("source", ModelConfig.source)
     is_place = "://" in source or source.startswith((".", "/", "~")) or Path(source).exists()
     return {"manifest": manifest, "output": output, **({"model": source} if is_place else {})}
 

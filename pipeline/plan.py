@@ -15,6 +15,7 @@ from manifests.schema import MANIFEST_SCHEMA, row_digest
 from pipeline.config import RunConfig, differences
 from pipeline.records import SampleRecord, read_failures, read_records, record_key
 from pipeline.storage import Storage
+from sgi2v.config import auto_dtype
 from sgi2v.errors import ConfigError
 
 RUN_FILE = "run.json"
@@ -162,7 +163,7 @@ def check_dtype(plan: Plan, config: RunConfig, on_gpu: bool) -> None:
     """Raise ConfigError where `auto` would now choose another type of the weights than for the samples there."""
     if config.model.dtype != "auto":
         return  # then it is among the deciding settings
-    dtype = "bfloat16" if on_gpu else "float32"
+    dtype = auto_dtype(on_gpu)
     others = sorted({record.dtype for record in plan.records if record.dtype not in {None, dtype}})
     if others:
         raise ConfigError(

@@ -31,6 +31,11 @@ class Feature(StrEnum):
     """The hidden states that the layer hands on, after its resnet and its attention."""
 
 
+def auto_dtype(on_gpu: bool) -> DType:
+    """What `auto` stands for: bfloat16 has float32's range, and a CPU gains nothing by 16 bits."""
+    return "bfloat16" if on_gpu else "float32"
+
+
 def _require(holds: bool, message: str) -> None:
     if not holds:
         raise ConfigError(message)

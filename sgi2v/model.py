@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sgi2v.checkpoint import Checkpoint, open_checkpoint
-from sgi2v.config import DType, ModelConfig, SamplerConfig
+from sgi2v.config import DType, ModelConfig, SamplerConfig, auto_dtype
 from sgi2v.errors import ConfigError, ModelError
 from sgi2v.fetch import weight_files
 
@@ -89,7 +89,7 @@ def load_model(
 def resolve_dtype(dtype: DType, device: torch.device) -> torch.dtype:
     """The weights' type for a setting. Raises ConfigError for 16 bits on a CPU's float16."""
     if dtype == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
+        dtype = auto_dtype(on_gpu=device.type != "cpu")
     if dtype == "float16" and device.type == "cpu":
         raise ConfigError("float16 is not usable on a CPU: set model.dtype to float32 or bfloat16")
     resolved: torch.dtype = getattr(torch, dtype)
