@@ -70,10 +70,20 @@ def draw_sample(image_HWC: NDArray[np.uint8], tracks: BoxTracks, title: str | No
     image_HWC: uint8 RGB. tracks: in pixels of any frame size; rescaled to the image.
     """
     height, width = image_HWC.shape[:2]
-    tracks = tracks.rescale(height, width)
     zoom = min(max(1.0, MIN_WIDTH / width), MAX_SIDE / max(height, width))
+    picture = draw_conditions(image_HWC, tracks, zoom)
+    return _with_caption(picture, title, f"{width} x {height} px", tracks.num_boxes)
+
+
+def draw_conditions(image_HWC: NDArray[np.uint8], tracks: BoxTracks, zoom: float, beyond: bool = True) -> Image.Image:
+    """The image with its boxes and paths, enlarged by `zoom`. beyond: with room for what leaves the frame.
+
+    image_HWC: uint8 RGB. tracks: in pixels of any frame size; rescaled to the image.
+    """
+    height, width = image_HWC.shape[:2]
+    tracks = tracks.rescale(height, width)
     shown = (round(width * zoom), round(height * zoom))
-    left, top, right, bottom = _margins(tracks, zoom)
+    left, top, right, bottom = _margins(tracks, zoom) if beyond else (0, 0, 0, 0)
     size = (left + shown[0] + right, top + shown[1] + bottom)
     picture = Image.new("RGB", size, _GROUND)
     picture.paste(Image.fromarray(image_HWC).resize(shown, Image.Resampling.LANCZOS), (left, top))
@@ -93,7 +103,18 @@ def draw_sample(image_HWC: NDArray[np.uint8], tracks: BoxTracks, title: str | No
             _draw_number(canvas, boxes_T4[0], n, colour)
     reduced = overlay.resize(size, Image.Resampling.BOX)
     picture.paste(reduced, (0, 0), reduced)
-    return _with_caption(picture, title, f"{width} x {height} px", tracks.num_boxes)
+    return picture
+
+
+def draw_boxes(frame_HWC: NDArray[np.uint8], boxes_N4: Floats, zoom: float) -> Image.Image:
+    """A frame of a video, enlarged by `zoom`, with thin outlines of where its boxes should be."""
+    height, width = frame_HWC.shape[:2]
+    size = (round(width * zoom), round(height * zoom))
+    picture = Image.fromarray(frame_HWC).resize(size, Image.Resampling.LANCZOS)
+    draw = ImageDraw.Draw(picture)
+    for n, box in enumerate(boxes_N4 * zoom):
+        draw.rectangle([float(side) for side in box], outline=PALETTE[n % len(PALETTE)], width=max(1, size[0] // 120))
+    return picture
 
 
 def _margins(tracks: BoxTracks, zoom: float) -> tuple[int, int, int, int]:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("sgi2v", "manifests", "pipeline", "jobs")
 MAY_IMPORT = {
     "sgi2v": {"sgi2v"},
-    "manifests": {"manifests", "sgi2v.trajectory", "sgi2v.errors"},
+    "manifests": {"manifests", "sgi2v.trajectory", "sgi2v.errors", "sgi2v.tiny.world"},
     "pipeline": {"pipeline", "manifests", "sgi2v"},
     "jobs": {"jobs"},
 }

@@ -1,0 +1,116 @@
+"""Held-out samples of the embedded checkpoint's world, and how its videos are measured against the truth.
+
+Neither the autoencoder nor the U-Net has seen these scenes. The target path of a sample knows nothing of the picture
+but where the object starts. Settings are tuned on the dev split; the test split is for reports.
+
+Axes: T frames, H W pixels, C colours; 2 is xy, 4 is xyxy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+import cv2
+import numpy as np
+
+from sgi2v.tiny.architecture import NUM_FRAMES
+from sgi2v.tiny.world import SIDE, Floats, Motion, Scene, draw_scene
+from sgi2v.trajectory import BoxTracks
+from sgi2v.video import Frames
+
+TARGET_PX = (8.0, 24.0)
+"""Length of a target path."""
+TIMES_T = np.linspace(0, 1, NUM_FRAMES)
+PADDING = 12
+"""How far beyond the frame an object is looked for, pixels."""
+
+
+class Split(IntEnum):
+    """Seeds of scenes: those below belong to the training."""
+
+    DEV = 300
+    TEST = 400
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A picture, and where its first object is asked to go."""
+
+    scene: Scene
+    """The truth: the first object on the target path, all else at rest."""
+
+    @property
+    def image(self) -> Frames:
+        """[H, W, C]: the first frame."""
+        return self.scene.render(TIMES_T[:1])[0]
+
+    @property
+    def tracks(self) -> BoxTracks:
+        """Of the first object."""
+        return BoxTracks(self.scene.boxes_NT4(TIMES_T)[:1], SIDE, SIDE)
+
+    @property
+    def displacement_2(self) -> Floats:
+        """Of the target, from the first frame to the last, pixels."""
+        start_2, end_2 = self.scene.sprites[0].path_22
+        return end_2 - start_2
+
+
+def draw_held_out(split: Split, index: int) -> HeldOut:
+    """The sample of this index."""
+    scene = draw_scene(split, index, Motion.OBJECT)
+    rng = np.random.default_rng([split, index, 1])
+    start_2, radius = scene.sprites[0].path_22[0], scene.sprites[0].radius
+    for _ in range(1000):
+        angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(*TARGET_PX)
+        end_2 = start_2 + length * np.array([np.cos(angle), np.sin(angle)])
+        asked = scene.follow(np.stack([start_2, end_2]))
+        if (end_2 >= radius).all() and (end_2 <= SIDE - radius).all() and not asked.sprites_touch:
+            return HeldOut(asked)
+    return draw_held_out(split, index + 1_000_000)
+
+
+@dataclass(frozen=True)
+class ObjectTrack:
+    """Where the object of the first frame is found again, by its looks."""
+
+    displacements_T2: Floats
+    """From the first frame, pixels."""
+    errors_T: Floats
+    """Root mean square difference to its looks in the first frame, 8-bit levels."""
+
+
+def find_object(frames_THWC: Frames, mask_HW: Floats) -> ObjectTrack:
+    """Look for what the first frame shows under the mask, everywhere in every frame."""
+    ys, xs = np.nonzero(mask_HW > 0.5)
+    y0, y1, x0, x1 = ys.min(), ys.max() + 1, xs.min(), xs.max() + 1
+    template = frames_THWC[0, y0:y1, x0:x1].astype(np.float32)
+    weight = np.repeat((mask_HW[y0:y1, x0:x1] > 0.5)[..., None], 3, axis=2).astype(np.float32)
+    places, errors = [], []
+    for frame_HWC in frames_THWC:
+        wide = cv2.copyMakeBorder(frame_HWC, *[PADDING] * 4, cv2.BORDER_REPLICATE).astype(np.float32)
+        cost = cv2.matchTemplate(wide, template, cv2.TM_SQDIFF, mask=weight)
+        _, _, (left, top), _ = cv2.minMaxLoc(cost)
+        at = np.array([left + _vertex(cost[top], left), top + _vertex(cost[:, left], top)])
+        places.append(at - PADDING - np.array([x0, y0]))
+        errors.append(np.sqrt(max(0.0, float(cost[top, left])) / weight.sum()))
+    return ObjectTrack(np.stack(places) - places[0], np.array(errors))
+
+
+def _vertex(cost: Floats, at: int) -> float:
+    """Where the parabola through the lowest value and its neighbours is lowest, relative to it."""
+    if not 0 < at < len(cost) - 1:
+        return 0.0
+    before, here, after = (float(value) for value in cost[at - 1 : at + 2])
+    bend = before - 2 * here + after
+    return 0.5 * (before - after) / bend if bend > 0 else 0.0
+
+
+def error_when_gone(scene: Scene, frame_HWC: Frames, mask_HW: Floats, time: float = 0.0) -> float:
+    """What `find_object` reports of a frame that shows the ground and the other objects only, 8-bit levels.
+
+    frame: the one in which the object is seen. time: of the scene in that frame.
+    """
+    without_HWC = replace(scene, sprites=scene.sprites[1:]).render(np.array([time]))[0]
+    return float(find_object(np.stack([frame_HWC, without_HWC]), mask_HW).errors_T[1])
