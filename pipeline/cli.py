@@ -167,6 +167,28 @@ def status(output: Annotated[str, typer.Argument(help="Folder or URL of a run's 
     print_status(output)
 
 
+@app.command(epilog="Example: sgi2v-batch sheet manifest.parquet runs/manifest -o sheet.png")
+def sheet(
+    manifest: options.Manifest,
+    outputs: Annotated[list[str], typer.Argument(metavar="OUTPUT...", help="Results of one or more runs of it.")],
+    picture: Annotated[Path, typer.Option("--output", "-o", help="Picture to write.")] = Path("sheet.png"),
+    frames: Annotated[int, typer.Option("--frames", min=2, help="Frames shown of each video.")] = 5,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Only the first N rows of the manifest.")] = 12,
+) -> None:
+    """Draw what was asked of each sample beside what runs made of it, on one picture."""
+    from manifests.io import read_manifest
+    from pipeline.sheet import contact_sheet
+    from sgi2v.errors import ConfigError
+
+    drawn = contact_sheet(read_manifest(manifest).slice(0, limit), manifest, outputs, frames)
+    try:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        drawn.save(picture)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{picture} cannot be written: {error}") from error
+    typer.echo(f"wrote {picture}")
+
+
 def _reporting(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
     """Turn the project's errors into one message and an exit code; a traceback is for bugs only."""
 

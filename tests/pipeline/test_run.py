@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import decord
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from pyarrow.fs import S3FileSystem
 
 from tests.pipeline.conftest import KEY, REGION, SECRET, S3Server
@@ -163,3 +165,24 @@ def test_from_s3_onto_s3(bucket: str, s3_server: S3Server, tmp_path: Path) -> No
     status = cli("status", output, **s3_server.environment)
     assert status.stdout.startswith("2 made, 1 failed, 0 left, of 3 rows\n")
     assert len(store.find(f"{root}/videos")) == 2
+
+
+def test_a_sheet_shows_what_was_asked_and_what_was_made(finished: Finished, tmp_path: Path) -> None:
+    one, two = tmp_path / "one.png", tmp_path / "new folder" / "two.png"
+    drawn = cli("sheet", finished.manifest, finished.output, "-o", one, "--frames", "3", "--limit", "2")
+    assert (drawn.returncode, drawn.stdout) == (0, f"wrote {one}\n"), drawn.stderr
+    assert cli("sheet", finished.manifest, finished.output, finished.output, "-o", two, "--limit", "1").returncode == 0
+    width, height = Image.open(one).size
+    assert Image.open(two).height < height
+    assert Image.open(two).width > width
+    assert np.asarray(Image.open(one)).std() > 20
+
+
+def test_a_sheet_of_no_run_or_into_no_place_is_refused(finished: Finished, tmp_path: Path) -> None:
+    nothing = cli("sheet", finished.manifest, tmp_path / "nothing", "-o", tmp_path / "sheet.png")
+    assert nothing.returncode == 2
+    assert "there is no run at" in nothing.stderr
+    (tmp_path / "file").write_text("")
+    nowhere = cli("sheet", finished.manifest, finished.output, "-o", tmp_path / "file" / "sheet.png")
+    assert nowhere.returncode == 2
+    assert "cannot be written" in nowhere.stderr
