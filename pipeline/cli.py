@@ -51,6 +51,7 @@ def run(
     limit: options.Limit = None,
     retry_failed: options.RetryFailed = False,
     unguided: options.Unguided = False,
+    take_over: options.TakeOver = False,
     dry_run: options.DryRun = False,
     address: Annotated[
         str | None, typer.Option("--address", help="Ray cluster to attach to.  [default: Ray on this machine]")
@@ -73,7 +74,7 @@ def run(
     from pipeline.run import run as run_all
 
     with observer_for(settled) as observer:
-        result = run_all(settled, table, retry_failed, limit, observer)
+        result = run_all(settled, table, retry_failed, limit, observer, take_over)
     print_summary(result)
     if result.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
@@ -106,6 +107,7 @@ def submit(
     limit: options.Limit = None,
     retry_failed: options.RetryFailed = False,
     unguided: options.Unguided = False,
+    take_over: options.TakeOver = False,
     dry_run: options.DryRun = False,
     shared_path: Annotated[
         list[str] | None,

@@ -45,6 +45,9 @@ Seed = Annotated[int | None, typer.Option("--seed", help="Base seed of rows that
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N rows of the manifest.")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Do the rows again that have failed before.")]
 Unguided = Annotated[bool, typer.Option("--unguided", help="Plain SVD with the same noise, as a baseline.")]
+TakeOver = Annotated[
+    bool, typer.Option("--take-over", help="Take the output from another run at once, even if it seems alive.")
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be done, what is done, what is wrong, and the cost.")
 ]

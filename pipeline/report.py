@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.cluster import Width
 from pipeline.config import RunConfig
+from pipeline.lease import read_claim
 from pipeline.plan import RUN_FILE, Plan, read_run
 from pipeline.records import FAILURES, METADATA, VIDEOS, SampleRecord, by_code, mean_of, read_records
 from pipeline.run import Observer, RunResult
@@ -38,6 +39,9 @@ class Lines(Observer):
         self.todo = self.done = self.failed = 0
         self.first_at: float | None = None
         self.started_at = time.monotonic()
+
+    def waiting(self, line: str) -> None:
+        self.say(line)
 
     def planned(self, plan: Plan) -> None:
         self.todo = plan.todo.num_rows
@@ -196,4 +200,8 @@ def print_status(output: str) -> None:
     ]
     if newest:
         lines.append(f"  last       {newest} UTC")
+    holder = read_claim(storage)
+    if holder is not None and not holder.released:
+        silent = time.time() - holder.renewed_at
+        lines.append(f"  running    {holder.told()}, last heard of {duration(max(silent, 0.0))} ago")
     print("\n".join(lines))  # noqa: T201

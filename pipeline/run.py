@@ -13,7 +13,8 @@ import pyarrow as pa
 from manifests.io import digest_file
 from pipeline.cluster import STAGE_CPUS, Width, cluster_errors, ray_session, worker_bytes
 from pipeline.config import RunConfig
-from pipeline.plan import Plan, check_dtype, claim_output, make_plan, make_way, renew_manifest
+from pipeline.lease import Lease, acquire
+from pipeline.plan import Plan, check_dtype, check_output, claim_output, make_plan, make_way, renew_manifest
 from pipeline.records import SampleRecord, read_records, write_tables
 from pipeline.stages import FATAL, Commit, Generate, Load
 from pipeline.storage import Storage
@@ -46,6 +47,9 @@ class RunResult:
 class Observer:
     """What a run tells while it goes on; this one keeps silent."""
 
+    def waiting(self, line: str) -> None:
+        """Another run seems to have died on the output, and its lease has not run out yet."""
+
     def planned(self, plan: Plan) -> None:
         """The plan is made."""
 
@@ -62,14 +66,34 @@ def run(
     retry_failed: bool = False,
     limit: int | None = None,
     observer: Observer | None = None,
+    take_over: bool = False,
 ) -> RunResult:
     """Bring every row of the manifest to a record in the output; what is there already stays.
 
-    manifest: as `manifests.io.read_manifest` gives it. Ctrl-C ends it early and cleanly, with `interrupted` set.
-    Raises ConfigError, StorageError, ClusterError.
+    manifest: as `manifests.io.read_manifest` gives it. take_over: the output from another driver, even if that
+    seems alive. Ctrl-C ends the run early and cleanly, with `interrupted` set.
+    Raises ConfigError, LeaseError (another driver has the output), StorageError, ClusterError.
     """
     observer = observer or Observer()
     storage = Storage(config.output)
+    check_output(storage, config)
+    with acquire(storage, take_over, observer.waiting) as lease:
+        try:
+            return _run(config, manifest, retry_failed, limit, observer, storage, lease)
+        except KeyboardInterrupt:
+            lease.check()
+            raise
+
+
+def _run(
+    config: RunConfig,
+    manifest: pa.Table,
+    retry_failed: bool,
+    limit: int | None,
+    observer: Observer,
+    storage: Storage,
+    lease: Lease,
+) -> RunResult:
     digest = digest_file(config.manifest)
     claim_output(storage, config, digest, manifest.num_rows)
     plan = make_plan(manifest, storage, retry_failed, limit)
@@ -86,18 +110,23 @@ def run(
                     write_tables(storage, result.records, manifest)  # which keeps their attempts
                     make_way(storage, plan)
                 observer.started(width)
-                _drive(flow(config, plan.todo, width), result, storage, manifest, observer)
+                _drive(flow(config, plan.todo, width, lease.epoch), result, storage, manifest, observer, lease)
     except KeyboardInterrupt:
+        lease.check()
         result.interrupted = True
         known = {record.sample_id: record for record in (*plan.records, *plan.retried)}
         result.finished = [record for record in read_records(storage) if record != known.get(record.sample_id)]
     result.seconds = time.monotonic() - start
+    lease.check()
     write_tables(storage, result.records, manifest)
     return result
 
 
-def flow(config: RunConfig, todo: pa.Table, width: Width) -> Generator[dict[str, Any], None, None]:
-    """The whole dataflow: one row a block, so that each is handed on as soon as it is done."""
+def flow(config: RunConfig, todo: pa.Table, width: Width, epoch: int) -> Generator[dict[str, Any], None, None]:
+    """The whole dataflow: one row a block, so that each is handed on as soon as it is done.
+
+    epoch: of the run's lease, without which nothing is committed.
+    """
     import ray.data
     from ray.data import ActorPoolStrategy
 
@@ -105,14 +134,14 @@ def flow(config: RunConfig, todo: pa.Table, width: Width) -> Generator[dict[str,
     workers = ActorPoolStrategy(size=width.workers, max_tasks_in_flight_per_actor=1)
     device = "cuda" if width.gpus_per_worker else "cpu"
     one_row: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
-    per_helper = {"compute": helpers, "num_cpus": STAGE_CPUS, "fn_constructor_args": (config,), **one_row}
+    per_helper = {"compute": helpers, "num_cpus": STAGE_CPUS, **one_row}
     per_worker = {"compute": workers, "num_cpus": width.cpus_per_worker, "num_gpus": width.gpus_per_worker, **one_row}
     rows = (
         ray.data.from_arrow(todo)
         .repartition(target_num_rows_per_block=1)
-        .map_batches(Load, **per_helper)
+        .map_batches(Load, fn_constructor_args=(config,), **per_helper)
         .map_batches(Generate, fn_constructor_args=(config, device), **per_worker)
-        .map_batches(Commit, **per_helper)
+        .map_batches(Commit, fn_constructor_args=(config, epoch), **per_helper)
     )
     # nothing is fetched ahead: a row would be told one row late
     batches = rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
@@ -125,6 +154,7 @@ def _drive(
     storage: Storage,
     manifest: pa.Table,
     observer: Observer,
+    lease: Lease,
 ) -> None:
     """Follow the flow to its end, renewing the tables now and then. Raises what a stage calls fatal."""
     due_at = time.monotonic() + TABLES_EVERY_S
@@ -136,6 +166,7 @@ def _drive(
             result.finished.append(record)
             observer.finished(record)
             if (start := time.monotonic()) > due_at:
+                lease.check()
                 write_tables(storage, result.records, manifest)
                 end = time.monotonic()
                 due_at = end + max(TABLES_EVERY_S, TABLES_SHARE * (end - start))

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from manifests.images import decode_image, read_image_bytes, resolve_uri
 from manifests.schema import parse_row, row_digest
 from pipeline.config import RunConfig, sample_seed
+from pipeline.lease import LeaseError, check_epoch
 from pipeline.records import SampleRecord, commit, video_key
 from pipeline.storage import Storage, with_retries
 from sgi2v.errors import ConfigError, ErrorCode, ModelError, SampleError, SGI2VError, StorageError
@@ -46,7 +47,9 @@ OUTCOME_SCHEMA = pa.schema([("record", pa.string()), ("fatal", pa.string()), ("m
 
 Ray hands on as text whatever a stage raises, so that it could not be told from a bug.
 """
-FATAL: dict[str, type[SGI2VError]] = {each.__name__: each for each in (StorageError, ConfigError, ModelError)}
+FATAL: dict[str, type[SGI2VError]] = {
+    each.__name__: each for each in (StorageError, ConfigError, ModelError, LeaseError)
+}
 """Errors that end the run, by the name under which they travel."""
 
 _MESSAGE_LIMIT = 4000
@@ -223,10 +226,12 @@ class Generate:
 class Commit:
     """Frames -> mp4, read back and measured -> video and record in the output."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, epoch: int) -> None:
+        """epoch: of the run's lease; what was started by an overtaken run is not committed."""
         from sgi2v.tracking import load_tracker
 
         self.config = config
+        self.epoch = epoch
         self.storage = Storage(config.output)
         self.tracker = load_tracker(config.metrics.tracker)
 
@@ -246,8 +251,9 @@ class Commit:
                 state = state.failed(error)
         record = self._record(state.took("commit", time.perf_counter() - start))
         try:
+            check_epoch(self.storage, self.epoch)
             return _outcome(commit(self.storage, record, video), state)
-        except StorageError as error:
+        except (StorageError, ConfigError) as error:
             return _outcome(None, state.ends_run(error))
 
     def _finish(self, table: pa.Table, state: InFlight) -> tuple[bytes, InFlight]:

@@ -7,13 +7,14 @@ import pty
 import re
 import shutil
 import signal
+import socket
 import threading
 from pathlib import Path
 
 import pytest
 
 from pipeline.storage import Storage
-from tests.pipeline.runs import TINY, Driver, records, run_tiny, started, table, until, write_good
+from tests.pipeline.runs import TINY, Driver, cli, records, run_tiny, started, table, until, write_good
 
 pytestmark = pytest.mark.slow
 
@@ -150,3 +151,20 @@ def test_ctrl_c_on_a_terminal_stops_cleanly_and_says_how_to_go_on(tmp_path: Path
     check_whole(output, ROWS)
     for line in done.stderr.splitlines():
         assert re.match(r"\d+ rows: |\d workers?, |\[\d+/\d+\] s\d\d done in ", line), line
+
+
+def test_a_second_driver_is_refused_and_may_take_over(tmp_path: Path) -> None:
+    manifest, output = write_good(tmp_path, ROWS), tmp_path / "out"
+    words = ("run", manifest, "--output", output, *TINY, "--workers", "1")
+    with (tmp_path / "log").open("ab") as log, started(*words, stdout=log, stderr=log) as driver:
+        until("a record is there", lambda: number_of_records(output) > 0, 120)
+        refused = run_tiny(manifest, output)
+        assert refused.returncode == 2, refused.stderr
+        assert f"is in use by another run: {socket.gethostname()}, process {driver.process.pid}" in refused.stderr
+        assert number_of_records(output) < ROWS
+        took = run_tiny(manifest, output, "--take-over")
+        assert took.returncode == 0, took.stderr
+        assert driver.process.wait(STOPPED_WITHIN_S) == 2
+    assert "has been taken over by another run" in (tmp_path / "log").read_text()
+    check_whole(output, ROWS)
+    assert "running" not in cli("status", output).stdout

@@ -32,7 +32,7 @@ def rows_of(manifest: Path) -> pa.Table:
 def test_a_row_goes_from_the_manifest_to_its_record(tmp_path: Path) -> None:
     manifest = write_good(tmp_path, 1)
     config = config_of(manifest)
-    (outcome,) = Commit(config)(Generate(config, "cpu")(Load(config)(rows_of(manifest)))).to_pylist()
+    (outcome,) = Commit(config, 1)(Generate(config, "cpu")(Load(config)(rows_of(manifest)))).to_pylist()
     record = SampleRecord.from_json(outcome["record"].encode())
     assert (record.sample_id, record.status, record.attempts) == ("s00", "committed", 1)
     assert (tmp_path / "out" / str(record.file_name)).stat().st_size == record.video_bytes
@@ -42,7 +42,7 @@ def test_a_row_goes_from_the_manifest_to_its_record(tmp_path: Path) -> None:
 def test_a_failed_row_travels_through_every_stage_to_its_record(tmp_path: Path) -> None:
     manifest = write_rows(tmp_path / "m.parquet", [row("a", image="none.png"), row("b", image="none.png", boxes=[])])
     config = config_of(manifest)
-    outcomes = Commit(config)(Generate(config, "cpu")(Load(config)(rows_of(manifest)))).to_pylist()
+    outcomes = Commit(config, 1)(Generate(config, "cpu")(Load(config)(rows_of(manifest)))).to_pylist()
     records = [SampleRecord.from_json(outcome["record"].encode()) for outcome in outcomes]
     assert [record.error_code for record in records] == ["image_missing", "trajectory_invalid"]
     assert not (tmp_path / "out" / "videos").exists()
@@ -55,7 +55,7 @@ def test_weights_that_do_not_load_end_the_run_and_make_no_record(tmp_path: Path)
     weights.write_bytes(weights.read_bytes()[:1000])
     manifest = write_good(tmp_path, 1)
     config = config_of(manifest, str(model))
-    (outcome,) = Commit(config)(Generate(config, "cpu")(Load(config)(rows_of(manifest)))).to_pylist()
+    (outcome,) = Commit(config, 1)(Generate(config, "cpu")(Load(config)(rows_of(manifest)))).to_pylist()
     assert (outcome["record"], outcome["fatal"]) == (None, "ModelError")
     assert str(model) in outcome["message"]
     assert not (tmp_path / "out" / "records").exists()
@@ -64,7 +64,7 @@ def test_weights_that_do_not_load_end_the_run_and_make_no_record(tmp_path: Path)
 def test_a_store_that_refuses_ends_the_run(tmp_path: Path) -> None:
     manifest = write_good(tmp_path, 1)
     config = dataclasses.replace(config_of(manifest), output=f"{manifest}/out")
-    (outcome,) = Commit(config)(Generate(config, "cpu")(Load(config)(rows_of(manifest)))).to_pylist()
+    (outcome,) = Commit(config, 1)(Generate(config, "cpu")(Load(config)(rows_of(manifest)))).to_pylist()
     assert (outcome["record"], outcome["fatal"]) == (None, "StorageError")
     assert f"writing {manifest}/out/videos/s00." in outcome["message"]
 
@@ -74,4 +74,4 @@ def test_stages_take_several_rows_as_well(tmp_path: Path, stage: type[Load | Com
     manifest = write_rows(tmp_path / "m.parquet", [row(name, image="none.png") for name in ("a", "b", "c")])
     config = config_of(manifest)
     table = Load(config)(rows_of(manifest))
-    assert (table if stage is Load else Commit(config)(table)).num_rows == 3
+    assert (table if stage is Load else Commit(config, 1)(table)).num_rows == 3
