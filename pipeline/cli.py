@@ -51,6 +51,7 @@ def run(
     limit: options.Limit = None,
     retry_failed: options.RetryFailed = False,
     unguided: options.Unguided = False,
+    sample_timeout: options.SampleTimeout = None,
     take_over: options.TakeOver = False,
     dry_run: options.DryRun = False,
     address: Annotated[
@@ -107,6 +108,7 @@ def submit(
     limit: options.Limit = None,
     retry_failed: options.RetryFailed = False,
     unguided: options.Unguided = False,
+    sample_timeout: options.SampleTimeout = None,
     take_over: options.TakeOver = False,
     dry_run: options.DryRun = False,
     shared_path: Annotated[

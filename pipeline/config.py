@@ -45,6 +45,8 @@ class ExecutionConfig:
     """GPUs that each worker takes; None: 1 where the cluster has one, else 0."""
     threads_per_worker: int = 1
     """CPU threads of a worker without a GPU; the same number gives the same bits."""
+    sample_timeout_s: float = 3600.0
+    """How long one stage may take over one sample before its worker is ended and the sample started again, seconds."""
     address: str | None = None
     """Ray cluster to attach to; None starts Ray on this machine."""
 
@@ -53,6 +55,8 @@ class ExecutionConfig:
             raise ConfigError(f"run.workers must be 1 or more, not {self.workers}")
         if self.gpus_per_worker is not None and self.gpus_per_worker < 0:
             raise ConfigError(f"run.gpus_per_worker must not be negative, not {self.gpus_per_worker}")
+        if not self.sample_timeout_s > 0:
+            raise ConfigError(f"run.sample_timeout_s must be positive, not {self.sample_timeout_s}")
         if self.threads_per_worker < 1:
             raise ConfigError(f"run.threads_per_worker must be 1 or more, not {self.threads_per_worker}")
 

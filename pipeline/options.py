@@ -45,6 +45,10 @@ Seed = Annotated[int | None, typer.Option("--seed", help="Base seed of rows that
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N rows of the manifest.")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Do the rows again that have failed before.")]
 Unguided = Annotated[bool, typer.Option("--unguided", help="Plain SVD with the same noise, as a baseline.")]
+SampleTimeout = Annotated[
+    float | None,
+    typer.Option("--sample-timeout", metavar="SECONDS", help="Most that a sample may take a worker.  [default: 3600]"),
+]
 TakeOver = Annotated[
     bool, typer.Option("--take-over", help="Take the output from another run at once, even if it seems alive.")
 ]
@@ -60,6 +64,7 @@ SECTION_OF: Mapping[str, tuple[str, str]] = {
     "workers": ("run", "workers"),
     "gpus_per_worker": ("run", "gpus_per_worker"),
     "seed": ("run", "seed"),
+    "sample_timeout": ("run", "sample_timeout_s"),
     "height": ("sampler", "height"),
     "width": ("sampler", "width"),
     "frames": ("sampler", "num_frames"),

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from manifests.io import digest_file
+from pipeline.attempts import LedgerActor
 from pipeline.cluster import STAGE_CPUS, Width, cluster_errors, ray_session, worker_bytes
 from pipeline.config import RunConfig
 from pipeline.lease import Lease, acquire
@@ -130,6 +131,7 @@ def flow(config: RunConfig, todo: pa.Table, width: Width, epoch: int) -> Generat
     import ray.data
     from ray.data import ActorPoolStrategy
 
+    attempts = LedgerActor()
     helpers = ActorPoolStrategy(min_size=1, max_size=width.helpers, max_tasks_in_flight_per_actor=2)
     workers = ActorPoolStrategy(size=width.workers, max_tasks_in_flight_per_actor=1)
     device = "cuda" if width.gpus_per_worker else "cpu"
@@ -139,9 +141,9 @@ def flow(config: RunConfig, todo: pa.Table, width: Width, epoch: int) -> Generat
     rows = (
         ray.data.from_arrow(todo)
         .repartition(target_num_rows_per_block=1)
-        .map_batches(Load, fn_constructor_args=(config,), **per_helper)
-        .map_batches(Generate, fn_constructor_args=(config, device), **per_worker)
-        .map_batches(Commit, fn_constructor_args=(config, epoch), **per_helper)
+        .map_batches(Load, fn_constructor_args=(config, attempts), **per_helper)
+        .map_batches(Generate, fn_constructor_args=(config, device, attempts), **per_worker)
+        .map_batches(Commit, fn_constructor_args=(config, epoch, attempts), **per_helper)
     )
     # nothing is fetched ahead: a row would be told one row late
     batches = rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)

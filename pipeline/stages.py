@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from manifests.images import decode_image, read_image_bytes, resolve_uri
 from manifests.schema import parse_row, row_digest
+from pipeline.attempts import Attempts, attempt
 from pipeline.config import RunConfig, sample_seed
 from pipeline.lease import LeaseError, check_epoch
 from pipeline.records import SampleRecord, commit, video_key
@@ -110,8 +111,9 @@ def _each_row(table: pa.Table, stage: Callable[[pa.Table], pa.Table]) -> pa.Tabl
 class Load:
     """Manifest row -> first frame at output size and box tracks in its pixels."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, attempts: Attempts | None = None) -> None:
         self.config = config
+        self.attempts = attempts
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return _each_row(table, self._load)
@@ -127,10 +129,11 @@ class Load:
         try:
             sample = parse_row(row)
             uri = resolve_uri(sample.image, self.config.manifest)
-            image_HWC = decode_image(_fetch(uri))
+            with attempt(self.attempts, "load", sample.sample_id, self.config.execution.sample_timeout_s):
+                image_HWC = decode_image(_fetch(uri))
+                first_frame = resize_image(image_HWC, sampler.height, sampler.width).tobytes()
             height, width = image_HWC.shape[:2]
             tracks = sample.tracks(sampler.num_frames, height, width).clip_to_first_frame()
-            first_frame = resize_image(image_HWC, sampler.height, sampler.width).tobytes()
             boxes = tracks.rescale(sampler.height, sampler.width).boxes_NT4.tolist()
             state = replace(state, boxes_NT4=boxes)
         except Exception as error:
@@ -150,7 +153,7 @@ def _fetch(uri: str) -> bytes:
 class Generate:
     """First frame and tracks -> frames. Holds one model for its life."""
 
-    def __init__(self, config: RunConfig, device: str) -> None:
+    def __init__(self, config: RunConfig, device: str, attempts: Attempts | None = None) -> None:
         """device: `cuda` or `cpu`."""
         import torch
 
@@ -158,6 +161,7 @@ class Generate:
         from sgi2v.model import load_model
 
         self.config = config
+        self.attempts = attempts
         if device == "cpu":
             torch.set_num_threads(config.execution.threads_per_worker)
         # An error is told with the first row: what a constructor raises reaches the driver as text alone.
@@ -192,7 +196,8 @@ class Generate:
         image_HWC = _pixels(table, "first_frame", (sampler.height, sampler.width, 3))
         tracks = _tracks(state, sampler.num_frames, sampler.height, sampler.width)
         try:
-            generation = generate(self.model, image_HWC, tracks, sampler, self.config.guidance, state.seed)
+            with attempt(self.attempts, "generate", state.sample_id, self.config.execution.sample_timeout_s):
+                generation = generate(self.model, image_HWC, tracks, sampler, self.config.guidance, state.seed)
         except Exception as error:
             if _is_out_of_memory(error):
                 torch.cuda.empty_cache()
@@ -226,12 +231,13 @@ class Generate:
 class Commit:
     """Frames -> mp4, read back and measured -> video and record in the output."""
 
-    def __init__(self, config: RunConfig, epoch: int) -> None:
+    def __init__(self, config: RunConfig, epoch: int, attempts: Attempts | None = None) -> None:
         """epoch: of the run's lease; what was started by an overtaken run is not committed."""
         from sgi2v.tracking import load_tracker
 
         self.config = config
         self.epoch = epoch
+        self.attempts = attempts
         self.storage = Storage(config.output)
         self.tracker = load_tracker(config.metrics.tracker)
 
@@ -246,7 +252,8 @@ class Commit:
             return _outcome(None, state)
         if state.error_code is None:
             try:
-                video, state = self._finish(table, state)
+                with attempt(self.attempts, "commit", state.sample_id, self.config.execution.sample_timeout_s):
+                    video, state = self._finish(table, state)
             except Exception as error:
                 state = state.failed(error)
         record = self._record(state.took("commit", time.perf_counter() - start))
@@ -316,8 +323,10 @@ def _tracks(state: InFlight, num_frames: int, height: int, width: int) -> BoxTra
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Torch's own error, or that of a CUDA library that found no room for its workspace."""
-    return type(error).__name__ == "OutOfMemoryError" or "ALLOC_FAILED" in str(error)
+    """Torch's own error, that of a CUDA library that found no room for its workspace, or that of a CPU's allocator."""
+    told = ("ALLOC_FAILED", "DefaultCPUAllocator")
+    named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
+    return named or any(words in str(error) for words in told)
 
 
 def _device_is_lost(error: BaseException) -> bool:

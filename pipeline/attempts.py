@@ -1,0 +1,133 @@
+"""What happened to the rows that were started: which of them end their worker, and which were only there when it ended.
+
+Ray starts a row again for as long as its worker dies under it, and does not say why it died. So every start is told
+to a ledger, an actor beside the driver, before the work begins; a start that is neither finished nor still running
+was ended by the death of its process. Where the whole node is gone too, the row had no part in that. A row that was
+started MAX_ATTEMPTS times otherwise is given up. The ledger lives as long as its run: rows of a driver that was killed
+have a clean slate.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sgi2v.errors import ErrorCode, SampleError
+
+STDERR = 2
+MAX_ATTEMPTS = 3
+"""Starts of a row that end with its worker, before it is given up."""
+TIMED_OUT_SHARE = 0.99
+"""A start that lasted this part of its deadline ended by it."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of a row."""
+
+    node: str
+    """Ray's id of the node it ran on."""
+    at: float
+    """Monotonic clock of the ledger, seconds."""
+    ended: float | None = None
+    """When the row was started again."""
+
+
+class Ledger:
+    """Every unfinished start of every row, by stage. Held by one actor."""
+
+    def __init__(self, alive_nodes: Callable[[], set[str]]) -> None:
+        """alive_nodes: asked for the nodes that are alive now, where a row has been started before."""
+        self._alive_nodes = alive_nodes
+        self._starts: dict[tuple[str, str], list[Start]] = {}
+
+    def start(self, stage: str, sample_id: str, node: str) -> list[float]:
+        """Note a start. Returns how long each earlier one lasted that ended with its worker and not with its node."""
+        now = time.monotonic()
+        earlier = self._starts.get((stage, sample_id), [])
+        earlier = [each if each.ended is not None else Start(each.node, each.at, now) for each in earlier]
+        self._starts[stage, sample_id] = [*earlier, Start(node, now)]
+        if not earlier:
+            return []
+        # asked anew of every start: that a node is gone may be known later than that a worker is
+        alive = self._alive_nodes()
+        return [(each.ended or now) - each.at for each in earlier if each.node in alive]
+
+    def finish(self, stage: str, sample_id: str) -> None:
+        """Forget the starts of a row that has come through."""
+        self._starts.pop((stage, sample_id), None)
+
+
+class Attempts(Protocol):
+    """How a stage tells of its starts."""
+
+    def start(self, stage: str, sample_id: str) -> list[float]:
+        """As the ledger's, on this node."""
+
+    def finish(self, stage: str, sample_id: str) -> None:
+        """As the ledger's."""
+
+
+class LedgerActor:
+    """The ledger of a run, as a Ray actor on the driver's node; to be handed to the stages of its flow."""
+
+    def __init__(self) -> None:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._actor: Any = ray.remote(Ledger).options(num_cpus=0, scheduling_strategy=here).remote(_alive_nodes)
+
+    def start(self, stage: str, sample_id: str) -> list[float]:
+        """As the ledger's, on the node of the process that calls."""
+        import ray
+
+        node = ray.get_runtime_context().get_node_id()
+        lasted: list[float] = ray.get(self._actor.start.remote(stage, sample_id, node))
+        return lasted
+
+    def finish(self, stage: str, sample_id: str) -> None:
+        """As the ledger's; does not wait."""
+        self._actor.finish.remote(stage, sample_id)
+
+
+def _alive_nodes() -> set[str]:
+    import ray
+
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+@contextmanager
+def attempt(attempts: Attempts | None, stage: str, sample_id: str, timeout_s: float | None = None) -> Iterator[None]:
+    """Work on a row that may end this process, within a deadline at which it does.
+
+    attempts: None keeps no count. timeout_s: None is no deadline. Raises SampleError(worker_died or timed_out) for a
+    row that has ended MAX_ATTEMPTS workers of this stage.
+    """
+    lasted = [] if attempts is None else attempts.start(stage, sample_id)
+    if len(lasted) >= MAX_ATTEMPTS:
+        raise _given_up(stage, lasted, timeout_s)
+    if timeout_s is not None:
+        # a thread of C, which no interpreter lock can keep waiting
+        faulthandler.dump_traceback_later(timeout_s, exit=True, file=STDERR)
+    try:
+        yield
+    finally:
+        if timeout_s is not None:
+            faulthandler.cancel_dump_traceback_later()
+        if attempts is not None:
+            attempts.finish(stage, sample_id)
+
+
+def _given_up(stage: str, lasted: list[float], timeout_s: float | None) -> SampleError:
+    ends = ", ".join(f"{seconds:.0f} s" for seconds in lasted)
+    if timeout_s is not None and all(seconds >= TIMED_OUT_SHARE * timeout_s for seconds in lasted):
+        message = f"did not come out of `{stage}` within {timeout_s:g} s in {len(lasted)} attempts"
+        return SampleError(ErrorCode.TIMED_OUT, f"{message}: raise --sample-timeout if that is too little for it")
+    message = f"its worker died in `{stage}` in {len(lasted)} attempts of {len(lasted)}, after {ends}"
+    advice = "its data may crash a library or need more memory than there is; the workers' logs may tell"
+    return SampleError(ErrorCode.WORKER_DIED, f"{message}: {advice}")

@@ -1,0 +1,1 @@
+"""Faults put into real runs: nothing is lost, nothing is made twice, and nobody innocent is blamed."""

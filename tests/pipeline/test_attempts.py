@@ -1,0 +1,120 @@
+"""The ledger of starts: who is given up, who is innocent, and the deadline that ends a process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.attempts import MAX_ATTEMPTS, Ledger, attempt
+from sgi2v.errors import ErrorCode, SampleError
+
+
+class OnNode:
+    """Attempts on one node, told to a ledger in this process."""
+
+    def __init__(self, ledger: Ledger, node: str) -> None:
+        self.ledger, self.node = ledger, node
+
+    def start(self, stage: str, sample_id: str) -> list[float]:
+        return self.ledger.start(stage, sample_id, self.node)
+
+    def finish(self, stage: str, sample_id: str) -> None:
+        self.ledger.finish(stage, sample_id)
+
+
+@pytest.fixture
+def nodes() -> set[str]:
+    return {"one", "two"}
+
+
+@pytest.fixture
+def ledger(nodes: set[str]) -> Ledger:
+    return Ledger(lambda: nodes)
+
+
+def die(attempts: OnNode, times: int = 1, sample_id: str = "a") -> None:
+    """Start, and never come back."""
+    for _ in range(times):
+        attempts.start("generate", sample_id)
+
+
+def given_up(attempts: OnNode, timeout_s: float | None = None) -> SampleError:
+    """What the next start of the row is refused with."""
+    with pytest.raises(SampleError) as caught, attempt(attempts, "generate", "a", timeout_s):
+        pass
+    return caught.value
+
+
+def test_a_row_that_ends_its_worker_is_given_up_in_time(ledger: Ledger) -> None:
+    attempts = OnNode(ledger, "one")
+    die(attempts, MAX_ATTEMPTS - 1)
+    with attempt(attempts, "generate", "a"):
+        pass
+    die(attempts, MAX_ATTEMPTS)
+    with (
+        pytest.raises(SampleError, match="died in `generate` in 3 attempts of 3") as caught,
+        attempt(attempts, "generate", "a"),
+    ):
+        pass
+    assert caught.value.code is ErrorCode.WORKER_DIED
+
+
+def test_rows_and_stages_are_counted_apart(ledger: Ledger) -> None:
+    attempts = OnNode(ledger, "one")
+    die(attempts, MAX_ATTEMPTS)
+    with attempt(attempts, "commit", "a"), attempt(attempts, "generate", "b"):
+        pass
+
+
+def test_deaths_with_their_node_do_not_count_even_if_that_is_known_late(ledger: Ledger, nodes: set[str]) -> None:
+    die(OnNode(ledger, "one"), MAX_ATTEMPTS)
+    nodes.discard("one")
+    with attempt(OnNode(ledger, "two"), "generate", "a"):
+        pass
+
+
+def test_an_error_of_the_rows_own_is_no_death(ledger: Ledger) -> None:
+    attempts = OnNode(ledger, "one")
+    for _ in range(MAX_ATTEMPTS + 1):
+        with pytest.raises(ValueError, match="its own"), attempt(attempts, "generate", "a"):
+            raise ValueError("its own")
+
+
+def test_starts_that_lasted_their_deadline_are_told_as_such(ledger: Ledger) -> None:
+    attempts = OnNode(ledger, "one")
+    for _ in range(MAX_ATTEMPTS):
+        die(attempts)
+        time.sleep(0.05)
+    with (
+        pytest.raises(SampleError, match=r"within 0\.05 s in 3 attempts") as caught,
+        attempt(attempts, "generate", "a", 0.05),
+    ):
+        pass
+    assert caught.value.code is ErrorCode.TIMED_OUT
+
+
+@pytest.mark.parametrize("body", ["time.sleep(60)", "re.match('(a*)*b', 'a' * 60)"], ids=["waits", "holds the lock"])
+def test_the_deadline_ends_the_process(body: str) -> None:
+    script = f"import re, time\nfrom pipeline.attempts import attempt\nwith attempt(None, 's', 'a', 0.5):\n    {body}"
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 1
+    assert "Timeout" in done.stderr
+    assert time.monotonic() - start < 30
+
+
+def test_a_deadline_that_was_kept_is_called_off() -> None:
+    with attempt(None, "generate", "a", 0.2):
+        pass
+    time.sleep(0.4)
