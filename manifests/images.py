@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from manifests.access import Access
 from sgi2v.errors import ErrorCode, SampleError
 
 MAX_BYTES = 256 * 2**20
@@ -39,13 +40,20 @@ _UPRIGHT = {
 }
 
 
-def resolve_uri(image: str, manifest_uri: str) -> str:
+def resolve_uri(image: str, manifest_uri: str, access: Access | None = None) -> str:
     """Where a row's image is: a relative path starts at the manifest's folder, all else stays as it is.
 
-    Raises SampleError(image_missing) for a chained URL (`zip::https://...`): a row must not pick file systems.
+    access: None allows every place that manifests may name. Raises SampleError(image_missing) for a place that is not
+    allowed, and for a chained URL (`zip::https://...`): a row must not pick file systems.
     """
     if "::" in image:
         raise _missing(image, "chained URLs are refused: unpack the images and name their files")
+    uri = _absolute(image, manifest_uri)
+    (access or Access()).check(uri, manifest_uri)
+    return uri
+
+
+def _absolute(image: str, manifest_uri: str) -> str:
     if "://" in image or image.startswith(("data:", "/")):
         return image
     protocol, is_url, rest = manifest_uri.partition("://")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from manifests.access import Access
 from manifests.images import decode_image, read_image_bytes, resolve_uri
 from manifests.schema import MANIFEST_SCHEMA, box_error, row_problems
 from sgi2v.errors import Problem, SampleError
@@ -23,12 +24,13 @@ _Outcome = tuple[int, int] | Problem
 """(height, width) of an image that decodes, or its problem with neither row nor sample."""
 
 
-def validate(table: pa.Table, manifest_uri: str, images: bool = True) -> list[Problem]:
+def validate(table: pa.Table, manifest_uri: str, images: bool = True, access: Access | None = None) -> list[Problem]:
     """The problems of a conformed table's rows, in their order; empty where every row can be generated.
 
     With `images`, each distinct image is fetched once and decoded whole, and boxes are held against its size.
+    access: where images may lie.
     """
-    outcomes = _check_images(table, manifest_uri) if images else {}
+    outcomes = _check_images(table, manifest_uri, access) if images else {}
     problems: list[Problem] = []
     row = 0
     for batch in table.select(MANIFEST_SCHEMA.names).to_batches(max_chunksize=_ROWS_AT_ONCE):
@@ -54,17 +56,17 @@ def _problems_of_row(row: int, values: dict[str, Any], outcomes: dict[str, _Outc
             yield Problem(row, sample_id, "boxes", error.code, error.message)
 
 
-def _check_images(table: pa.Table, manifest_uri: str) -> dict[str, _Outcome]:
+def _check_images(table: pa.Table, manifest_uri: str, access: Access | None) -> dict[str, _Outcome]:
     """What became of each distinct image of the table that is not blank."""
     names = [name for name in table.column("image").unique().to_pylist() if name and name.strip()]
     with ThreadPoolExecutor(FETCHES) as pool:
-        outcomes = pool.map(lambda name: _check_image(name, manifest_uri), names)
+        outcomes = pool.map(lambda name: _check_image(name, manifest_uri, access), names)
         return dict(zip(names, outcomes, strict=True))
 
 
-def _check_image(name: str, manifest_uri: str) -> _Outcome:
+def _check_image(name: str, manifest_uri: str, access: Access | None) -> _Outcome:
     try:
-        pixels_HWC = decode_image(read_image_bytes(resolve_uri(name, manifest_uri)))
+        pixels_HWC = decode_image(read_image_bytes(resolve_uri(name, manifest_uri, access)))
     except SampleError as error:
         return Problem(None, None, "image", error.code, error.message)
     except OSError as error:

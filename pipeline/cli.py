@@ -52,6 +52,8 @@ def run(
     retry_failed: options.RetryFailed = False,
     unguided: options.Unguided = False,
     sample_timeout: options.SampleTimeout = None,
+    untrusted: options.Untrusted = False,
+    root: options.Roots = None,
     take_over: options.TakeOver = False,
     dry_run: options.DryRun = False,
     address: Annotated[
@@ -109,6 +111,8 @@ def submit(
     retry_failed: options.RetryFailed = False,
     unguided: options.Unguided = False,
     sample_timeout: options.SampleTimeout = None,
+    untrusted: options.Untrusted = False,
+    root: options.Roots = None,
     take_over: options.TakeOver = False,
     dry_run: options.DryRun = False,
     shared_path: Annotated[

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from manifests.access import Access
 from sgi2v.checkpoint import Checkpoint, check_layers, open_checkpoint
 from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig, apply_preset, from_dict
 from sgi2v.errors import ConfigError
@@ -47,6 +48,10 @@ class ExecutionConfig:
     """CPU threads of a worker without a GPU; the same number gives the same bits."""
     sample_timeout_s: float = 3600.0
     """How long one stage may take over one sample before its worker is ended and the sample started again, seconds."""
+    untrusted: bool = False
+    """Whether images must lie below the manifest's folder or one of `roots`."""
+    roots: tuple[str, ...] = ()
+    """Folders and URL prefixes that an untrusted manifest may name as well."""
     address: str | None = None
     """Ray cluster to attach to; None starts Ray on this machine."""
 
@@ -55,10 +60,18 @@ class ExecutionConfig:
             raise ConfigError(f"run.workers must be 1 or more, not {self.workers}")
         if self.gpus_per_worker is not None and self.gpus_per_worker < 0:
             raise ConfigError(f"run.gpus_per_worker must not be negative, not {self.gpus_per_worker}")
+        object.__setattr__(self, "roots", tuple(absolute(str(root)) for root in self.roots))
+        if self.roots and not self.untrusted:
+            raise ConfigError("run.roots says nothing without run.untrusted: give --untrusted, or no --root")
         if not self.sample_timeout_s > 0:
             raise ConfigError(f"run.sample_timeout_s must be positive, not {self.sample_timeout_s}")
         if self.threads_per_worker < 1:
             raise ConfigError(f"run.threads_per_worker must be 1 or more, not {self.threads_per_worker}")
+
+    @property
+    def access(self) -> Access:
+        """Where images may lie."""
+        return Access(self.roots if self.untrusted else None)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def dry_run(
     storage = Storage(config.output)
     exists = check_output(storage, config)
     plan = make_plan(manifest, storage, retry_failed, limit)
-    problems = validate(plan.todo.drop_columns(["_attempts"]), config.manifest)
+    problems = validate(plan.todo.drop_columns(["_attempts"]), config.manifest, access=config.execution.access)
     sampler, guidance = config.sampler, config.guidance
     guided = "no guidance" if guidance is None else f"{len(guidance.step_indices(sampler.steps))} guided"
     lines = [

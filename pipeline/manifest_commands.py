@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline import options
+
 app = typer.Typer(
     help="Check, look at and make manifests.\n\nExample: sgi2v-batch manifest validate manifest.parquet",
     no_args_is_help=True,
@@ -24,13 +26,16 @@ def validate(
     images: Annotated[
         bool, typer.Option("--images/--no-images", help="Fetch and decode every image, and hold the boxes against it.")
     ] = True,
+    untrusted: options.Untrusted = False,
+    root: options.Roots = None,
 ) -> None:
     """Print every problem of every row; exit 0 where there is none, 2 otherwise."""
+    from manifests.access import Access
     from manifests.io import read_manifest
     from manifests.validate import validate as find_problems
 
     table = read_manifest(manifest)
-    problems = find_problems(table, manifest, images)
+    problems = find_problems(table, manifest, images, Access(tuple(root or ()) if untrusted else None))
     for problem in problems:
         typer.echo(str(problem))
     rows = _count(table.num_rows, "row")

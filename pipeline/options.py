@@ -49,6 +49,13 @@ SampleTimeout = Annotated[
     float | None,
     typer.Option("--sample-timeout", metavar="SECONDS", help="Most that a sample may take a worker.  [default: 3600]"),
 ]
+Untrusted = Annotated[
+    bool, typer.Option("--untrusted", help="Refuse images outside the manifest's folder and every --root.")
+]
+Roots = Annotated[
+    list[str] | None,
+    typer.Option("--root", metavar="PREFIX", help="Folder or URL that an --untrusted manifest may name; repeatable."),
+]
 TakeOver = Annotated[
     bool, typer.Option("--take-over", help="Take the output from another run at once, even if it seems alive.")
 ]
@@ -64,6 +71,8 @@ SECTION_OF: Mapping[str, tuple[str, str]] = {
     "workers": ("run", "workers"),
     "gpus_per_worker": ("run", "gpus_per_worker"),
     "seed": ("run", "seed"),
+    "untrusted": ("run", "untrusted"),
+    "root": ("run", "roots"),
     "sample_timeout": ("run", "sample_timeout_s"),
     "height": ("sampler", "height"),
     "width": ("sampler", "width"),
@@ -77,7 +86,7 @@ def by_section(flags: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The settings among the flags that were given, by section."""
     sections: dict[str, dict[str, Any]] = {}
     for flag, value in flags.items():
-        if flag in SECTION_OF and value is not None:
+        if flag in SECTION_OF and value is not None and value is not False and value != []:
             section, name = SECTION_OF[flag]
             sections.setdefault(section, {})[name] = value
     return sections
@@ -90,6 +99,8 @@ def command_line(manifest: str, flags: Mapping[str, Any]) -> list[str]:
         name = "--" + flag.replace("_", "-")
         if value is True:
             words.append(name)
+        elif isinstance(value, list):
+            words += [word for each in value for word in (name, str(each))]
         elif value is not None and value is not False:
             words += [name, str(value)]
     return words

@@ -128,7 +128,7 @@ class Load:
         state = InFlight(row["sample_id"], row["_attempts"], row_digest(row), seed)
         try:
             sample = parse_row(row)
-            uri = resolve_uri(sample.image, self.config.manifest)
+            uri = resolve_uri(sample.image, self.config.manifest, self.config.execution.access)
             with attempt(self.attempts, "load", sample.sample_id, self.config.execution.sample_timeout_s):
                 image_HWC = decode_image(_fetch(uri))
                 first_frame = resize_image(image_HWC, sampler.height, sampler.width).tobytes()

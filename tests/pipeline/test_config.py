@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import RunConfig, default_output, differences, read_toml, resolve, sample_seed
+from pipeline.options import by_section
 from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig
 from sgi2v.errors import ConfigError
@@ -45,13 +46,13 @@ def test_checkpoint_then_preset_then_file_then_flags() -> None:
 
 def test_a_settings_file_is_read_by_section(settings: Path) -> None:
     settings.write_text(
-        "[run]\nworkers = 3\nseed = 5\n[guidance]\nlayers = [[2, 1]]\nlearning_rate = 1\nguided_range = [0.9, 0.6]\n"
+        "[run]\nworkers = 3\nseed = 5\n[guidance]\nlayers = [[1, 1]]\nlearning_rate = 1\nguided_range = [0.9, 0.6]\n"
     )
     config = settle(read_toml(str(settings)))
     assert config.execution.workers == 3
     assert config.seed == 5
     assert config.guidance is not None
-    assert config.guidance.layers == ((2, 1),)
+    assert config.guidance.layers == ((1, 1),)
     assert config.guidance.learning_rate == 1.0
 
 
@@ -99,7 +100,7 @@ def test_a_settings_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         {"sampler": {"height": 128}},
         {"sampler": {"fps": 8}},
         {"guidance": {"learning_rate": 0.1}},
-        {"guidance": {"layers": [[2, 1]]}},
+        {"guidance": {"layers": [[1, 1]]}},
         {"run": {"seed": 1}},
         {"model": {"source": "embedded", "dtype": "bfloat16"}},
         {"unguided": True},
@@ -145,3 +146,16 @@ def test_a_sample_has_one_seed_wherever_it_is_made() -> None:
     assert sample_seed("cat", 817) == sample_seed("cat", 817)
     assert len({sample_seed(name, base) for name in ("cat", "dog") for base in (817, 818)}) == 4
     assert 0 <= sample_seed("cat", 817) < 2**63
+
+
+def test_an_untrusted_manifest_has_its_roots_and_a_trusted_one_none(tmp_path: Path) -> None:
+    assert settle().execution.access.roots is None
+    given = settle(run={"untrusted": True, "roots": ["s3://bucket/pictures", str(tmp_path)]})
+    assert given.execution.access.roots == ("s3://bucket/pictures", str(tmp_path))
+    assert given.fingerprint == settle().fingerprint
+    with pytest.raises(ConfigError, match="give --untrusted, or no --root"):
+        settle(run={"roots": ["/data"]})
+
+
+def test_options_that_are_zero_are_given() -> None:
+    assert by_section({"seed": 0, "untrusted": False, "root": [], "workers": None}) == {"run": {"seed": 0}}

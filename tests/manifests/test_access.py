@@ -1,0 +1,101 @@
+"""What a manifest's rows may name, and what they may not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from manifests.access import Access
+from manifests.images import resolve_uri
+from sgi2v.errors import SampleError
+
+MANIFEST = "s3://bucket/set/m.parquet"
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "zip::https://host/a.zip",
+        "simplecache::s3://bucket/a.png",
+        "filecache://bucket/a.png",
+        "github://owner:repo@main/a.png",
+        "ssh://host/etc/passwd",
+        "sftp://host/a.png",
+        "ftp://host/a.png",
+        "reference://a",
+        "zip://a.png",
+        "dir://etc",
+        "gopher://host/",
+        "FILECACHE://bucket/a.png",
+        "://a.png",
+    ],
+)
+def test_file_systems_that_are_no_place_for_images_are_refused(image: str) -> None:
+    with pytest.raises(SampleError, match="refused") as caught:
+        resolve_uri(image, MANIFEST)
+    assert caught.value.code == "image_missing"
+
+
+@pytest.mark.parametrize(
+    "image", ["a.png", "/data/a.png", "s3://other/a.png", "https://host/a.png", "data:,x", "file:///a"]
+)
+def test_every_other_place_is_open_to_a_trusted_manifest(image: str) -> None:
+    assert resolve_uri(image, MANIFEST)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "../other/a.png",
+        "sub/../../other/a.png",
+        "s3://bucket/set-b/a.png",
+        "s3://bucket/set/../other/a.png",
+        "s3://bucket/set/%2e%2e/other/a.png",
+        "s3://bucket/set/%252e%252e/other/a.png",
+        "s3://other/set/a.png",
+        "gs://bucket/set/a.png",
+        "http://169.254.169.254/latest/meta-data",
+        "https://host/pictures/../private/a.png",
+        "https://host.evil/pictures/a.png",
+        "https://host@evil/pictures/a.png",
+        "/etc/passwd",
+        "file:///etc/passwd",
+        "local:///etc/passwd",
+        "/data/pictures/../private.png",
+    ],
+)
+def test_an_untrusted_manifest_stays_within_its_roots(image: str) -> None:
+    access = Access(("https://host/pictures", "/data/pictures"))
+    with pytest.raises(SampleError, match="refused: it is outside"):
+        resolve_uri(image, MANIFEST, access)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        *(
+            "a.png",
+            "sub/a.png",
+            "sub/../a.png",
+            "s3://bucket/set/a.png",
+            "S3://bucket/set/a.png",
+            "data:image/png;base64,AA",
+        ),
+        *("https://host/pictures/a.png", "https://host/pictures/a.png?size=9", "/data/pictures/a.png"),
+        "file:///data/pictures/a.png",
+    ],
+)
+def test_within_its_roots_an_untrusted_manifest_is_served(image: str) -> None:
+    assert resolve_uri(image, MANIFEST, Access(("https://host/pictures", "/data/pictures")))
+
+
+def test_links_are_followed_before_they_are_judged(tmp_path: Path) -> None:
+    manifest, secret = tmp_path / "set" / "m.parquet", tmp_path / "secret.png"
+    manifest.parent.mkdir()
+    secret.write_bytes(b"")
+    (manifest.parent / "innocent.png").symlink_to(secret)
+    assert resolve_uri("innocent.png", str(manifest))
+    with pytest.raises(SampleError, match="outside"):
+        resolve_uri("innocent.png", str(manifest), Access(()))
+    assert resolve_uri("innocent.png", str(manifest), Access((str(tmp_path),)))
