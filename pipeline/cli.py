@@ -175,6 +175,55 @@ def status(output: Annotated[str, typer.Argument(help="Folder or URL of a run's 
     print_status(output)
 
 
+@app.command(epilog="Example: sgi2v-batch verify s3://bucket/moves --repair")
+def verify(
+    output: Annotated[str, typer.Argument(help="Folder or URL of a run's results.")],
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Take flawed samples and orphans away; the next run makes them again.")
+    ] = False,
+) -> None:
+    """Hold every record, video and table of a run against each other; exit 1 where something is wrong."""
+    from pipeline.verify import repair as take_away
+    from pipeline.verify import verify as check
+
+    verdict = check(output)
+    for flaw in verdict.flaws:
+        typer.echo(str(flaw))
+    count = f"{verdict.committed} made, {verdict.failed} failed, {verdict.left} left, of {verdict.rows} rows"
+    typer.echo(f"{count}: {f'{len(verdict.flaws)} flaws' if verdict.flaws else 'everything is there and whole'}")
+    if not verdict.flaws:
+        return
+    if repair:
+        again = take_away(output, verdict.flaws)
+        typer.echo(f"repaired: {again} samples will be made again by the next run")
+    raise typer.Exit(EXIT_FAILED_ROWS)
+
+
+@app.command(epilog="Example: sgi2v-batch replay s3://bucket/moves car-17")
+def replay(
+    output: Annotated[str, typer.Argument(help="Folder or URL of a run's results.")],
+    sample_id: Annotated[str, typer.Argument(help="Which sample.")],
+) -> None:
+    """Make one sample again, without Ray, and say whether it is the same to the bit; exit 1 where it is not."""
+    import torch
+
+    from pipeline.replay import replay as make_again
+    from sgi2v.errors import ConfigError, SampleError
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        made = make_again(output, sample_id, device)
+    except SampleError as error:
+        raise ConfigError(f"{sample_id} cannot be made again: {error}") from error
+    if made.identical:
+        typer.echo(f"{sample_id}: bit-identical")
+        return
+    there, here = f"{made.record.device}, {made.record.dtype}", device
+    typer.echo(f"{sample_id}: not bit-identical (made on {there}; now on {here})")
+    typer.echo(f"  mean difference to the stored video: {made.mean_difference:.2f} of 255")
+    raise typer.Exit(EXIT_FAILED_ROWS)
+
+
 @app.command(epilog="Example: sgi2v-batch sheet manifest.parquet runs/manifest -o sheet.png")
 def sheet(
     manifest: options.Manifest,

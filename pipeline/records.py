@@ -182,6 +182,12 @@ def read_failures(storage: Storage) -> list[dict[str, Any]]:
     return [] if table is None else table.select(list(FAILURE_COLUMNS)).to_pylist()
 
 
+def read_metadata_ids(storage: Storage) -> set[str]:
+    """The samples of metadata.parquet. Raises ConfigError for a foreign file."""
+    table = _read_table(storage, METADATA)
+    return set() if table is None else {str(sample_id) for sample_id in table["sample_id"].to_pylist()}
+
+
 def _read_table(storage: Storage, name: str) -> pa.Table | None:
     """The table that is there, or None. Raises ConfigError for a file that is none of ours."""
     data = storage.get(name)

@@ -30,6 +30,7 @@ from pipeline.config import RunConfig, sample_seed
 from pipeline.lease import LeaseError, check_epoch
 from pipeline.records import SampleRecord, commit, video_key
 from pipeline.storage import Storage, with_retries
+from sgi2v.config import SamplerConfig
 from sgi2v.errors import ConfigError, ErrorCode, ModelError, SampleError, SGI2VError, StorageError
 from sgi2v.trajectory import BoxTracks
 
@@ -74,6 +75,11 @@ class InFlight:
     seconds: dict[str, float] = field(default_factory=dict)
     told: dict[str, Any] = field(default_factory=dict)
     """Fields of the record that the stages behind have filled."""
+
+    @staticmethod
+    def begin(rows: pa.Table) -> pa.Table:
+        """Manifest rows that have never been finished, as the first stage takes them."""
+        return rows.append_column("_attempts", pa.array([0] * rows.num_rows, pa.int64()))
 
     def failed(self, error: BaseException) -> InFlight:
         """The same sample with its error: a code, and a message that can be acted on."""
@@ -315,6 +321,19 @@ class Commit:
 def _outcome(record: SampleRecord | None, state: InFlight) -> pa.Table:
     written = None if record is None else record.to_json().decode()
     return pa.Table.from_pylist([{"record": written, "fatal": state.fatal, "message": state.message}], OUTCOME_SCHEMA)
+
+
+def generated_frames(table: pa.Table, sampler: SamplerConfig) -> tuple[InFlight, NDArray[np.uint8] | None]:
+    """What the second stage made of a row: its state, and the frames [T, H, W, 3], None where it failed.
+
+    Raises the error of a state that would end the run.
+    """
+    state = _state(table)
+    if state.fatal is not None:
+        raise FATAL[state.fatal](state.message)
+    if state.error_code is not None:
+        return state, None
+    return state, _pixels(table, "frames", (sampler.num_frames, sampler.height, sampler.width, 3))
 
 
 def _tracks(state: InFlight, num_frames: int, height: int, width: int) -> BoxTracks:

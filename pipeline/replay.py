@@ -1,0 +1,79 @@
+"""Make one sample of a run again, on this machine and without Ray, and say whether it is the same to the bit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from manifests.io import read_manifest
+from manifests.schema import MANIFEST_SCHEMA, row_digest
+from pipeline.config import ExecutionConfig, MetricsConfig, RunConfig
+from pipeline.plan import RUN_FILE, read_run
+from pipeline.records import SampleRecord, record_key
+from pipeline.stages import Generate, InFlight, Load, generated_frames
+from pipeline.storage import Storage
+from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig, from_dict
+from sgi2v.errors import ConfigError, ErrorCode, SampleError
+from sgi2v.video import decode_mp4
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What came of it."""
+
+    identical: bool
+    """Whether the frames are the recorded ones, bit for bit."""
+    mean_difference: float
+    """Mean absolute difference to the stored video, 8-bit levels; its compression alone makes about one."""
+    record: SampleRecord
+
+
+def replay(output: str, sample_id: str, device: str) -> Replay:
+    """Make the sample anew by run.json and the manifest that it names. device: `cuda` or `cpu`.
+
+    Raises ConfigError where there is no such run or sample or its row has changed, SampleError for a row that fails.
+    """
+    storage = Storage(output)
+    config = recorded_config(storage)
+    data = storage.get(record_key(sample_id))
+    if data is None:
+        raise ConfigError(f"{output} has no sample {sample_id!r}")
+    record = SampleRecord.from_json(data)
+    if record.status != "committed" or record.file_name is None:
+        raise ConfigError(f"{sample_id} has failed ({record.error_code}): there is nothing to compare with")
+    video = storage.get(record.file_name)
+    if video is None:
+        raise ConfigError(f"{output}/{record.file_name} is not there: see `sgi2v-batch verify`")
+    rows = read_manifest(config.manifest).select(MANIFEST_SCHEMA.names)
+    rows = rows.filter(pc.equal(rows["sample_id"], sample_id))
+    if rows.num_rows != 1 or row_digest(rows.to_pylist()[0]) != record.row_digest:
+        raise ConfigError(f"{config.manifest} does not have the row that {sample_id} was made from")
+    made = Generate(config, device)(Load(config)(InFlight.begin(rows)))
+    state, frames_THWC = generated_frames(made, config.sampler)
+    if frames_THWC is None:
+        raise SampleError(ErrorCode(state.error_code or ErrorCode.UNKNOWN), state.message or "it failed")
+    difference = np.abs(frames_THWC.astype(np.int16) - decode_mp4(video)).mean()
+    return Replay(state.told["frames_sha256"] == record.frames_sha256, float(difference), record)
+
+
+def recorded_config(storage: Storage) -> RunConfig:
+    """The settings that run.json tells. Raises ConfigError where there is none."""
+    run = read_run(storage)
+    if run is None:
+        raise ConfigError(f"there is no run at {storage.url}: it has no {RUN_FILE}")
+    deciding: dict[str, Any] = run["deciding"]
+    guidance = deciding["guidance"]
+    return RunConfig(
+        manifest=run["manifest"],
+        output=storage.url,
+        model=from_dict(ModelConfig, run["model"], "model"),
+        model_revision=run["model_revision"],
+        sampler=from_dict(SamplerConfig, deciding["sampler"], "sampler"),
+        guidance=None if guidance is None else from_dict(GuidanceConfig, guidance, "guidance"),
+        metrics=from_dict(MetricsConfig, deciding["metrics"], "metrics"),
+        execution=ExecutionConfig(threads_per_worker=run.get("execution", {}).get("threads_per_worker", 1)),
+        seed=deciding["seed"],
+    )

@@ -1,0 +1,164 @@
+"""verify finds whatever is wrong with an output, repair lets the next run make it again, replay makes the same bits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline import verify
+from pipeline.lease import LeaseError, acquire
+from pipeline.records import SampleRecord
+from pipeline.storage import Storage
+from pipeline.verify import repair
+from pipeline.verify import verify as check
+from sgi2v.errors import ConfigError
+from tests.pipeline.runs import cli, records, run_tiny, table, write_good
+
+pytestmark = pytest.mark.slow
+
+ROWS = 3
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    done = run_tiny(write_good(folder, ROWS), folder / "out")
+    assert done.returncode == 0, done.stderr
+    return folder / "out"
+
+
+@pytest.fixture
+def output(whole: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(whole, tmp_path / "out")
+
+
+def video(output: Path, sample_id: str = "s00") -> Path:
+    return output / str(records(output)[sample_id]["file_name"])
+
+
+def rewrite(output: Path, sample_id: str, **changes: object) -> None:
+    file = output / "records" / f"{sample_id}.json"
+    record = SampleRecord.from_json(file.read_bytes())
+    file.write_bytes(replace(record, **changes).to_json())  # type: ignore[arg-type]
+
+
+def truncate(output: Path) -> None:
+    data = video(output).read_bytes()
+    video(output).write_bytes(data[: len(data) // 2])
+
+
+def flip(output: Path) -> None:
+    data = bytearray(video(output).read_bytes())
+    data[len(data) // 2] ^= 255
+    video(output).write_bytes(bytes(data))
+
+
+def swap(output: Path) -> None:
+    """Another video of another length, with a record that agrees with it."""
+    other = video(output, "s01").read_bytes()
+    video(output).write_bytes(other)
+    fields = {name: records(output)["s01"][name] for name in ("video_bytes", "video_sha256")}
+    rewrite(output, "s00", num_frames=7, **fields)
+
+
+def share(output: Path) -> None:
+    fields = {name: records(output)["s01"][name] for name in ("file_name", "video_bytes", "video_sha256")}
+    video(output).unlink()
+    rewrite(output, "s00", **fields)
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], list[tuple[str, str]]]] = {
+    "missing": (lambda output: video(output).unlink(), [("video_missing", "s00")]),
+    "truncated": (truncate, [("video_damaged", "s00")]),
+    "one byte": (flip, [("video_damaged", "s00")]),
+    "wrong length": (swap, [("video_damaged", "s00")]),
+    "shared": (share, [("video_shared", "s00"), ("video_shared", "s01")]),
+    "orphan": (lambda output: (output / "videos" / "x.mp4").write_bytes(b"x"), [("video_orphan", "videos/x.mp4")]),
+    "no table": (lambda output: (output / "metadata.parquet").unlink(), [("table_stale", "metadata.parquet")]),
+    "no record": (
+        lambda output: (output / "records" / "s00.json").unlink(),
+        [("video_orphan", "videos/s00."), ("table_stale", "metadata.parquet")],
+    ),
+}
+
+
+def test_a_whole_output_is_whole(output: Path) -> None:
+    done = cli("verify", output)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "3 made, 0 failed, 0 left, of 3 rows: everything is there and whole\n"
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_what_is_wrong_is_found_and_taken_away(output: Path, kind: str) -> None:
+    damage, expected = DAMAGE[kind]
+    damage(output)
+    flaws = check(str(output)).flaws
+    assert [(flaw.code, flaw.key[: len(key)]) for flaw, (_, key) in zip(flaws, expected, strict=True)] == expected
+    again = repair(str(output), flaws)
+    assert again == len({key for _, key in expected if key.startswith("s0")})
+    assert check(str(output)).flaws == []
+    assert table(output)["sample_id"].to_pylist() == sorted(records(output))
+    if again:
+        assert table(output)["image"].null_count == 0, "the manifest's columns are kept"
+
+
+def test_what_was_taken_away_is_made_again(output: Path, whole: Path) -> None:
+    truncate(output)
+    repaired = cli("verify", output, "--repair")
+    assert repaired.returncode == 1
+    assert "[video_damaged]" in repaired.stdout
+    assert "1 samples will be made again" in repaired.stdout
+    done = run_tiny(whole.parent / "m.parquet", output)
+    assert done.returncode == 0, done.stderr
+    assert check(str(output)).flaws == []
+    digests = [{name: record["frames_sha256"] for name, record in records(each).items()} for each in (output, whole)]
+    assert digests[0] == digests[1]
+
+
+def crash(video: bytes, shape: tuple[int, int, int]) -> str | None:
+    """What a hostile video does to a decoder, if this is the one."""
+    if hashlib.sha256(video).hexdigest() == os.environ["HOSTILE"]:
+        os.abort()
+    return None
+
+
+def test_a_video_that_crashes_the_decoder_is_its_own_flaw(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOSTILE", str(records(output)["s01"]["video_sha256"]))
+    monkeypatch.setattr(verify, "_decoding_problem", crash)
+    (flaw,) = check(str(output)).flaws
+    assert (flaw.code, flaw.key) == ("video_damaged", "s01")
+    assert "crashes the decoder" in flaw.message
+
+
+def test_an_output_in_use_is_not_repaired(output: Path) -> None:
+    with acquire(Storage(str(output))), pytest.raises(LeaseError, match="in use"):
+        repair(str(output), [])
+
+
+def test_no_run_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no run"):
+        check(str(tmp_path))
+
+
+def test_a_sample_is_replayed_to_the_bit(output: Path) -> None:
+    same = cli("replay", output, "s01")
+    assert (same.returncode, same.stdout) == (0, "s01: bit-identical\n"), same.stderr
+    rewrite(output, "s01", frames_sha256="0" * 64)
+    other = cli("replay", output, "s01")
+    assert other.returncode == 1
+    assert "not bit-identical (made on cpu, float32; now on cpu)" in other.stdout
+
+
+def test_what_cannot_be_replayed_is_told(output: Path) -> None:
+    unknown = cli("replay", output, "nobody")
+    assert (unknown.returncode, unknown.stderr) == (2, f"error: {output} has no sample 'nobody'\n")
+    run = json.loads((output / "run.json").read_text())
+    (output / "run.json").write_text(json.dumps({**run, "manifest": str(output / "none.parquet")}))
+    assert cli("replay", output, "s00").returncode == 2
