@@ -2,13 +2,15 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+MANIFEST := manifests/demo/demo.parquet
 DEMO := runs/demo
 
 .PHONY: demo test check clean
 
-demo: $(VENV)/installed  ## set everything up and run the main job on the bundled demo manifest
-	$(BIN)/sgi2v-batch manifest show manifests/demo/demo.parquet -o $(DEMO)-conditions.png
-	$(BIN)/sgi2v-batch run manifests/demo/demo.parquet --model embedded --output $(DEMO)
+demo: $(VENV)/installed  ## set everything up, run the main job on the bundled manifest, once more unguided, compare
+	$(BIN)/sgi2v-batch run $(MANIFEST) --model embedded --output $(DEMO)
+	$(BIN)/sgi2v-batch run $(MANIFEST) --model embedded --output $(DEMO)-unguided --unguided
+	$(BIN)/sgi2v-batch sheet $(MANIFEST) $(DEMO) $(DEMO)-unguided --output $(DEMO)/sheet.png
 
 test: $(VENV)/installed-dev  ## set everything up and pass lint, types and tests
 	$(BIN)/ruff check .
@@ -27,4 +29,4 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt
 	touch $@ $(VENV)/installed
 
 clean:  ## remove the environment and the demo's results
-	rm -rf $(VENV) $(DEMO) $(DEMO)-conditions.png
+	rm -rf $(VENV) $(DEMO) $(DEMO)-unguided

@@ -169,7 +169,7 @@ def encode_image(
     noised_1CHW = pixels_1CHW + sampler.noise_aug_strength * noise_1CHW
     latents = model.vae.encode(noised_1CHW.to(model.device, model.vae.dtype)).latent_dist.mode()
     latents = latents.to(model.dtype)
-    embedding = _embed_image(model, pixels_1CHW)
+    embedding = embed_image(model, pixels_1CHW)
     time_ids = torch.tensor([[sampler.fps - 1, sampler.motion_bucket_id, sampler.noise_aug_strength]])
     return Conditioning(
         image_embeddings_21D=torch.stack([torch.zeros_like(embedding), embedding]),
@@ -178,7 +178,7 @@ def encode_image(
     )
 
 
-def _embed_image(model: VideoModel, pixels_1CHW: Tensor) -> Tensor:
+def embed_image(model: VideoModel, pixels_1CHW: Tensor) -> Tensor:
     """CLIP embedding [1, D] of an image in [-1, 1], resized with antialiasing to the encoder's size."""
     from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
 

@@ -1,4 +1,4 @@
-"""The pictures of the demo: scenes of the embedded checkpoint's world, whose training drew its own at random.
+"""The pictures of the demo: scenes of the embedded checkpoint's world with its cast, on grounds of their own.
 
 A picture is SIZE pixels a side; `Scene` counts in 64ths of it.
 """
@@ -10,38 +10,40 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sgi2v.tiny.world import SIDE, Motion, Scene, Sprite
+from sgi2v.tiny.world import CAST_COLOURS, SIDE, Motion, Scene, Sprite
 
 SIZE = 256
 UNIT = SIZE // SIDE
 """Pixels of a picture per pixel of the world."""
 
 Picture = NDArray[np.uint8]
+RED, ORANGE, YELLOW, GREEN, BLUE = 0, 1, 2, 3, 5
+"""Of the cast's colours."""
 
 
 def beach() -> Scene:
-    """A striped ball on sand."""
-    ball = _sprite("disc", "stripe", 0.5, 10.5, "d7263d", "fdf6e6", at=(17, 42))
+    """A striped red ball on sand."""
+    ball = _sprite("disc", "stripe", RED, 10.5, at=(17, 42))
     return _scene("d9c48f", [(12, 8, 14, "9fb8a6"), (52, 50, 12, "c9a468"), (40, 16, 10, "e9dcae")], ball)
 
 
 def meadow() -> Scene:
-    """A blue egg and an orange tile on green."""
-    egg = _sprite("egg", "half", 0.9, 9.5, "1f5fd0", "f4f1e8", at=(20, 34))
-    tile = _sprite("square", "spot", 0.3, 9.0, "f08a1d", "3a1f5c", at=(46, 30))
-    return _scene("7fa86a", [(8, 54, 13, "5e8f57"), (34, 6, 12, "a5c187"), (58, 56, 11, "8fb98b")], egg, tile)
+    """A blue tile and an orange kite on green."""
+    tile = _sprite("square", "half", BLUE, 10.5, at=(20, 34))
+    kite = _sprite("square", "spot", ORANGE, 8.5, at=(46, 30), angle=np.pi / 4)
+    return _scene("7fa86a", [(8, 54, 13, "5e8f57"), (34, 6, 12, "a5c187"), (58, 56, 11, "8fb98b")], tile, kite)
 
 
 def dusk() -> Scene:
-    """A yellow bar on violet."""
-    bar = _sprite("bar", "stripe", 1.2, 11.5, "f5d21f", "7a1f1f", at=(34, 17))
-    return _scene("5b4a78", [(10, 40, 14, "7a5a86"), (54, 20, 12, "43386a"), (44, 58, 12, "6c4f6a")], bar)
+    """A yellow disc on violet."""
+    disc = _sprite("disc", "spot", YELLOW, 10.5, at=(34, 17))
+    return _scene("5b4a78", [(10, 40, 14, "7a5a86"), (54, 20, 12, "43386a"), (44, 58, 12, "6c4f6a")], disc)
 
 
 def lake() -> Scene:
     """A red disc and a green tile on spotted blue."""
-    disc = _sprite("disc", "half", 2.2, 9.0, "e2403a", "ffe9c9", at=(42, 22))
-    tile = _sprite("square", "stripe", 0.8, 9.0, "2fae4e", "0e2b1a", at=(34, 46))
+    disc = _sprite("disc", "half", RED, 10.5, at=(40, 20))
+    tile = _sprite("square", "stripe", GREEN, 8.5, at=(26, 44))
     spots = [(12, 10, 9, "a9c6d6"), (12, 34, 8, "5f88b8"), (56, 52, 10, "93b9cf"), (60, 8, 8, "5b83a6")]
     return _scene("7fa6c6", spots, disc, tile)
 
@@ -74,9 +76,10 @@ def _scene(ground: str, blobs: Sequence[tuple[float, float, float, str]], *sprit
 
 
 def _sprite(
-    outline: str, pattern: str, angle: float, radius: float, body: str, mark: str, at: tuple[float, float]
+    outline: str, pattern: str, colours: int, radius: float, at: tuple[float, float], angle: float = 0.0
 ) -> Sprite:
-    return Sprite(outline, pattern, angle, radius, np.stack([_rgb(body), _rgb(mark)]), np.array([at, at], np.float32))
+    """One of the cast, at rest."""
+    return Sprite(outline, pattern, angle, radius, np.stack(CAST_COLOURS[colours]), np.array([at, at], np.float32))
 
 
 def _rgb(code: str) -> NDArray[np.float32]:

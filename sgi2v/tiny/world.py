@@ -36,7 +36,36 @@ class Motion(StrEnum):
     ZOOM = "zoom"
 
 
-SHARES = {Motion.OBJECT: 0.72, Motion.PAN: 0.18, Motion.ZOOM: 0.10}
+class Company(StrEnum):
+    """Who appears."""
+
+    ANYONE = "anyone"
+    """Sprites of any colours, size and angle; for the autoencoder, which should know them all."""
+    CAST = "cast"
+    """A small cast of characters that return in every scene; for the U-Net, which has to learn them by heart."""
+
+
+SHARES = {
+    Company.ANYONE: {Motion.OBJECT: 0.72, Motion.PAN: 0.18, Motion.ZOOM: 0.10},
+    Company.CAST: {Motion.OBJECT: 0.84, Motion.PAN: 0.16, Motion.ZOOM: 0.0},
+}
+CAST_COLOURS = tuple(
+    tuple(np.array(pair, np.float32) / 255)
+    for pair in (
+        ((226, 38, 42), (255, 244, 214)),
+        ((247, 138, 20), (60, 20, 90)),
+        ((250, 220, 30), (170, 30, 30)),
+        ((40, 170, 60), (240, 255, 200)),
+        ((30, 200, 210), (20, 30, 90)),
+        ((30, 70, 220), (255, 230, 120)),
+        ((150, 40, 190), (190, 255, 200)),
+        ((245, 110, 180), (30, 60, 60)),
+    )
+)
+"""Body and pattern of each character, RGB in [0, 1]."""
+CAST_OUTLINES = (("disc", 0.0), ("square", 0.0), ("square", np.pi / 4))
+"""With the angle of the outline and of the pattern in it."""
+CAST_RADII = (8.5, 10.5)
 
 
 @dataclass(frozen=True)
@@ -150,17 +179,18 @@ class Scene:
         return ground_THWC
 
 
-def draw_scene(seed: int, index: int, motion: Motion | None = None) -> Scene:
+def draw_scene(seed: int, index: int, motion: Motion | None = None, company: Company = Company.CAST) -> Scene:
     """The scene of this seed and index; the same on every machine. motion: None draws it by SHARES."""
     rng = np.random.default_rng([seed, index])
-    drawn = Motion(rng.choice([str(kind) for kind in SHARES], p=list(SHARES.values())))
+    shares = SHARES[company]
+    drawn = Motion(rng.choice([str(kind) for kind in shares], p=list(shares.values())))
     motion = motion or drawn
     ground_C = _colour(rng, saturation=(0.05, 0.45), value=(0.25, 0.85))
     num_blobs = int(rng.integers(4, 8))
     ahead = OUTSIDE if motion is Motion.PAN else 0
     return Scene(
         motion=motion,
-        sprites=_sprites(rng, motion, ground_C),
+        sprites=_sprites(rng, motion, ground_C, company),
         ground_C=ground_C,
         slope_2C=rng.normal(0, 0.05, (2, 3)).astype(np.float32),
         blob_centres_K2=rng.uniform(-ahead, SIDE + ahead, (num_blobs, 2)).astype(np.float32),
@@ -171,15 +201,19 @@ def draw_scene(seed: int, index: int, motion: Motion | None = None) -> Scene:
     )
 
 
-def _sprites(rng: Rng, motion: Motion, ground_C: Floats) -> tuple[Sprite, ...]:
+def _sprites(rng: Rng, motion: Motion, ground_C: Floats, company: Company) -> tuple[Sprite, ...]:
     """One or two that never touch; the second of a scene whose objects move moves every other time."""
     count = 1 + int(rng.random() < 0.3)
     for _ in range(1000):
         sprites: list[Sprite] = []
         for at in range(count):
             moves = motion is Motion.OBJECT and (at == 0 or rng.random() < 0.5)
-            radius = float(rng.uniform(8, 12) if count == 1 else rng.uniform(7.5, 10))
-            sprites.append(_sprite(rng, radius, ground_C, path_22=_path(rng, radius, moves)))
+            if company is Company.CAST:
+                radius = float(rng.choice(CAST_RADII))
+                sprites.append(_character(rng, radius, ground_C, path_22=_path(rng, radius, moves)))
+            else:
+                radius = float(rng.uniform(8, 12) if count == 1 else rng.uniform(7.5, 10))
+                sprites.append(_sprite(rng, radius, ground_C, path_22=_path(rng, radius, moves)))
         if not _touch(sprites):
             return tuple(sprites)
     raise AssertionError("two sprites of these sizes find room in a frame")
@@ -202,6 +236,14 @@ def _sprite(rng: Rng, radius: float, ground_C: Floats, path_22: Floats) -> Sprit
         colours_2C=np.stack([body_C, pattern_C]),
         path_22=path_22,
     )
+
+
+def _character(rng: Rng, radius: float, ground_C: Floats, path_22: Floats) -> Sprite:
+    """One of the cast, in a colour that is seen on this ground."""
+    seen = [pair for pair in CAST_COLOURS if np.linalg.norm(pair[0] - ground_C) > 0.45]
+    outline, angle = CAST_OUTLINES[rng.integers(len(CAST_OUTLINES))]
+    pattern = str(rng.choice(list(PATTERNS)))
+    return Sprite(outline, pattern, angle, radius, np.stack(seen[rng.integers(len(seen))]), path_22)
 
 
 def _path(rng: Rng, radius: float, moves: bool) -> Floats:

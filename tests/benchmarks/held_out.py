@@ -66,9 +66,16 @@ def draw_held_out(split: Split, index: int) -> HeldOut:
         angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(*TARGET_PX)
         end_2 = start_2 + length * np.array([np.cos(angle), np.sin(angle)])
         asked = scene.follow(np.stack([start_2, end_2]))
-        if (end_2 >= radius).all() and (end_2 <= SIDE - radius).all() and not asked.sprites_touch:
+        is_inside = (end_2 >= radius).all() and (end_2 <= SIDE - radius).all()
+        if is_inside and not asked.sprites_touch and can_be_told_apart(scene):
             return HeldOut(asked)
     return draw_held_out(split, index + 1_000_000)
+
+
+def can_be_told_apart(scene: Scene) -> bool:
+    """Whether the first object's looks are its own."""
+    first, *others = scene.sprites
+    return all(np.abs(first.colours_2C - other.colours_2C).max() > 0.1 for other in others)
 
 
 @dataclass(frozen=True)

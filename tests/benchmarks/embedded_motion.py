@@ -1,0 +1,110 @@
+"""Gate B of the embedded checkpoint: do unguided videos keep their objects, and move as the training's do?
+
+    python tests/benchmarks/embedded_motion.py --sheet unguided.png
+
+Scenes in which an object moves, never trained on. `truth` is rendered as the training draws it, from the same first
+frames. An object is found again by its looks: `looks` is their root mean square difference to the first frame's, and
+`kept` the share of frames in which that is less than half of what it is where the object is missing. `bent` is how
+far the middle frames are from the straight line at even speed, as a share of the whole way, of videos that move.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sgi2v.generate import generate
+from sgi2v.model import load_model
+from sgi2v.tiny.latents import LINE_FRAMES
+from sgi2v.tiny.train_unet import ANY_MOTION_BUCKET, BUCKETS_PER_PX, draw_frames
+from sgi2v.tiny.training import in_processes
+from sgi2v.tiny.world import Motion, draw_scene
+from tests.benchmarks.held_out import ObjectTrack, Split, can_be_told_apart, error_when_gone, find_object
+
+SHOWN = 10
+TRUTH, ANY_MOTION = "truth", "any motion"
+ASKED_PX = (4, 12, 20)
+"""Displacements asked for by the motion bucket."""
+MOVING_PX = 2.0
+QUANTILES = (10, 25, 50, 75, 90)
+
+
+def _work(rank: int, processes: int, options: argparse.Namespace, folder: Path) -> None:
+    torch.set_num_threads(1)
+    model = load_model(options.model)
+    buckets = {ANY_MOTION: ANY_MOTION_BUCKET} | {f"asked for {px} px": px * BUCKETS_PER_PX for px in ASKED_PX}
+    for index in range(rank, options.videos, processes):
+        scene = draw_scene(Split.TEST, index, Motion.OBJECT)
+        if not can_be_told_apart(scene):
+            continue
+        times_T = draw_frames(np.random.default_rng([Split.TEST, index, 2])) / (LINE_FRAMES - 1)
+        mask_HW = scene.masks_NTHW(times_T[:1])[0, 0]
+        videos = {TRUTH: scene.render(times_T)}
+        for name, bucket in buckets.items():
+            sampler = dataclasses.replace(model.checkpoint.sampler(), motion_bucket_id=bucket)
+            videos[name] = generate(model, videos[TRUTH][0], None, sampler=sampler, seed=index).frames
+        np.savez(
+            folder / f"{index:05d}.npz",
+            gone=error_when_gone(scene, videos[TRUTH][0], mask_HW, times_T[0]),
+            mask=mask_HW,
+            **{name: videos[name] for name in videos},
+        )
+
+
+def _figures(tracks: list[ObjectTrack], gone_V: Any) -> str:
+    displacement_V = np.array([np.linalg.norm(track.displacements_T2[-1]) for track in tracks])
+    errors_VT = np.array([track.errors_T[1:] for track in tracks])
+    steady = np.linspace(0, 1, len(tracks[0].errors_T))[:, None]
+    off_V = np.array(
+        [np.linalg.norm(t.displacements_T2 - steady * t.displacements_T2[-1], axis=1).mean() for t in tracks]
+    )
+    moving_V = displacement_V > MOVING_PX
+    kept_VT = errors_VT < gone_V[:, None] / 2
+    cells = [
+        " / ".join(f"{value:.1f}" for value in np.percentile(displacement_V, QUANTILES)),
+        f"{errors_VT.mean():.1f}",
+        f"{errors_VT[:, -1].mean():.1f}",
+        f"{kept_VT.mean():.1%}",
+        f"{kept_VT[:, -1].mean():.1%}",
+        f"{(off_V[moving_V] / displacement_V[moving_V]).mean():.2f}",
+    ]
+    return " | ".join(cells)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--videos", type=int, default=64)
+    parser.add_argument("--processes", type=int, help="one per CPU core unless given")
+    parser.add_argument("--sheet", type=Path, help="PNG: the truth and an unguided video of the same first frame")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        in_processes(_work, (options, Path(folder)), options.processes)
+        samples = [dict(np.load(file)) for file in sorted(Path(folder).iterdir())]
+    gone_V = np.array([float(sample["gone"]) for sample in samples])
+    names = [name for name in samples[0] if name not in ("gone", "mask")]
+    quantiles = " / ".join(f"{q} %" for q in QUANTILES)
+    print(f"{len(samples)} held-out first frames; looks of a missing object: {gone_V.mean():.1f}")
+    print(f"| | displacement px, {quantiles} | looks | looks, last frame | kept | kept to the last | bent |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for name in names:
+        print(f"| {name} | {_figures([find_object(sample[name], sample['mask']) for sample in samples], gone_V)} |")
+    if options.sheet:
+        rows = [
+            np.concatenate(list(sample[name]), axis=1) for sample in samples[:SHOWN] for name in (TRUTH, ANY_MOTION)
+        ]
+        sheet = np.concatenate(rows)
+        Image.fromarray(sheet).resize((sheet.shape[1] * 2, sheet.shape[0] * 2), Image.Resampling.NEAREST).save(
+            options.sheet
+        )
+
+
+if __name__ == "__main__":
+    main()
