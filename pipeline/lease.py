@@ -128,6 +128,7 @@ def acquire(storage: Storage, take_over: bool = False, say: Callable[[str], None
             number = 1 if holder is None else holder.epoch + 1
             claim = Claim(number, uuid.uuid4().hex, socket.gethostname(), os.getpid(), _machine(), now, now)
             if storage.put_new(_key(number), _as_file(claim)):
+                check_epoch(storage, number)  # or a listing that came too late took a number that had been used
                 _tidy(storage, number)
                 return Lease(storage, claim)
             take_over = False  # whoever was faster is not the one that was meant

@@ -121,6 +121,8 @@ class Storage:
         """Every key below a folder; empty where there is none."""
 
         def operation() -> list[str]:
+            if self.is_local:
+                return self._local_keys(folder)
             self._filesystem.invalidate_cache()
             try:
                 found = self._filesystem.find(self._path(folder))
@@ -153,6 +155,17 @@ class Storage:
 
     def _local(self, key: str) -> Path:
         return Path(self.root) / key
+
+    def _local_keys(self, folder: str) -> list[str]:
+        """By names alone: asking each file for more would take one that goes meanwhile for a folder that is none."""
+
+        def unlisted(error: OSError) -> None:
+            if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+                raise error
+
+        walked = os.walk(self._local(folder), onerror=unlisted)
+        files = (Path(place) / name for place, _, names in walked for name in names if not name.startswith("."))
+        return sorted(file.relative_to(self.root).as_posix() for file in files)
 
     def _write_temporary(self, key: str, data: bytes) -> Path:
         """A hidden file beside the key that holds all of the data, flushed to the disk."""

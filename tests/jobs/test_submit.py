@@ -113,8 +113,10 @@ def test_every_option_arrives_and_the_exit_code_comes_back(ray_head: RayHead, tm
         "--steps": 3,
         "--seed": -1,
         "--limit": 5,
+        "--sample-timeout": 90.5,
+        "--root": "s3://bucket/pictures",
     }
-    flags = ["--retry-failed", "--unguided", "--dry-run"]
+    flags = ["--retry-failed", "--unguided", "--untrusted", "--take-over", "--dry-run"]
     commands: Any = typer.main.get_command(app)
     options = {each.opts[0] for each in commands.commands["run"].params} - {"manifest", "--address"}
     assert {*given, *flags} == options
