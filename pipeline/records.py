@@ -194,7 +194,8 @@ def _read_table(storage: Storage, name: str) -> pa.Table | None:
     if data is None:
         return None
     try:
-        table = pq.read_table(io.BytesIO(data))
+        # Arrow's threads can abort a process that ends right after a read
+        table = pq.read_table(io.BytesIO(data), use_threads=False, pre_buffer=False)
         table.select(["sample_id", "attempts", "row_digest"])
     except (pa.ArrowException, KeyError, OSError) as error:
         raise ConfigError(f"{storage.url}/{name} is not a table of this program: move it away") from error
