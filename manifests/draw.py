@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from sgi2v.errors import ConfigError
 from sgi2v.trajectory import BoxTracks
 
 Floats = NDArray[np.float64]
@@ -104,6 +106,15 @@ def draw_conditions(image_HWC: NDArray[np.uint8], tracks: BoxTracks, zoom: float
     reduced = overlay.resize(size, Image.Resampling.BOX)
     picture.paste(reduced, (0, 0), reduced)
     return picture
+
+
+def save_picture(picture: Image.Image, target: Path) -> None:
+    """Write a picture, and the folders it needs. Raises ConfigError where it cannot be written."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(target)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{target} cannot be written: {error}") from error
 
 
 def draw_boxes(frame_HWC: NDArray[np.uint8], boxes_N4: Floats, zoom: float) -> Image.Image:

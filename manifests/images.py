@@ -102,6 +102,11 @@ def _may_heal(cause: BaseException | None) -> bool:
     return status == 429 or status >= 500 or (isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError))
 
 
+def load_image(image: str, manifest_uri: str, access: Access | None = None) -> NDArray[np.uint8]:
+    """A row's image as uint8 [H, W, 3]. Raises SampleError as its three steps do, and OSError for what may heal."""
+    return decode_image(read_image_bytes(resolve_uri(image, manifest_uri, access)))
+
+
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Decode to uint8 [H, W, 3], RGB: upright, over white where transparent, the first frame of an animation.
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from manifests.access import Access
-from manifests.images import decode_image, read_image_bytes, resolve_uri
+from manifests.images import load_image
 from manifests.schema import MANIFEST_SCHEMA, box_error, row_problems
 from sgi2v.errors import Problem, SampleError
 from sgi2v.trajectory import boxes_outside
@@ -66,7 +66,7 @@ def _check_images(table: pa.Table, manifest_uri: str, access: Access | None) -> 
 
 def _check_image(name: str, manifest_uri: str, access: Access | None) -> _Outcome:
     try:
-        pixels_HWC = decode_image(read_image_bytes(resolve_uri(name, manifest_uri, access)))
+        pixels_HWC = load_image(name, manifest_uri, access)
     except SampleError as error:
         return Problem(None, None, "image", error.code, error.message)
     except OSError as error:

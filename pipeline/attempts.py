@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 from sgi2v.errors import ErrorCode, SampleError
@@ -33,8 +34,6 @@ class Start:
     """Ray's id of the node it ran on."""
     at: float
     """Monotonic clock of the ledger, seconds."""
-    ended: float | None = None
-    """When the row was started again."""
 
 
 class Ledger:
@@ -47,15 +46,13 @@ class Ledger:
 
     def start(self, stage: str, sample_id: str, node: str) -> list[float]:
         """Note a start. Returns how long each earlier one lasted that ended with its worker and not with its node."""
-        now = time.monotonic()
-        earlier = self._starts.get((stage, sample_id), [])
-        earlier = [each if each.ended is not None else Start(each.node, each.at, now) for each in earlier]
-        self._starts[stage, sample_id] = [*earlier, Start(node, now)]
-        if not earlier:
+        starts = self._starts.setdefault((stage, sample_id), [])
+        starts.append(Start(node, time.monotonic()))
+        if len(starts) == 1:
             return []
         # asked anew of every start: that a node is gone may be known later than that a worker is
         alive = self._alive_nodes()
-        return [(each.ended or now) - each.at for each in earlier if each.node in alive]
+        return [later.at - each.at for each, later in pairwise(starts) if each.node in alive]
 
     def finish(self, stage: str, sample_id: str) -> None:
         """Forget the starts of a row that has come through."""

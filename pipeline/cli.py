@@ -233,16 +233,12 @@ def sheet(
     limit: Annotated[int, typer.Option("--limit", min=1, help="Only the first N rows of the manifest.")] = 12,
 ) -> None:
     """Draw what was asked of each sample beside what runs made of it, on one picture."""
+    from manifests.draw import save_picture
     from manifests.io import read_manifest
     from pipeline.sheet import contact_sheet
-    from sgi2v.errors import ConfigError
 
     drawn = contact_sheet(read_manifest(manifest).slice(0, limit), manifest, outputs, frames)
-    try:
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        drawn.save(picture)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{picture} cannot be written: {error}") from error
+    save_picture(drawn, picture)
     typer.echo(f"wrote {picture}")
 
 

@@ -178,7 +178,7 @@ def _is_alive(claim: Claim) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        pass  # somebody else's process, and alive
     return True
 
 

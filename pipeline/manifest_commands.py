@@ -57,8 +57,8 @@ def show(
     ] = None,
 ) -> None:
     """Draw a sample's image with its boxes and where they should go."""
-    from manifests.draw import draw_sample
-    from manifests.images import decode_image, read_image_bytes, resolve_uri
+    from manifests.draw import draw_sample, save_picture
+    from manifests.images import load_image
     from manifests.io import read_manifest
     from manifests.schema import parse_row
     from sgi2v.config import SamplerConfig
@@ -70,15 +70,11 @@ def show(
     if wanted not in ids:
         raise ConfigError(_unknown_id(manifest, wanted, ids))
     sample = parse_row(table.slice(ids.index(wanted), 1).to_pylist()[0])
-    image_HWC = decode_image(read_image_bytes(resolve_uri(sample.image, manifest)))
+    image_HWC = load_image(sample.image, manifest)
     height, width, _ = image_HWC.shape
     picture = draw_sample(image_HWC, sample.tracks(SamplerConfig().num_frames, height, width), sample.sample_id)
     target = output or Path(f"{sample.sample_id}.png")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(target)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{target} cannot be written: {error}") from error
+    save_picture(picture, target)
     typer.echo(f"wrote {target}")
 
 

@@ -146,6 +146,14 @@ def read_run(storage: Storage) -> dict[str, Any] | None:
     return run
 
 
+def require_run(storage: Storage) -> dict[str, Any]:
+    """What run.json says. Raises ConfigError where there is none, or another program's."""
+    run = read_run(storage)
+    if run is None:
+        raise ConfigError(f"there is no run at {storage.url}: it has no {RUN_FILE}")
+    return run
+
+
 def describe_run(config: RunConfig, manifest_digest: str, rows: int) -> dict[str, Any]:
     """What run.json says."""
     return {

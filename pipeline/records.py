@@ -150,6 +150,12 @@ def commit(storage: Storage, record: SampleRecord, video: bytes | None) -> Sampl
     return record if standing is None else SampleRecord.from_json(standing)
 
 
+def read_record(storage: Storage, sample_id: str) -> SampleRecord | None:
+    """The record of one sample, or None where it has none."""
+    data = storage.get(record_key(sample_id))
+    return None if data is None else SampleRecord.from_json(data)
+
+
 def read_records(storage: Storage) -> list[SampleRecord]:
     """Every record below an output, by sample id."""
     keys = [key for key in storage.keys(RECORDS) if key.endswith(".json")]

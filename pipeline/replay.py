@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 from manifests.io import read_manifest
 from manifests.schema import MANIFEST_SCHEMA, row_digest
 from pipeline.config import ExecutionConfig, MetricsConfig, RunConfig
-from pipeline.plan import RUN_FILE, read_run
-from pipeline.records import SampleRecord, record_key
+from pipeline.plan import require_run
+from pipeline.records import SampleRecord, read_record
 from pipeline.stages import Generate, InFlight, Load, generated_frames
 from pipeline.storage import Storage
 from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig, from_dict
@@ -38,10 +38,9 @@ def replay(output: str, sample_id: str, device: str) -> Replay:
     """
     storage = Storage(output)
     config = recorded_config(storage)
-    data = storage.get(record_key(sample_id))
-    if data is None:
+    record = read_record(storage, sample_id)
+    if record is None:
         raise ConfigError(f"{output} has no sample {sample_id!r}")
-    record = SampleRecord.from_json(data)
     if record.status != "committed" or record.file_name is None:
         raise ConfigError(f"{sample_id} has failed ({record.error_code}): there is nothing to compare with")
     video = storage.get(record.file_name)
@@ -61,9 +60,7 @@ def replay(output: str, sample_id: str, device: str) -> Replay:
 
 def recorded_config(storage: Storage) -> RunConfig:
     """The settings that run.json tells. Raises ConfigError where there is none."""
-    run = read_run(storage)
-    if run is None:
-        raise ConfigError(f"there is no run at {storage.url}: it has no {RUN_FILE}")
+    run = require_run(storage)
     deciding: dict[str, Any] = run["deciding"]
     guidance = deciding["guidance"]
     return RunConfig(

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 from pipeline.cluster import Width
 from pipeline.config import RunConfig
 from pipeline.lease import read_claim
-from pipeline.plan import RUN_FILE, Plan, read_run
+from pipeline.plan import Plan, require_run
 from pipeline.records import FAILURES, METADATA, VIDEOS, SampleRecord, by_code, mean_of, read_records
 from pipeline.run import Observer, RunResult
 from pipeline.storage import Storage
-from sgi2v.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -183,9 +182,7 @@ def print_status(output: str) -> None:
     `left` counts rows of the manifest that was run last; samples of others are told apart.
     """
     storage = Storage(output)
-    run = read_run(storage)
-    if run is None:
-        raise ConfigError(f"there is no run at {output}: it has no {RUN_FILE}")
+    run = require_run(storage)
     rows, others = run["rows"], run["other_samples"]
     records = read_records(storage)
     left = max(rows - max(len(records) - others, 0), 0)

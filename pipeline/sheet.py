@@ -10,12 +10,11 @@ import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 
 from manifests.draw import draw_boxes, draw_conditions
-from manifests.images import decode_image, read_image_bytes, resolve_uri
+from manifests.images import load_image
 from manifests.schema import Sample, parse_row
-from pipeline.plan import RUN_FILE, read_run
-from pipeline.records import SampleRecord, record_key
+from pipeline.plan import require_run
+from pipeline.records import SampleRecord, read_record
 from pipeline.storage import Storage
-from sgi2v.errors import ConfigError
 from sgi2v.video import Frames, decode_mp4
 
 STRIP_HEIGHT = 128
@@ -44,22 +43,18 @@ def contact_sheet(manifest: pa.Table, manifest_uri: str, outputs: Sequence[str],
     rows = []
     for values in manifest.to_pylist():
         sample = parse_row(values)
-        image_HWC = decode_image(read_image_bytes(resolve_uri(sample.image, manifest_uri)))
+        image_HWC = load_image(sample.image, manifest_uri)
         strips = [_strip(storage, label, sample.sample_id) for storage, label in zip(storages, labels, strict=True)]
         rows.append(_row(sample, image_HWC, strips, frames))
     return _stacked(rows)
 
 
 def _label(storage: Storage) -> str:
-    run = read_run(storage)
-    if run is None:
-        raise ConfigError(f"there is no run at {storage.url}: it has no {RUN_FILE}")
-    return "unguided" if run["deciding"]["guidance"] is None else "guided"
+    return "unguided" if require_run(storage)["deciding"]["guidance"] is None else "guided"
 
 
 def _strip(storage: Storage, label: str, sample_id: str) -> _Strip:
-    data = storage.get(record_key(sample_id))
-    record = None if data is None else SampleRecord.from_json(data)
+    record = read_record(storage, sample_id)
     video = storage.get(record.file_name) if record is not None and record.file_name else None
     return _Strip(label, record, None if video is None else decode_mp4(video))
 

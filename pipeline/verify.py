@@ -13,7 +13,7 @@ from multiprocessing import get_context
 import pyarrow as pa
 
 from pipeline.lease import acquire
-from pipeline.plan import RUN_FILE, read_run
+from pipeline.plan import RUN_FILE, require_run
 from pipeline.records import (
     FAILURES,
     METADATA,
@@ -26,7 +26,7 @@ from pipeline.records import (
     write_tables,
 )
 from pipeline.storage import Storage
-from sgi2v.errors import ConfigError, SampleError
+from sgi2v.errors import SampleError
 
 DECODERS = 2
 """Processes that decode videos."""
@@ -63,9 +63,7 @@ class Verdict:
 def verify(output: str) -> Verdict:
     """Read the whole output. Raises ConfigError where there is no run, StorageError."""
     storage = Storage(output)
-    run = read_run(storage)
-    if run is None:
-        raise ConfigError(f"there is no run at {output}: it has no {RUN_FILE}")
+    run = require_run(storage)
     records = read_records(storage)
     own = len(records) - run["other_samples"]
     committed = [record for record in records if record.status == "committed"]

@@ -209,11 +209,10 @@ def _sprites(rng: Rng, motion: Motion, ground_C: Floats, company: Company) -> tu
         for at in range(count):
             moves = motion is Motion.OBJECT and (at == 0 or rng.random() < 0.5)
             if company is Company.CAST:
-                radius = float(rng.choice(CAST_RADII))
-                sprites.append(_character(rng, radius, ground_C, path_22=_path(rng, radius, moves)))
+                draw, radius = _character, float(rng.choice(CAST_RADII))
             else:
-                radius = float(rng.uniform(8, 12) if count == 1 else rng.uniform(7.5, 10))
-                sprites.append(_sprite(rng, radius, ground_C, path_22=_path(rng, radius, moves)))
+                draw, radius = _sprite, float(rng.uniform(8, 12) if count == 1 else rng.uniform(7.5, 10))
+            sprites.append(draw(rng, radius, ground_C, path_22=_path(rng, radius, moves)))
         if not _touch(sprites):
             return tuple(sprites)
     raise AssertionError("two sprites of these sizes find room in a frame")

@@ -1,6 +1,6 @@
 """Does the optimiser steer? Guided against unguided and static, and what each part of the method is worth.
 
-    python tests/benchmarks/control.py FOLDER --split test --seeds 3
+    python -m tests.benchmarks.control FOLDER --split test --seeds 3
 
 Every video is of a held-out picture with a target path that knows nothing of it, from the embedded checkpoint (or
 `--model`), measured with `objmc/v1` and, independently, by the object's looks. A row per video is appended to FOLDER;

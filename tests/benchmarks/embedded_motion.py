@@ -1,6 +1,6 @@
 """Gate B of the embedded checkpoint: do unguided videos keep their objects, and move as the training's do?
 
-    python tests/benchmarks/embedded_motion.py --sheet unguided.png
+    python -m tests.benchmarks.embedded_motion --sheet unguided.png
 
 Scenes in which an object moves, never trained on. `truth` is rendered as the training draws it, from the same first
 frames. An object is found again by its looks: `looks` is their root mean square difference to the first frame's, and
@@ -54,7 +54,7 @@ def _work(rank: int, processes: int, options: argparse.Namespace, folder: Path) 
             folder / f"{index:05d}.npz",
             gone=error_when_gone(scene, videos[TRUTH][0], mask_HW, times_T[0]),
             mask=mask_HW,
-            **{name: videos[name] for name in videos},
+            **videos,
         )
 
 

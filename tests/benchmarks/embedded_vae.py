@@ -1,6 +1,6 @@
 """Gate A of the embedded checkpoint: how well its autoencoder keeps pictures that it has not seen.
 
-python tests/benchmarks/embedded_vae.py --sheet vae.png
+python -m tests.benchmarks.embedded_vae --sheet vae.png
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import pytest
 from manifests.io import read_manifest
 from pipeline.config import RunConfig, resolve
 from pipeline.records import SampleRecord
-from pipeline.stages import Commit, Generate, Load
+from pipeline.stages import Commit, Generate, InFlight, Load
 from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import ModelConfig
 from tests.pipeline.runs import FRAMES, SIDE, row, write_good, write_rows
@@ -25,8 +25,7 @@ def config_of(manifest: Path, model: str = "embedded") -> RunConfig:
 
 
 def rows_of(manifest: Path) -> pa.Table:
-    table = read_manifest(str(manifest))
-    return table.append_column("_attempts", pa.array([0] * table.num_rows))
+    return InFlight.begin(read_manifest(str(manifest)))
 
 
 def test_a_row_goes_from_the_manifest_to_its_record(tmp_path: Path) -> None:
