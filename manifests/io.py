@@ -123,7 +123,7 @@ def _read_parquet(data: bytes, uri: str) -> pa.Table:
         _fail(uri, "manifest_unreadable", "the Parquet file is truncated, its end is missing: copy or write it again")
     try:
         # no threads: Arrow 26 aborts a process that ends soon after them
-        return pq.read_table(pa.BufferReader(data), use_threads=False, pre_buffer=False)
+        return pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
         _fail(uri, "manifest_unreadable", f"the Parquet file is damaged ({error}): copy or write it again")
 

@@ -73,6 +73,7 @@ def run(
         from pipeline.dry_run import dry_run as describe
 
         raise typer.Exit(describe(settled, checkpoint, table, retry_failed, limit))
+    from pipeline.catalog import count
     from pipeline.report import observer_for, print_summary
     from pipeline.run import run as run_all
 
@@ -81,7 +82,7 @@ def run(
     print_summary(result)
     if result.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
-    if any(record.status == "failed" for record in result.records):
+    if count(result.index, "failed"):
         raise typer.Exit(EXIT_FAILED_ROWS)
 
 

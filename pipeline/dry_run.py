@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
+from manifests.io import digest_file
 from manifests.validate import validate
 from pipeline.config import RunConfig
 from pipeline.plan import check_output, make_plan
-from pipeline.records import SampleRecord, by_code
-from pipeline.report import duration, seconds_generating
+from pipeline.report import duration, failed_by_code, seconds_generating
 from pipeline.storage import Storage
 from sgi2v.checkpoint import Checkpoint
 from sgi2v.estimate import estimate_cost, matrix_rate
 from sgi2v.model import resolve_dtype
+
+MEASURED = 1000
+"""Samples of which the median is told."""
 
 
 def dry_run(
@@ -24,20 +27,23 @@ def dry_run(
 ) -> int:
     """Print the plan and change nothing; 0 where every row can be expected to work, 2 where some cannot."""
     storage = Storage(config.output)
-    exists = check_output(storage, config)
-    plan = make_plan(manifest, storage, retry_failed, limit)
+    run = check_output(storage, config)
+    unchanged = run is not None and run.get("manifest_sha256") == digest_file(config.manifest)
+    plan = make_plan(manifest, storage, retry_failed, limit, unchanged)
+    index = plan.catalog.index
+    standing = index.filter(pc.invert(pc.is_in(index["sample_id"], value_set=plan.todo["sample_id"].combine_chunks())))
     problems = validate(plan.todo.drop_columns(["_attempts"]), config.manifest, access=config.execution.access)
     sampler, guidance = config.sampler, config.guidance
     guided = "no guidance" if guidance is None else f"{len(guidance.step_indices(sampler.steps))} guided"
     lines = [
         f"{plan.total} rows in {config.manifest}",
-        f"  done before {plan.done:>6}" + ("" if exists else "  (the output is new)"),
-        *(f"  failed      {count:>6}  {code}" for code, count in by_code(plan.records).items()),
+        f"  done before {plan.done:>6}" + ("" if run is not None else "  (the output is new)"),
+        *(f"  failed      {count:>6}  {code}" for code, count in failed_by_code(standing).items()),
         f"  to do       {plan.todo.num_rows:>6}  -> {config.output}",
         f"  model       {checkpoint.source} at {checkpoint.revision}",
         f"  video       {sampler.num_frames} frames of {sampler.height} x {sampler.width} px, "
         f"{sampler.steps} steps, {guided}",
-        *_cost_lines(config, checkpoint, plan.todo.num_rows, plan.records),
+        *_cost_lines(config, checkpoint, plan.todo.num_rows, index),
         f"  problems    {len(problems):>6}",
         *(f"    {problem}" for problem in problems),
     ]
@@ -45,7 +51,7 @@ def dry_run(
     return 2 if problems else 0
 
 
-def _cost_lines(config: RunConfig, checkpoint: Checkpoint, rows: int, records: Sequence[SampleRecord]) -> list[str]:
+def _cost_lines(config: RunConfig, checkpoint: Checkpoint, rows: int, index: pa.Table) -> list[str]:
     """Time from the samples already made where there are any; else a floor from FLOPs and this machine's rate."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     named = config.model.dtype
@@ -54,9 +60,9 @@ def _cost_lines(config: RunConfig, checkpoint: Checkpoint, rows: int, records: S
     cost = estimate_cost(checkpoint, config.sampler, config.guidance, dtype)
     weights_gib = cost.weights_bytes / 2**30
     memory = f"  memory      {cost.bytes / 2**30:6.1f}  GiB a worker at least ({weights_gib:.1f} U-Net weights)"
-    made = [seconds_generating(each) for each in records if each.status == "committed"]
+    made = index.filter(pc.equal(index["status"], "committed")).slice(0, MEASURED).to_pylist()
     if made:
-        seconds = statistics.median(made)
+        seconds = statistics.median(map(seconds_generating, made))
         told = f"a sample, measured on {len(made)}; {duration(seconds * rows)} for one worker"
         return [f"  time        {seconds:6.1f}  s {told}", memory]
     rate = matrix_rate(device, dtype)

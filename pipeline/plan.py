@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.schema import MANIFEST_SCHEMA, row_digest
+from pipeline.catalog import Catalog
 from pipeline.config import RunConfig, differences
-from pipeline.records import SampleRecord, read_failures, read_records, record_key
 from pipeline.storage import Storage
 from sgi2v.config import auto_dtype
 from sgi2v.errors import ConfigError
@@ -29,6 +29,8 @@ PACKAGES = (
     "av",
     "decord",
 )
+DIGESTED_AT_ONCE = 5000
+"""Rows as Python objects: what is held in memory."""
 _RUN_FIELDS = {
     "deciding": dict,
     "manifest": str,
@@ -48,10 +50,8 @@ class Plan:
     """The known columns of manifest rows, with `_attempts`: how often they have been finished before."""
     total: int
     """Rows of the manifest, within the limit."""
-    records: tuple[SampleRecord, ...]
-    """Of every finished sample of the output, failed ones that will be done again left out."""
-    retried: tuple[SampleRecord, ...]
-    """Failed records that make way for another try."""
+    catalog: Catalog
+    """The finished samples of the output; what is tried again stands there as failed until it is finished again."""
     others: int
     """Finished samples of the output that the manifest does not hold: those of another manifest."""
 
@@ -61,40 +61,36 @@ class Plan:
         return self.total - int(self.todo.num_rows)
 
 
-def make_plan(manifest: pa.Table, storage: Storage, retry_failed: bool, limit: int | None) -> Plan:
-    """Subtract the finished samples. Raises ConfigError where a finished row has since changed."""
+def make_plan(
+    manifest: pa.Table, storage: Storage, retry_failed: bool, limit: int | None, unchanged: bool = False
+) -> Plan:
+    """Subtract the finished samples. unchanged: the manifest is the one that has been planned last.
+
+    Raises ConfigError where a finished row has since changed.
+    """
     # what rides along stays here: no sample is made of it
-    rows = manifest.select(MANIFEST_SCHEMA.names).slice(0, limit)
-    records = read_records(storage)
-    within = set(rows["sample_id"].to_pylist()) if retry_failed else set()
-    retried = tuple(record for record in records if record.status == "failed" and record.sample_id in within)
-    retried_ids = {record.sample_id for record in retried}
-    kept = tuple(record for record in records if record.sample_id not in retried_ids)
-    _check_unchanged(rows, kept)
-    finished = pa.array([record.sample_id for record in kept], pa.string())
-    todo = rows.filter(pc.invert(pc.is_in(rows["sample_id"], value_set=finished)))
-    # a run that was killed has taken failed records away; their attempts still stand in the table
-    before = {str(row["sample_id"]): int(row["attempts"]) for row in read_failures(storage)}
-    before |= {record.sample_id: record.attempts for record in retried}
-    attempts = pa.array([before.get(str(sample_id), 0) for sample_id in todo["sample_id"].to_pylist()], pa.int64())
-    every = pa.array([record.sample_id for record in records], pa.string())
-    others = len(records) - int(pc.sum(pc.is_in(every, value_set=manifest["sample_id"].combine_chunks())).as_py() or 0)
-    return Plan(todo.append_column("_attempts", attempts), rows.num_rows, kept, retried, others)
+    rows = manifest.select(MANIFEST_SCHEMA.names)
+    catalog = Catalog(storage)
+    index = catalog.index
+    places = pc.index_in(rows["sample_id"], value_set=index["sample_id"].combine_chunks())
+    again = pc.equal(index["status"], "failed").take(places) if retry_failed else pa.nulls(len(rows), pa.bool_())
+    is_todo = pc.or_(pc.is_null(places), pc.fill_null(again, False))
+    if not unchanged:
+        _check_unchanged(rows.append_column("_digest", index["row_digest"].take(places)).filter(pc.invert(is_todo)))
+    others = index.num_rows - (len(rows) - places.null_count)
+    rows = rows.append_column("_attempts", pc.fill_null(index["attempts"].take(places), 0)).slice(0, limit)
+    return Plan(rows.filter(is_todo.slice(0, limit)), rows.num_rows, catalog, others)
 
 
-def make_way(storage: Storage, plan: Plan) -> None:
-    """Remove the failed records that are to be tried again; a run killed after this just does them."""
-    for record in plan.retried:
-        storage.delete(record_key(record.sample_id))
-
-
-def claim_output(storage: Storage, config: RunConfig, manifest_digest: str, rows: int) -> None:
-    """Write run.json, or check that the one there decides the same results.
+def claim_output(storage: Storage, config: RunConfig, manifest_digest: str, rows: int) -> bool:
+    """Write run.json, or check that the one there decides the same results; whether it names the same manifest.
 
     Raises ConfigError with every setting that differs.
     """
-    if not storage.put_new(RUN_FILE, _as_file(describe_run(config, manifest_digest, rows))):
-        check_output(storage, config)
+    run = check_output(storage, config)
+    if run is None and not storage.put_new(RUN_FILE, _as_file(describe_run(config, manifest_digest, rows))):
+        run = check_output(storage, config)
+    return run is not None and run.get("manifest_sha256") == manifest_digest
 
 
 def renew_manifest(storage: Storage, config: RunConfig, manifest_digest: str, rows: int, others: int) -> None:
@@ -116,11 +112,11 @@ def _as_file(described: dict[str, Any]) -> bytes:
     return json.dumps(described, indent=2, sort_keys=True).encode()
 
 
-def check_output(storage: Storage, config: RunConfig) -> bool:
-    """Whether the output holds a run; ConfigError where that run decides other results."""
+def check_output(storage: Storage, config: RunConfig) -> dict[str, Any] | None:
+    """What run.json says, None where there is none; ConfigError where that run decides other results."""
     run = read_run(storage)
     if run is None:
-        return False
+        return None
     lines = differences(run["deciding"], config.deciding())
     if lines:
         raise ConfigError(
@@ -128,7 +124,7 @@ def check_output(storage: Storage, config: RunConfig) -> bool:
             + "\n".join(f"  {line}" for line in lines)
             + "\nGive the same settings, or another --output."
         )
-    return True
+    return run
 
 
 def read_run(storage: Storage) -> dict[str, Any] | None:
@@ -172,7 +168,7 @@ def check_dtype(plan: Plan, config: RunConfig, on_gpu: bool) -> None:
     if config.model.dtype != "auto":
         return  # then it is among the deciding settings
     dtype = auto_dtype(on_gpu)
-    others = sorted({record.dtype for record in plan.records if record.dtype not in {None, dtype}})
+    others = sorted({each for each in pc.unique(plan.catalog.index["dtype"]).to_pylist() if each not in {None, dtype}})
     if others:
         raise ConfigError(
             f"the samples in {config.output} were made in {', '.join(map(str, others))}, and these workers would make "
@@ -180,10 +176,14 @@ def check_dtype(plan: Plan, config: RunConfig, on_gpu: bool) -> None:
         )
 
 
-def _check_unchanged(rows: pa.Table, records: tuple[SampleRecord, ...]) -> None:
-    digests = {record.sample_id: record.row_digest for record in records}
-    finished = rows.filter(pc.is_in(rows["sample_id"], value_set=pa.array(list(digests), pa.string())))
-    changed = [row["sample_id"] for row in finished.to_pylist() if row_digest(row) != digests[row["sample_id"]]]
+def _check_unchanged(finished: pa.Table) -> None:
+    """finished: rows with the digest of the row that their sample was made from, `_digest`."""
+    changed = [
+        row["sample_id"]
+        for batch in finished.to_batches(max_chunksize=DIGESTED_AT_ONCE)
+        for row in batch.to_pylist()
+        if row_digest(row) != row["_digest"]
+    ]
     if changed:
         shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
         raise ConfigError(

@@ -10,9 +10,10 @@ import pyarrow.compute as pc
 
 from manifests.io import read_manifest
 from manifests.schema import MANIFEST_SCHEMA, row_digest
+from pipeline.catalog import Catalog
 from pipeline.config import ExecutionConfig, MetricsConfig, RunConfig
 from pipeline.plan import require_run
-from pipeline.records import SampleRecord, read_record
+from pipeline.records import SampleRecord
 from pipeline.stages import Generate, InFlight, Load, generated_frames
 from pipeline.storage import Storage
 from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig, from_dict
@@ -38,7 +39,7 @@ def replay(output: str, sample_id: str, device: str) -> Replay:
     """
     storage = Storage(output)
     config = recorded_config(storage)
-    record = read_record(storage, sample_id)
+    record = Catalog(storage).get(sample_id)
     if record is None:
         raise ConfigError(f"{output} has no sample {sample_id!r}")
     if record.status != "committed" or record.file_name is None:

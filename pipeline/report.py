@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.catalog import Catalog, count, counts_of, mean_of
 from pipeline.cluster import Width
 from pipeline.config import RunConfig
 from pipeline.lease import read_claim
 from pipeline.plan import Plan, require_run
-from pipeline.records import FAILURES, METADATA, VIDEOS, SampleRecord, by_code, mean_of, read_records
+from pipeline.records import VIDEOS, SampleRecord
 from pipeline.run import Observer, RunResult
 from pipeline.storage import Storage
+from pipeline.tables import FAILURES, METADATA
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -116,10 +121,9 @@ def observer_for(config: RunConfig) -> Iterator[Observer]:
         yield Bar(config, progress)
 
 
-def seconds_generating(record: SampleRecord) -> float:
-    """What a committed sample took a worker."""
-    phases = (record.seconds_encode, record.seconds_guide, record.seconds_denoise, record.seconds_decode)
-    return sum(phase or 0.0 for phase in phases)
+def seconds_generating(phases: Mapping[str, float | None]) -> float:
+    """What a committed sample took a worker. phases: the record's, or its row's of an index."""
+    return sum(phases[f"seconds_{phase}"] or 0.0 for phase in ("encode", "guide", "denoise", "decode"))
 
 
 def outcome(record: SampleRecord) -> str:
@@ -132,43 +136,46 @@ def outcome(record: SampleRecord) -> str:
         measured = f"not measured: {record.metrics.get('null_reason')}"
     else:
         measured = f"ObjMC {objmc:.2f} px (static {static:.2f})"
-    return f"{record.sample_id} done in {duration(seconds_generating(record))}, {measured}"
+    return f"{record.sample_id} done in {duration(seconds_generating(vars(record)))}, {measured}"
 
 
-def counts_lines(records: Sequence[SampleRecord]) -> list[str]:
+def failed_by_code(index: pa.Table) -> Mapping[str, int]:
+    """Failed samples per error code, most first."""
+    return counts_of(index.filter(pc.equal(index["status"], "failed")), "error_code")
+
+
+def counts_lines(index: pa.Table) -> list[str]:
     """Failures by code, and motion fidelity over the committed samples."""
-    lines = [f"  failed     {count:>6}  {code}" for code, count in by_code(records).items()]
-    committed = [record for record in records if record.status == "committed"]
-    measured = [record for record in committed if record.metrics.get("objmc_px") is not None]
+    lines = [f"  failed     {number:>6}  {code}" for code, number in failed_by_code(index).items()]
+    committed = index.filter(pc.equal(index["status"], "committed"))
+    measured = committed.filter(pc.is_valid(committed["objmc_px"]))
     objmc, static = mean_of(measured, "objmc_px"), mean_of(measured, "static_objmc_px")
     if objmc is not None and static is not None:
         gain = mean_of(measured, "control_gain")
         told = f"  ObjMC      {objmc:6.2f}  px guided, {static:.2f} px static"
-        lines.append(told + (f", control gain {gain:.2f}" if gain is not None else "") + f" ({len(measured)} samples)")
-    if len(measured) < len(committed):
-        reasons: dict[str, int] = {}
-        for record in committed:
-            if record.metrics.get("objmc_px") is None:
-                reason = str(record.metrics.get("null_reason"))
-                reasons[reason] = reasons.get(reason, 0) + 1
-        told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-        lines.append(f"  unmeasured {len(committed) - len(measured):>6}  {told}")
+        lines.append(
+            told + (f", control gain {gain:.2f}" if gain is not None else "") + f" ({measured.num_rows} samples)"
+        )
+    if measured.num_rows < committed.num_rows:
+        unmeasured = committed.filter(pc.is_null(committed["objmc_px"]))
+        told = ", ".join(f"{number} {reason}" for reason, number in counts_of(unmeasured, "null_reason").items())
+        lines.append(f"  unmeasured {unmeasured.num_rows:>6}  {told}")
     return lines
 
 
 def print_summary(result: RunResult) -> None:
     """What a run came to, and where things are."""
     output = result.config.output
-    added = len(result.finished)
-    failed = sum(record.status == "failed" for record in result.finished)
+    added = result.finished.num_rows
+    failed = count(result.finished, "failed")
     lines = [
         f"{added - failed} made, {failed} failed, {result.plan.done} done before, "
         f"of {result.plan.total} rows, in {duration(result.seconds)}",
-        *counts_lines(result.records),
+        *counts_lines(result.index),
         f"  videos     {output}/{VIDEOS}/",
         f"  metrics    {output}/{METADATA}",
     ]
-    if any(record.status == "failed" for record in result.records):
+    if count(result.index, "failed"):
         lines.append(f"  failures   {output}/{FAILURES}   (again with --retry-failed)")
     if result.interrupted:
         left = result.plan.todo.num_rows - added
@@ -184,14 +191,14 @@ def print_status(output: str) -> None:
     storage = Storage(output)
     run = require_run(storage)
     rows, others = run["rows"], run["other_samples"]
-    records = read_records(storage)
-    left = max(rows - max(len(records) - others, 0), 0)
+    index = Catalog(storage).index
+    left = max(rows - max(index.num_rows - others, 0), 0)
     told = f" (and {others} samples of other manifests)" if others else ""
-    failed = sum(record.status == "failed" for record in records)
-    newest = max((record.finished_at or "" for record in records), default="")
+    failed = count(index, "failed")
+    newest = pc.max(index["finished_at"]).as_py()
     lines = [
-        f"{len(records) - failed} made, {failed} failed, {left} left, of {rows} rows{told}",
-        *counts_lines(records),
+        f"{index.num_rows - failed} made, {failed} failed, {left} left, of {rows} rows{told}",
+        *counts_lines(index),
         f"  manifest   {run['manifest']}",
         f"  model      {run['model'].get('source')} at {run['model_revision']}",
     ]

@@ -5,20 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from manifests.io import digest_file
 from pipeline.attempts import LedgerActor
 from pipeline.cluster import STAGE_CPUS, Width, cluster_errors, ray_session, worker_bytes
 from pipeline.config import RunConfig
 from pipeline.lease import Lease, acquire
-from pipeline.plan import Plan, check_dtype, check_output, claim_output, make_plan, make_way, renew_manifest
-from pipeline.records import SampleRecord, read_records, write_tables
+from pipeline.plan import Plan, check_dtype, check_output, claim_output, make_plan, renew_manifest
+from pipeline.records import SampleRecord
 from pipeline.stages import FATAL, Commit, Generate, Load
 from pipeline.storage import Storage
+from pipeline.tables import check_tables, write_tables
 
 TABLES_EVERY_S = 60.0
 """How often the tables are renewed while a run goes on, at most."""
@@ -32,17 +34,20 @@ class RunResult:
 
     config: RunConfig
     plan: Plan
-    finished: list[SampleRecord] = field(default_factory=list)
-    """By this run, in the order of their commit; after an interruption, as the storage has them."""
     seconds: float = 0.0
     interrupted: bool = False
 
     @property
-    def records(self) -> list[SampleRecord]:
-        """Of every finished sample of the output; a failed one stands until it is finished again."""
-        finished = {record.sample_id for record in self.finished}
-        waiting = [record for record in self.plan.retried if record.sample_id not in finished]
-        return [*self.plan.records, *waiting, *self.finished]
+    def index(self) -> pa.Table:
+        """INDEX_SCHEMA of every finished sample of the output."""
+        return self.plan.catalog.index
+
+    @property
+    def finished(self) -> pa.Table:
+        """INDEX_SCHEMA of the samples that this run has finished."""
+        index, todo = self.index, self.plan.todo
+        before = todo["_attempts"].take(pc.index_in(index["sample_id"], value_set=todo["sample_id"].combine_chunks()))
+        return index.filter(pc.fill_null(pc.greater(index["attempts"], before), False))
 
 
 class Observer:
@@ -78,6 +83,7 @@ def run(
     observer = observer or Observer()
     storage = Storage(config.output)
     check_output(storage, config)
+    check_tables(storage)
     with acquire(storage, take_over, observer.waiting) as lease:
         try:
             return _run(config, manifest, retry_failed, limit, observer, storage, lease)
@@ -96,8 +102,11 @@ def _run(
     lease: Lease,
 ) -> RunResult:
     digest = digest_file(config.manifest)
-    claim_output(storage, config, digest, manifest.num_rows)
-    plan = make_plan(manifest, storage, retry_failed, limit)
+    storage.abort_uploads()
+    unchanged = claim_output(storage, config, digest, manifest.num_rows)
+    plan = make_plan(manifest, storage, retry_failed, limit, unchanged)
+    plan.catalog.sweep()
+    plan.catalog.seal_if_due(lease.epoch)
     renew_manifest(storage, config, digest, manifest.num_rows, plan.others)
     observer.planned(plan)
     result = RunResult(config, plan)
@@ -107,19 +116,16 @@ def _run(
             session = ray_session(config.execution, plan.todo.num_rows, worker_bytes(config))
             with cluster_errors(), session as width:
                 check_dtype(plan, config, on_gpu=width.gpus_per_worker > 0)
-                if plan.retried:
-                    write_tables(storage, result.records, manifest)  # which keeps their attempts
-                    make_way(storage, plan)
                 observer.started(width)
-                _drive(flow(config, plan.todo, width, lease.epoch), result, storage, manifest, observer, lease)
+                _drive(flow(config, plan.todo, width, lease.epoch), plan, manifest, observer, lease)
     except KeyboardInterrupt:
         lease.check()
         result.interrupted = True
-        known = {record.sample_id: record for record in (*plan.records, *plan.retried)}
-        result.finished = [record for record in read_records(storage) if record != known.get(record.sample_id)]
     result.seconds = time.monotonic() - start
     lease.check()
-    write_tables(storage, result.records, manifest)
+    plan.catalog.refresh()
+    plan.catalog.sweep()
+    write_tables(plan.catalog, manifest)
     return result
 
 
@@ -151,24 +157,24 @@ def flow(config: RunConfig, todo: pa.Table, width: Width, epoch: int) -> Generat
 
 
 def _drive(
-    rows: Generator[dict[str, Any], None, None],
-    result: RunResult,
-    storage: Storage,
-    manifest: pa.Table,
-    observer: Observer,
-    lease: Lease,
+    rows: Generator[dict[str, Any], None, None], plan: Plan, manifest: pa.Table, observer: Observer, lease: Lease
 ) -> None:
-    """Follow the flow to its end, renewing the tables now and then. Raises what a stage calls fatal."""
+    """Follow the flow to its end, sealing records and renewing the tables now and then.
+
+    Raises what a stage calls fatal.
+    """
     due_at = time.monotonic() + TABLES_EVERY_S
     with closing(rows):  # or Ray would go on with the flow, and start anew for it, once it has been shut down
         for row in rows:
             if row["fatal"] is not None:
                 raise FATAL[row["fatal"]](row["message"])
             record = SampleRecord.from_json(row["record"].encode())
-            result.finished.append(record)
+            if not plan.catalog.add(record):
+                continue  # Ray did a row again whose outcome was lost with a node
             observer.finished(record)
+            plan.catalog.seal_if_due(lease.epoch)
             if (start := time.monotonic()) > due_at:
                 lease.check()
-                write_tables(storage, result.records, manifest)
+                write_tables(plan.catalog, manifest)
                 end = time.monotonic()
                 due_at = end + max(TABLES_EVERY_S, TABLES_SHARE * (end - start))

@@ -12,8 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 from manifests.draw import draw_boxes, draw_conditions
 from manifests.images import load_image
 from manifests.schema import Sample, parse_row
+from pipeline.catalog import Catalog
 from pipeline.plan import require_run
-from pipeline.records import SampleRecord, read_record
+from pipeline.records import SampleRecord
 from pipeline.storage import Storage
 from sgi2v.video import Frames, decode_mp4
 
@@ -40,11 +41,12 @@ def contact_sheet(manifest: pa.Table, manifest_uri: str, outputs: Sequence[str],
     """
     storages = [Storage(output) for output in outputs]
     labels = [_label(storage) for storage in storages]
+    catalogs = [Catalog(storage) for storage in storages]
     rows = []
     for values in manifest.to_pylist():
         sample = parse_row(values)
         image_HWC = load_image(sample.image, manifest_uri)
-        strips = [_strip(storage, label, sample.sample_id) for storage, label in zip(storages, labels, strict=True)]
+        strips = [_strip(catalog, label, sample.sample_id) for catalog, label in zip(catalogs, labels, strict=True)]
         rows.append(_row(sample, image_HWC, strips, frames))
     return _stacked(rows)
 
@@ -53,9 +55,9 @@ def _label(storage: Storage) -> str:
     return "unguided" if require_run(storage)["deciding"]["guidance"] is None else "guided"
 
 
-def _strip(storage: Storage, label: str, sample_id: str) -> _Strip:
-    record = read_record(storage, sample_id)
-    video = storage.get(record.file_name) if record is not None and record.file_name else None
+def _strip(catalog: Catalog, label: str, sample_id: str) -> _Strip:
+    record = catalog.get(sample_id)
+    video = catalog.storage.get(record.file_name) if record is not None and record.file_name else None
     return _Strip(label, record, None if video is None else decode_mp4(video))
 
 

@@ -6,13 +6,16 @@ Any fsspec store serves. Keys are relative to the root and use `/`.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import random
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from sgi2v.errors import ConfigError, SGI2VError, StorageError
 
@@ -84,10 +87,23 @@ class Storage:
 
         def operation() -> None:
             if self.is_local:
-                temporary = self._write_temporary(key, data)
-                temporary.replace(self._local(key))
+                self._write_temporary(key, io.BytesIO(data)).replace(self._local(key))
             else:
                 self._filesystem.pipe_file(self._path(key), data)
+                self._check_size(key, len(data))
+
+        self._guarded(f"writing {self.url}/{key}", operation)
+
+    def put_file(self, key: str, file: Path) -> None:
+        """Put a file's content as `put` does, without holding it in memory."""
+
+        def operation() -> None:
+            if self.is_local:
+                with file.open("rb") as source:
+                    self._write_temporary(key, source).replace(self._local(key))
+            else:
+                self._filesystem.put_file(str(file), self._path(key))
+                self._check_size(key, file.stat().st_size)
 
         self._guarded(f"writing {self.url}/{key}", operation)
 
@@ -117,6 +133,24 @@ class Storage:
 
         return self._guarded(f"reading from {self.url}", operation)
 
+    def read(self, key: str, parse: Callable[[BinaryIO], ResultT]) -> ResultT | None:
+        """What parse makes of an object opened for reading, or None where there is none; its ValueErrors are raised."""
+
+        def operation() -> tuple[ResultT | None, ValueError | None]:
+            self._filesystem.invalidate_cache()
+            try:
+                with self._filesystem.open(self._path(key), "rb") as stream:
+                    return parse(stream), None
+            except FileNotFoundError:
+                return None, None
+            except ValueError as error:  # of what is in the object: no second try would change it
+                return None, error
+
+        result, error = self._guarded(f"reading {self.url}/{key}", operation)
+        if error is not None:
+            raise error
+        return result
+
     def keys(self, folder: str) -> list[str]:
         """Every key below a folder; empty where there is none."""
 
@@ -144,6 +178,47 @@ class Storage:
 
         self._guarded(f"deleting {self.url}/{key}", operation)
 
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """Delete these objects, those that are there, in few requests where the store can."""
+        wanted = [self._path(key) for key in keys]
+        if self.is_local or not wanted:
+            for path in wanted:
+                self.delete(path[len(self.root) + 1 :])
+            return
+
+        def operation() -> None:
+            with suppress(FileNotFoundError):
+                self._filesystem.rm(wanted)
+
+        self._guarded(f"deleting from {self.url}", operation)
+
+    def abort_uploads(self) -> int:
+        """Abort the uploads in parts that a killed process has left below the root, where the store has such.
+
+        They cost money and are seen in no listing. Returns how many there were; for the holder of the lease.
+        """
+        if not hasattr(self._filesystem, "list_multipart_uploads"):
+            return 0
+        bucket, _, prefix = self.root.partition("/")
+
+        def operation() -> int:
+            uploads = self._filesystem.list_multipart_uploads(bucket)
+            ours = [each for each in uploads if each["Key"].startswith(f"{prefix}/" if prefix else "")]
+            for each in ours:
+                with suppress(FileNotFoundError):  # gone meanwhile
+                    self._filesystem.call_s3(
+                        "abort_multipart_upload", Bucket=bucket, Key=each["Key"], UploadId=each["UploadId"]
+                    )
+            return len(ours)
+
+        return self._guarded(f"listing the uploads of {self.url}", operation)
+
+    def _check_size(self, key: str, size: int) -> None:
+        """That an upload has arrived whole; its bytes are checked by the store, against a checksum sent with them."""
+        stored = self._filesystem.info(self._path(key))["size"]
+        if stored != size:
+            raise OSError(f"{stored} of {size} bytes have arrived")
+
     def _guarded(self, what: str, operation: Callable[[], ResultT]) -> ResultT:
         try:
             return with_retries(what, operation)
@@ -167,8 +242,8 @@ class Storage:
         files = (Path(place) / name for place, _, names in walked for name in names if not name.startswith("."))
         return sorted(file.relative_to(self.root).as_posix() for file in files)
 
-    def _write_temporary(self, key: str, data: bytes) -> Path:
-        """A hidden file beside the key that holds all of the data, flushed to the disk."""
+    def _write_temporary(self, key: str, source: BinaryIO) -> Path:
+        """A hidden file beside the key that holds all that is left of the source, flushed to the disk."""
         path = self._local(key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -177,7 +252,7 @@ class Storage:
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
         try:
             with temporary.open("xb") as stream:
-                stream.write(data)
+                shutil.copyfileobj(source, stream, 1 << 20)
                 stream.flush()
                 os.fsync(stream.fileno())
         except OSError:
@@ -187,7 +262,7 @@ class Storage:
 
     def _link(self, key: str, data: bytes) -> None:
         """Exclusive and whole: a hard link appears at once and fails where a file is."""
-        temporary = self._write_temporary(key, data)
+        temporary = self._write_temporary(key, io.BytesIO(data))
         try:
             os.link(temporary, self._local(key))
         finally:

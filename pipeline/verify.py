@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from pipeline.catalog import Catalog, count
 from pipeline.lease import acquire
 from pipeline.plan import RUN_FILE, require_run
-from pipeline.records import (
-    FAILURES,
-    METADATA,
-    VIDEOS,
-    SampleRecord,
-    read_failures,
-    read_metadata_ids,
-    read_records,
-    record_key,
-    write_tables,
-)
+from pipeline.records import VIDEOS, SampleRecord, Status
 from pipeline.storage import Storage
+from pipeline.tables import FAILURES, METADATA, read_ids, write_tables
 from sgi2v.errors import SampleError
 
 DECODERS = 2
@@ -64,46 +57,46 @@ def verify(output: str) -> Verdict:
     """Read the whole output. Raises ConfigError where there is no run, StorageError."""
     storage = Storage(output)
     run = require_run(storage)
-    records = read_records(storage)
-    own = len(records) - run["other_samples"]
-    committed = [record for record in records if record.status == "committed"]
-    verdict = Verdict(run["rows"], len(committed), len(records) - len(committed), max(run["rows"] - own, 0))
+    catalog = Catalog(storage)
+    index = catalog.index
+    own = index.num_rows - run["other_samples"]
+    committed, failed = count(index, "committed"), count(index, "failed")
+    verdict = Verdict(run["rows"], committed, failed, max(run["rows"] - own, 0))
     if own > run["rows"]:
         verdict.flaws.append(Flaw("row_missing", RUN_FILE, f"{own} samples are finished of {run['rows']} rows"))
-    verdict.flaws += _check_videos(storage, committed)
-    verdict.flaws += _check_tables(storage, records)
+    verdict.flaws += _check_videos(catalog)
+    verdict.flaws += _check_tables(catalog)
     return verdict
 
 
-def repair(output: str, flaws: Iterable[Flaw]) -> int:
+def repair(output: str, flaws: Sequence[Flaw]) -> int:
     """Take away what is flawed, so that the next run makes it again; returns how many samples that are.
 
     Holds the output's lease meanwhile. Raises LeaseError where a run has it.
     """
     storage = Storage(output)
-    again = 0
     with acquire(storage):
-        standing = {record.sample_id: record for record in read_records(storage)}
-        for flaw in flaws:
-            if flaw.code == "video_orphan":
-                storage.delete(flaw.key)
-            elif (record := standing.pop(flaw.key, None)) is not None:
-                storage.delete(record_key(record.sample_id))
-                if record.file_name and all(record.file_name != other.file_name for other in standing.values()):
-                    storage.delete(record.file_name)
-                again += 1
+        catalog = Catalog(storage)
+        catalog.sweep()
+        storage.delete_many(flaw.key for flaw in flaws if flaw.code == "video_orphan")
+        index = catalog.index
+        of_flaws = pc.is_in(index["sample_id"], value_set=pa.array([flaw.key for flaw in flaws], pa.string()))
+        again = index.filter(of_flaws)
+        catalog.remove(again["sample_id"].to_pylist())
+        kept = set(catalog.index["file_name"].to_pylist())
+        storage.delete_many(name for name in again["file_name"].to_pylist() if name is not None and name not in kept)
         nothing = pa.table({"sample_id": pa.array([], pa.string())})
-        write_tables(storage, standing.values(), nothing)  # which keep the manifest's columns that they have
-    return again
+        write_tables(catalog, nothing)  # which keep the manifest's columns that they have
+    return int(again.num_rows)
 
 
-def _check_videos(storage: Storage, committed: list[SampleRecord]) -> Iterator[Flaw]:
-    names = Counter(record.file_name for record in committed)
+def _check_videos(catalog: Catalog) -> Iterator[Flaw]:
+    storage = catalog.storage
+    names = Counter(catalog.index["file_name"].drop_null().to_pylist())
     there = set(storage.keys(VIDEOS))
     yield from (Flaw("video_orphan", key, "no record names it") for key in sorted(there - set(names)))
     with _Decoders() as decoders:
-        for first in range(0, len(committed), AT_ONCE):
-            some = committed[first : first + AT_ONCE]
+        for some in _in_batches(catalog, "committed"):
             videos = storage.get_many(record.file_name for record in some if record.file_name in there)
             for record in some:
                 if names[record.file_name] > 1:
@@ -112,6 +105,12 @@ def _check_videos(storage: Storage, committed: list[SampleRecord]) -> Iterator[F
                     yield Flaw("video_missing", record.sample_id, f"{record.file_name} is not there")
                 elif problem := _damage(record, videos[record.file_name], decoders):
                     yield Flaw("video_damaged", record.sample_id, f"{record.file_name} {problem}")
+
+
+def _in_batches(catalog: Catalog, status: Status) -> Iterator[list[SampleRecord]]:
+    for table in catalog.tables(status):
+        for batch in table.to_batches(max_chunksize=AT_ONCE):
+            yield [SampleRecord.from_row(row) for row in batch.to_pylist()]
 
 
 def _damage(record: SampleRecord, video: bytes, decoders: _Decoders) -> str | None:
@@ -124,16 +123,14 @@ def _damage(record: SampleRecord, video: bytes, decoders: _Decoders) -> str | No
     return decoders.problem(video, shape)
 
 
-def _check_tables(storage: Storage, records: list[SampleRecord]) -> Iterator[Flaw]:
-    committed = {record.sample_id for record in records if record.status == "committed"}
-    failed = {record.sample_id for record in records if record.status == "failed"}
-    told = {
-        METADATA: (committed, read_metadata_ids(storage)),
-        FAILURES: (failed, {str(row["sample_id"]) for row in read_failures(storage)} - committed),
-    }
-    for name, (expected, found) in told.items():
+def _check_tables(catalog: Catalog) -> Iterator[Flaw]:
+    index = catalog.index
+    told: dict[str, Status] = {METADATA: "committed", FAILURES: "failed"}
+    for name, status in told.items():
+        expected = set(index.filter(pc.equal(index["status"], status))["sample_id"].to_pylist())
+        found = read_ids(catalog.storage, name)
         missing, beyond = len(expected - found), len(found - expected)
-        if missing or (beyond and name == METADATA):  # a failure that made way for another try stays listed
+        if missing or beyond:
             yield Flaw("table_stale", name, f"lacks {missing} samples and has {beyond} too many: run again to renew it")
 
 

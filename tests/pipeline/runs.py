@@ -135,8 +135,9 @@ def started(*words: str | Path, **options: Any) -> Iterator[Driver]:
 
 
 def records(output: Path) -> dict[str, Mapping[str, Any]]:
-    """Every record of a local output, by the sample id that its key names."""
-    return {path.stem: json.loads(path.read_bytes()) for path in sorted((output / "records").glob("[!.]*.json"))}
+    """Every loose record of a local output, by the sample id that its key names; the last attempt's of a sample."""
+    found = [(path.stem, json.loads(path.read_bytes())) for path in sorted((output / "records").rglob("[!.]*.json"))]
+    return dict(sorted(found, key=lambda each: each[1]["attempts"]))
 
 
 def table(output: Path, name: str = "metadata.parquet") -> pa.Table:

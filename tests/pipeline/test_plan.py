@@ -11,8 +11,8 @@ import pytest
 
 from manifests.schema import MANIFEST_SCHEMA, row_digest
 from pipeline.config import RunConfig, resolve
-from pipeline.plan import RUN_FILE, check_dtype, check_output, claim_output, make_plan, make_way, renew_manifest
-from pipeline.records import SampleRecord, Status, commit, read_records, write_tables
+from pipeline.plan import RUN_FILE, check_dtype, check_output, claim_output, make_plan, renew_manifest
+from pipeline.records import SampleRecord, Status, commit
 from pipeline.report import print_status
 from pipeline.storage import Storage
 from sgi2v.errors import ConfigError
@@ -50,7 +50,7 @@ def ids(table: pa.Table) -> Sequence[str]:
 def test_a_new_output_has_everything_to_do(storage: Storage) -> None:
     plan = make_plan(manifest(*IDS), storage, retry_failed=False, limit=None)
     assert ids(plan.todo) == IDS
-    assert (plan.total, plan.done, plan.records, plan.retried) == (4, 0, (), ())
+    assert (plan.total, plan.done, plan.catalog.index.num_rows) == (4, 0, 0)
 
 
 def test_what_is_finished_is_left_out_and_order_kept(storage: Storage) -> None:
@@ -68,9 +68,10 @@ def test_failed_samples_are_left_alone_unless_asked_for(storage: Storage) -> Non
     plan = make_plan(manifest(*IDS), storage, retry_failed=True, limit=None)
     assert ids(plan.todo) == ("b", "c", "d")
     assert plan.todo["_attempts"].to_pylist() == [2, 0, 0]
-    assert [record.sample_id for record in plan.records] == ["a"]
-    make_way(storage, plan)
-    assert [record.sample_id for record in read_records(storage)] == ["a"]
+    assert plan.catalog.index.select(["sample_id", "status"]).to_pylist() == [
+        {"sample_id": "a", "status": "committed"},
+        {"sample_id": "b", "status": "failed"},
+    ]
 
 
 def test_a_failed_row_may_be_mended_before_it_is_tried_again(storage: Storage) -> None:
@@ -85,19 +86,30 @@ def test_a_retry_leaves_failures_beyond_its_rows_alone(storage: Storage) -> None
     finish(storage, "a", "d", status="failed")
     plan = make_plan(manifest(*IDS), storage, retry_failed=True, limit=2)
     assert ids(plan.todo) == ("a", "b")
-    make_way(storage, plan)
-    assert [record.sample_id for record in read_records(storage)] == ["d"]
 
 
-def test_attempts_outlive_a_run_that_was_killed_after_it_made_way(storage: Storage) -> None:
-    finish(storage, "a")
-    finish(storage, "b", status="failed", attempts=2)
-    write_tables(storage, read_records(storage), manifest(*IDS))
-    make_way(storage, make_plan(manifest(*IDS), storage, retry_failed=True, limit=None))
-    for _ in range(2):
-        plan = make_plan(manifest(*IDS), storage, retry_failed=False, limit=None)
-        assert dict(zip(ids(plan.todo), plan.todo["_attempts"].to_pylist(), strict=True)) == {"b": 2, "c": 0, "d": 0}
-        write_tables(storage, read_records(storage), manifest(*IDS))  # renewed half way, before b is done
+def test_a_retry_counts_on_from_the_attempt_that_stands(storage: Storage) -> None:
+    for attempts in (1, 2, 3):
+        finish(storage, "a", status="failed", attempts=attempts)
+        plan = make_plan(manifest(*IDS), storage, retry_failed=True, limit=None)
+        assert plan.todo["_attempts"].to_pylist() == [attempts, 0, 0, 0]
+        assert ids(make_plan(manifest(*IDS), storage, retry_failed=False, limit=None).todo) == ("b", "c", "d")
+    finish(storage, "a", attempts=4)
+    assert ids(make_plan(manifest(*IDS), storage, retry_failed=True, limit=None).todo) == ("b", "c", "d")
+
+
+def test_rows_of_the_manifest_that_was_planned_last_are_not_digested_again(storage: Storage) -> None:
+    finish(storage, *IDS)
+    assert make_plan(manifest(*IDS, seed=1), storage, retry_failed=False, limit=None, unchanged=True).done == 4
+    assert claim_output(storage, config(), "digest", 4) is False
+    assert claim_output(storage, config(), "digest", 4) is True
+    assert claim_output(storage, config(), "another digest", 4) is False
+
+
+def test_a_changed_row_beyond_the_limit_is_refused_too(storage: Storage) -> None:
+    finish(storage, *IDS)
+    with pytest.raises(ConfigError, match="1 rows have changed"):
+        make_plan(pa.concat_tables([manifest("a"), manifest("b", seed=1)]), storage, retry_failed=False, limit=1)
 
 
 def test_a_limit_counts_rows_of_the_manifest_done_ones_too(storage: Storage) -> None:
@@ -123,9 +135,9 @@ def test_columns_that_ride_along_do_not_go_through_the_flow(storage: Storage) ->
 
 
 def test_an_output_is_claimed_once_and_known_again(storage: Storage) -> None:
-    assert check_output(storage, config()) is False
+    assert check_output(storage, config()) is None
     claim_output(storage, config(), "digest", 4)
-    assert check_output(storage, config()) is True
+    assert check_output(storage, config()) == json.loads(storage.get(RUN_FILE) or b"")
     claim_output(storage, config(run={"workers": 3}), "digest", 4)
     described = json.loads(storage.get(RUN_FILE) or b"")
     assert described["fingerprint"] == config().fingerprint

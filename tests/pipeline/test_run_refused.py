@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from manifests.schema import MANIFEST_SCHEMA
-from pipeline.records import SampleRecord, commit, read_records
+from pipeline.catalog import Catalog
+from pipeline.records import SampleRecord, commit
 from pipeline.storage import Storage
 from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import ModelConfig
@@ -136,7 +137,7 @@ def test_a_cluster_that_does_not_answer_costs_no_failed_record(manifest: Path) -
     done = run_tiny(manifest, output, "--retry-failed", "--address", "127.0.0.1:1")
     assert done.returncode == 2, done.stderr
     assert "error: no Ray cluster answers at 127.0.0.1:1: " in done.stderr
-    assert read_records(storage) == [failed]
+    assert Catalog(storage).get("s00") == failed
 
 
 def test_the_status_of_no_run_is_refused(tmp_path: Path) -> None:
