@@ -19,7 +19,7 @@ from sgi2v.tiny.architecture import NUM_FRAMES, new_unet
 from sgi2v.tiny.latents import LINE_FRAMES, Lines
 from sgi2v.tiny.training import Recipe
 
-UNET_RECIPE = Recipe(samples=96_000, batch=16, learning_rate=3e-3, warm_up=60, optimizer="muon")
+UNET_RECIPE = Recipe(samples=64_000, batch=16, learning_rate=3e-3, warm_up=60, optimizer="muon")
 LOG_SIGMA_MEAN, LOG_SIGMA_STD = 1.3, 1.5
 """Of the noise levels' natural logarithm: motion is decided between sigma 40 and 3, and sees half of the samples."""
 LOG_SIGMA_RANGE = (-4.0, 4.5)
