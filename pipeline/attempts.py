@@ -1,4 +1,5 @@
-"""What happened to the rows that were started: which of them end their worker, and which were only there when it ended.
+"""What happens to the rows that are started: which of them end their worker, which were only there when it ended, and
+how many are on their way at once.
 
 Ray starts a row again for as long as its worker dies under it, and does not say why it died. So every start is told
 to a ledger, an actor beside the driver, before the work begins; a start that is neither finished nor still running
@@ -22,6 +23,9 @@ from sgi2v.errors import ErrorCode, SampleError
 STDERR = 2
 MAX_ATTEMPTS = 3
 """Starts of a row that end with its worker, before it is given up."""
+ROOM_PER_WORKER = 4
+"""Rows of a worker between their generation and their commit, the one in its hands included."""
+ROOM_POLL_S = 0.1
 TIMED_OUT_SHARE = 0.99
 """A start that lasted this part of its deadline ended by it."""
 
@@ -37,11 +41,16 @@ class Start:
 
 
 class Ledger:
-    """Every unfinished start of every row, by stage. Held by one actor."""
+    """Every unfinished start of every row, by stage, and the rows between generation and commit. Held by one actor."""
 
-    def __init__(self, alive_nodes: Callable[[], set[str]]) -> None:
-        """alive_nodes: asked for the nodes that are alive now, where a row has been started before."""
+    def __init__(self, alive_nodes: Callable[[], set[str]], room: int) -> None:
+        """alive_nodes: asked for the nodes that are alive now, where a row has been started before.
+
+        room: rows that may be generated or wait for their commit at once.
+        """
         self._alive_nodes = alive_nodes
+        self._room = room
+        self._held: set[str] = set()
         self._starts: dict[tuple[str, str], list[Start]] = {}
 
     def start(self, stage: str, sample_id: str, node: str) -> list[float]:
@@ -58,6 +67,20 @@ class Ledger:
         """Forget the starts of a row that has come through."""
         self._starts.pop((stage, sample_id), None)
 
+    def admit(self, sample_id: str) -> bool:
+        """Whether a row may be generated now: a store that is slower than the workers keeps them waiting.
+
+        A row that was admitted before is again: what came of it may have been lost with a node.
+        """
+        if sample_id not in self._held and len(self._held) >= self._room:
+            return False
+        self._held.add(sample_id)
+        return True
+
+    def leave(self, sample_id: str) -> None:
+        """Note that a row is committed."""
+        self._held.discard(sample_id)
+
 
 class Attempts(Protocol):
     """How a stage tells of its starts."""
@@ -68,16 +91,23 @@ class Attempts(Protocol):
     def finish(self, stage: str, sample_id: str) -> None:
         """As the ledger's."""
 
+    def admit(self, sample_id: str) -> bool:
+        """As the ledger's."""
+
+    def leave(self, sample_id: str) -> None:
+        """As the ledger's."""
+
 
 class LedgerActor:
     """The ledger of a run, as a Ray actor on the driver's node; to be handed to the stages of its flow."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: int) -> None:
+        """room: as the ledger's."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._actor: Any = ray.remote(Ledger).options(num_cpus=0, scheduling_strategy=here).remote(_alive_nodes)
+        self._actor: Any = ray.remote(Ledger).options(num_cpus=0, scheduling_strategy=here).remote(_alive_nodes, room)
 
     def start(self, stage: str, sample_id: str) -> list[float]:
         """As the ledger's, on the node of the process that calls."""
@@ -90,6 +120,23 @@ class LedgerActor:
     def finish(self, stage: str, sample_id: str) -> None:
         """As the ledger's; does not wait."""
         self._actor.finish.remote(stage, sample_id)
+
+    def admit(self, sample_id: str) -> bool:
+        """As the ledger's."""
+        import ray
+
+        admitted: bool = ray.get(self._actor.admit.remote(sample_id))
+        return admitted
+
+    def leave(self, sample_id: str) -> None:
+        """As the ledger's; does not wait."""
+        self._actor.leave.remote(sample_id)
+
+
+def wait_for_room(attempts: Attempts | None, sample_id: str) -> None:
+    """Return when the row may be generated. attempts: None has room for all."""
+    while attempts is not None and not attempts.admit(sample_id):
+        time.sleep(ROOM_POLL_S)
 
 
 def _alive_nodes() -> set[str]:

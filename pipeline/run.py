@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.io import digest_file
-from pipeline.attempts import LedgerActor
+from pipeline.attempts import ROOM_PER_WORKER, LedgerActor
 from pipeline.cluster import STAGE_CPUS, Width, cluster_errors, ray_session, worker_bytes
 from pipeline.config import RunConfig
 from pipeline.lease import Lease, acquire
@@ -137,7 +137,7 @@ def flow(config: RunConfig, todo: pa.Table, width: Width, epoch: int) -> Generat
     import ray.data
     from ray.data import ActorPoolStrategy
 
-    attempts = LedgerActor()
+    attempts = LedgerActor(ROOM_PER_WORKER * width.workers)
     helpers = ActorPoolStrategy(min_size=1, max_size=width.helpers, max_tasks_in_flight_per_actor=2)
     workers = ActorPoolStrategy(size=width.workers, max_tasks_in_flight_per_actor=1)
     device = "cuda" if width.gpus_per_worker else "cpu"

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from manifests.images import decode_image, read_image_bytes, resolve_uri
 from manifests.schema import parse_row, row_digest
-from pipeline.attempts import Attempts, attempt
+from pipeline.attempts import Attempts, attempt, wait_for_room
 from pipeline.config import RunConfig, sample_seed
 from pipeline.lease import LeaseError, check_epoch
 from pipeline.records import SampleRecord, commit, video_key
@@ -54,6 +54,8 @@ FATAL: dict[str, type[SGI2VError]] = {
 }
 """Errors that end the run, by the name under which they travel."""
 
+FETCHES = 4
+"""Tries of an image's place before its rows fail: they may be far too many to wait long for each."""
 _MESSAGE_LIMIT = 4000
 
 
@@ -150,7 +152,7 @@ class Load:
 def _fetch(uri: str) -> bytes:
     """The image file's bytes; a place that does not answer fails its rows, and the others go on."""
     try:
-        return with_retries(f"reading {uri}", lambda: read_image_bytes(uri))
+        return with_retries(f"reading {uri}", lambda: read_image_bytes(uri), FETCHES)
     except (StorageError, OSError) as error:
         message = f"{error}: make it readable, then run again with --retry-failed"
         raise SampleError(ErrorCode.IMAGE_MISSING, message) from error
@@ -201,6 +203,7 @@ class Generate:
         sampler = self.config.sampler
         image_HWC = _pixels(table, "first_frame", (sampler.height, sampler.width, 3))
         tracks = _tracks(state, sampler.num_frames, sampler.height, sampler.width)
+        wait_for_room(self.attempts, state.sample_id)
         try:
             with attempt(self.attempts, "generate", state.sample_id, self.config.execution.sample_timeout_s):
                 generation = generate(self.model, image_HWC, tracks, sampler, self.config.guidance, state.seed)
@@ -268,6 +271,9 @@ class Commit:
             return _outcome(commit(self.storage, record, video), state)
         except (StorageError, ConfigError) as error:
             return _outcome(None, state.ends_run(error))
+        finally:
+            if self.attempts is not None:
+                self.attempts.leave(state.sample_id)
 
     def _finish(self, table: pa.Table, state: InFlight) -> tuple[bytes, InFlight]:
         """Encode, read back what a user will get, and measure that."""

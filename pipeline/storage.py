@@ -19,10 +19,11 @@ from typing import Any, BinaryIO, TypeVar
 
 from sgi2v.errors import ConfigError, SGI2VError, StorageError
 
-ATTEMPTS = 5
-"""Tries of one operation before it is fatal."""
+ATTEMPTS = 8
+"""Tries of one operation before it is fatal: a store that restarts has most of a minute."""
 FIRST_DELAY_S = 0.5
 """Before the second try; doubled each time, with jitter."""
+LONGEST_DELAY_S = 20.0
 
 _FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 _BUGS = (AssertionError, AttributeError, LookupError, NameError, TypeError)
@@ -32,21 +33,21 @@ _HOPELESS = {"NoCredentialsError", "PartialCredentialsError", "ParamValidationEr
 ResultT = TypeVar("ResultT")
 
 
-def with_retries(what: str, operation: Callable[[], ResultT]) -> ResultT:
+def with_retries(what: str, operation: Callable[[], ResultT], attempts: int = ATTEMPTS) -> ResultT:
     """Run an operation on a store, again after passing errors; StorageError when they do not pass.
 
     What is missing, exists, or is not permitted is final and raised as it is.
     """
-    for attempt in range(ATTEMPTS):
+    for attempt in range(attempts):
         try:
             return operation()
         except (SGI2VError, *_FINAL, *_BUGS):
             raise
         except Exception as error:  # a store's client raises what its own library raises
             hopeless = getattr(error, "errno", None) in _FULL or type(error).__name__ in _HOPELESS
-            if hopeless or attempt + 1 == ATTEMPTS:
+            if hopeless or attempt + 1 == attempts:
                 raise StorageError(f"{what} failed: {type(error).__name__}: {error}") from error
-            time.sleep(FIRST_DELAY_S * 2**attempt * random.uniform(0.5, 1.5))
+            time.sleep(min(FIRST_DELAY_S * 2**attempt, LONGEST_DELAY_S) * random.uniform(0.5, 1.5))
     raise AssertionError("unreachable")
 
 

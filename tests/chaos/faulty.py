@@ -1,0 +1,98 @@
+"""`sgi2v-batch` whose workers die at chosen moments: `python -m tests.chaos.faulty run ...`.
+
+The generator is the stand-in. What happens is drawn from a seed, row by row, and written to a journal, one line each:
+`generated ID`, `killed STAGE ID`. Settings come from the environment, which Ray hands on to its workers.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import pipeline.catalog
+import pipeline.run
+from pipeline.attempts import MAX_ATTEMPTS
+from pipeline.cli import main
+from pipeline.records import RECORDS
+from pipeline.stages import Commit
+from pipeline.storage import Storage
+from tests.stand_in import StandIn, install
+
+JOURNAL = "SGI2V_CHAOS_JOURNAL"
+"""Environment: the journal's file."""
+DEATHS = "SGI2V_CHAOS_DEATHS"
+"""Environment: `STAGE:SHARE:SEED`, of the rows that kill their worker once or more often in that stage."""
+PART_ROWS = "SGI2V_CHAOS_PART_ROWS"
+"""Environment: records to a part."""
+
+
+def note(line: str) -> None:
+    """Add to the journal, whole, whoever else does."""
+    with Path(os.environ[JOURNAL]).open("ab", buffering=0) as journal:
+        journal.write(f"{line}\n".encode())
+
+
+def read_journal(journal: Path, words: str) -> list[str]:
+    """The sample ids of the journal's lines that begin with these words, in their order."""
+    lines = journal.read_text().splitlines() if journal.exists() else []
+    return [line.rpartition(" ")[2] for line in lines if line.startswith(f"{words} ")]
+
+
+def die_if_drawn(stage: str, sample_id: str) -> None:
+    """End this process if the row has deaths left in this stage."""
+    drawn, _, rest = os.environ.get(DEATHS, "").partition(":")
+    if drawn != stage:
+        return
+    share, _, seed = rest.partition(":")
+    rng = random.Random(f"{seed}/{stage}/{sample_id}")
+    deaths = rng.randint(1, MAX_ATTEMPTS - 1) if rng.random() < float(share) else 0
+    words = f"killed {stage}"
+    if read_journal(Path(os.environ[JOURNAL]), words).count(sample_id) < deaths:
+        note(f"{words} {sample_id}")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class FaultyGenerate(StandIn):
+    """Dies inside a sample."""
+
+    def _generate(self, table: Any) -> Any:
+        import json
+
+        sample_id = json.loads(table["state"][0].as_py())["sample_id"]
+        import sgi2v.generate
+
+        def generate(*arguments: Any) -> Any:
+            die_if_drawn("generate", sample_id)
+            generation = self.stand_in(*arguments)
+            note(f"generated {sample_id}")
+            return generation
+
+        sgi2v.generate.generate = generate  # type: ignore[assignment]
+        return super()._generate(table)
+
+
+class FaultyStorage(Storage):
+    """Dies between a video and its record."""
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        if key.startswith(f"{RECORDS}/"):
+            die_if_drawn("commit", Path(key).stem)
+        return super().put_new(key, data)
+
+
+class FaultyCommit(Commit):
+    """With that store."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.storage = FaultyStorage(self.config.output)
+
+
+if __name__ == "__main__":
+    install(FaultyGenerate)
+    pipeline.run.Commit = FaultyCommit  # type: ignore[misc]
+    pipeline.catalog.PART_ROWS = int(os.environ.get(PART_ROWS, pipeline.catalog.PART_ROWS))
+    main()

@@ -1,0 +1,108 @@
+"""A proxy before an object store that fails a share of its calls, or answers late."""
+
+from __future__ import annotations
+
+import random
+import re
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+REQUEST = re.compile(rb"(GET|PUT|POST|HEAD|DELETE) \S+ HTTP/1\.1\r\n")
+BUSY = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+KINDS = ("busy", "reset", "unanswered")
+"""Answered 503; cut before the store has it; carried out by the store, and cut before the answer."""
+NO_LINGER = struct.pack("ii", 1, 0)
+
+
+@dataclass
+class Proxy:
+    """Where the proxy is, what it does, and what it has done."""
+
+    address: str
+    share: float
+    """Of the calls, that fail."""
+    delay_s: float
+    """Before each call is handed on."""
+    rng: random.Random
+    calls: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+
+
+@contextmanager
+def flaky_proxy(upstream: str, share: float = 0.0, delay_s: float = 0.0, seed: int = 0) -> Iterator[Proxy]:
+    """Forward to `upstream`, a URL, which may come and go meanwhile."""
+    target = urlsplit(upstream)
+    server = socket.create_server(("127.0.0.1", 0), backlog=256)
+    proxy = Proxy(f"http://127.0.0.1:{server.getsockname()[1]}", share, delay_s, random.Random(seed))
+
+    def connect(near: socket.socket) -> None:
+        try:
+            far = socket.create_connection((target.hostname, target.port), timeout=5)
+        except OSError:
+            _reset(near)
+            return
+        far.settimeout(None)
+        lost = threading.Event()
+        threading.Thread(target=_answers, args=(far, near, lost), daemon=True).start()
+        _requests(proxy, near, far, lost)
+
+    def serve() -> None:
+        with suppress(OSError):  # the server is closed
+            while True:
+                near, _ = server.accept()
+                threading.Thread(target=connect, args=(near,), daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        yield proxy
+    finally:
+        server.close()
+
+
+def _requests(proxy: Proxy, near: socket.socket, far: socket.socket, lost: threading.Event) -> None:
+    """Hand on what the client sends; a call begins where a line of HTTP does."""
+    with suppress(OSError):
+        while data := near.recv(1 << 16):
+            if REQUEST.match(data):
+                proxy.calls += 1
+                time.sleep(proxy.delay_s)
+                if proxy.rng.random() < proxy.share:
+                    kind = proxy.rng.choice(KINDS)
+                    proxy.faults[kind] += 1
+                    if kind == "unanswered":
+                        lost.set()  # the answer's first bytes end the connection
+                    else:
+                        if kind == "busy":
+                            near.sendall(BUSY)
+                            near.shutdown(socket.SHUT_WR)
+                            while near.recv(1 << 16):  # or what still comes would reset it before it is read
+                                pass
+                        break
+            far.sendall(data)
+    _reset(near)
+    _reset(far)
+
+
+def _answers(far: socket.socket, near: socket.socket, lost: threading.Event) -> None:
+    with suppress(OSError):
+        while data := far.recv(1 << 16):
+            if lost.is_set() and not data.startswith(b"HTTP/1.1 100"):
+                break
+            near.sendall(data)
+    _reset(near)
+    _reset(far)
+
+
+def _reset(connection: socket.socket) -> None:
+    with suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()

@@ -1,0 +1,241 @@
+"""Faults of every kind against real runs: no row is lost, none is committed twice, no innocent one is given up.
+
+Shortened in every test run; whole by `make chaos`. The generator is a stand-in, all else is real.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import pytest
+import s3fs
+
+from pipeline.attempts import ROOM_PER_WORKER
+from pipeline.storage import Storage
+from tests.chaos.faulty import DEATHS, JOURNAL, PART_ROWS, read_journal
+from tests.chaos.flaky_proxy import flaky_proxy
+from tests.chaos.outcome import Outcome, outcome, scaled
+from tests.pipeline.conftest import S3Process, S3Server
+from tests.pipeline.runs import picture, row, until, write_rows
+from tests.stand_in import SECONDS
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+
+WORKERS = 2
+SETTINGS = (
+    "--model",
+    "embedded",
+    "--height",
+    "64",
+    "--width",
+    "64",
+    "--frames",
+    "4",
+    "--steps",
+    "3",
+    "--workers",
+    str(WORKERS),
+)
+SEED = 817
+RUN_S = 1200.0
+Judge = Callable[[Outcome], None]
+
+
+@dataclass
+class Scene:
+    """A manifest, an output, a journal, and the environment of their runs."""
+
+    folder: Path
+    manifest: Path
+    output: str
+    environment: dict[str, str]
+
+    @property
+    def journal(self) -> Path:
+        return self.folder / "journal"
+
+    def command(self, *words: str) -> list[str]:
+        run = ("run", str(self.manifest), "--output", self.output, *SETTINGS)
+        return [sys.executable, "-m", "tests.chaos.faulty", *run, *words]
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """A run to its end."""
+        return subprocess.run(
+            self.command(*words), env=self.environment, capture_output=True, text=True, timeout=RUN_S, check=False
+        )
+
+    @contextmanager
+    def started(self, log: IO[bytes], *words: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A run that goes on; killed at the end."""
+        process = subprocess.Popen(self.command(*words), env=self.environment, stdout=log, stderr=log)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+    def finish(self, most: int = 1) -> int:
+        """Start runs until one gets through, each told to go on by nothing else; how many ended before."""
+        for ended in range(most):
+            done = self.run()
+            if done.returncode == 0:
+                return ended
+            assert done.returncode == 3, done.stderr
+            assert done.stderr.splitlines()[-1].startswith("error: "), done.stderr
+        raise AssertionError(f"no run of {most} got through: {done.stderr}")
+
+
+def made_at_least(at: Scene, number: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until so many samples have been generated."""
+
+    def made() -> bool:
+        assert process.poll() is None, (at.folder / "log").read_text()[-2000:]
+        return len(read_journal(at.journal, "generated")) >= number
+
+    until(f"{number} samples are made", made, 120)
+
+
+def scene(folder: Path, rows: int, output: str | None = None, **environment: str) -> Scene:
+    for number in range(8):
+        picture(number).save(folder / f"{number}.png")
+    good = [row(f"s{number:04d}", image=f"{number % 8}.png") for number in range(rows)]
+    manifest = write_rows(folder / "m.parquet", good)
+    own = {JOURNAL: str(folder / "journal"), PART_ROWS: "16", **environment}
+    return Scene(folder, manifest, output or str(folder / "out"), {**os.environ, **own})
+
+
+def judged_scene(kind: str, at: Scene, faults: int, start: float) -> Outcome:
+    return outcome(kind, at.manifest, at.output, at.journal, faults, time.monotonic() - start)
+
+
+@pytest.mark.parametrize("stage", ["generate", "commit"])
+def test_workers_killed(tmp_path: Path, judged: Judge, stage: str) -> None:
+    rows = scaled(10, 100)
+    at = scene(tmp_path, rows, **{DEATHS: f"{stage}:{scaled(30, 45) / 100}:{SEED}"})
+    start = time.monotonic()
+    at.finish()
+    faults = len(read_journal(at.journal, f"killed {stage}"))
+    assert faults >= rows // 5
+    judged(judged_scene(f"worker killed in {stage}", at, faults, start))
+
+
+def test_drivers_killed(tmp_path: Path, judged: Judge) -> None:
+    kills = scaled(2, 20)
+    at = scene(tmp_path, scaled(30, 200), **{SECONDS: "0.2"})
+    rng = random.Random(SEED)
+    start = time.monotonic()
+    for _ in range(kills):
+        before = len(read_journal(at.journal, "generated"))
+        with (tmp_path / "log").open("ab") as log, at.started(log) as process:
+            made_at_least(at, before + 1, process)
+            time.sleep(rng.uniform(0, 1))
+            process.send_signal(signal.SIGKILL)
+    at.finish()
+    judged(judged_scene("driver killed", at, kills, start))
+
+
+def test_a_store_that_fails_one_call_in_twenty(tmp_path: Path, judged: Judge, s3_server: S3Server, bucket: str) -> None:
+    with flaky_proxy(s3_server.endpoint, share=0.05, seed=SEED) as proxy:
+        at = scene(tmp_path, scaled(20, 300), f"{bucket}/out", AWS_ENDPOINT_URL=proxy.address)
+        start = time.monotonic()
+        at.finish()
+    assert sum(proxy.faults.values()) > proxy.calls / 40
+    judged(judged_scene(f"S3 fails 5 % of {proxy.calls} calls", at, sum(proxy.faults.values()), start))
+
+
+def test_a_store_that_is_killed_and_comes_back(tmp_path: Path, judged: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    kills = scaled(1, 4)
+    (tmp_path / "s3").mkdir()
+    store = S3Process(tmp_path / "s3")
+    for name, value in store.server.environment.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()  # those of another test's server
+    try:
+        store.start()
+        store.server.filesystem().mkdir("night")
+        at = scene(tmp_path, scaled(30, 150), "s3://night/out", **{SECONDS: "0.3"})
+        start = time.monotonic()
+        with (tmp_path / "log").open("wb") as log, at.started(log) as process:
+            for number in range(1, kills + 1):
+                made_at_least(at, 6 * number, process)
+                store.kill()
+                time.sleep(2)
+                store.start()
+            assert process.wait(RUN_S) == 0, (tmp_path / "log").read_text()
+        judged(judged_scene("S3 server killed and restarted", at, kills, start))
+    finally:
+        store.kill()
+
+
+def test_a_disk_that_is_full(tmp_path: Path, judged: Judge) -> None:
+    fills = scaled(1, 5)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with ExitStack() as stack:
+        size = 96
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(disk)], check=False)
+        if mounted.returncode:
+            pytest.skip("a disk of a chosen size can be mounted by root alone")
+        stack.callback(subprocess.run, ["umount", "-l", str(disk)], check=True)
+        at = scene(tmp_path, scaled(20, 60), str(disk / "out"))
+        start = time.monotonic()
+        for number in range(fills):
+            full = at.run()
+            assert full.returncode == 3, full.stderr
+            assert "No space left on device" in full.stderr
+            assert "Traceback" not in full.stderr
+            more = f"remount,size={size * (number + 2)}k" if number + 1 < fills else "remount,size=64m"
+            subprocess.run(["mount", "-o", more, str(disk)], check=True)
+        at.finish()
+        judged(judged_scene("disk full", at, fills, start))
+
+
+def test_a_store_that_is_slower_than_the_workers(
+    tmp_path: Path, judged: Judge, s3_server: S3Server, bucket: str
+) -> None:
+    with flaky_proxy(s3_server.endpoint, delay_s=0.3, seed=SEED) as proxy:
+        at = scene(tmp_path, scaled(20, 100), f"{bucket}/out", AWS_ENDPOINT_URL=proxy.address)
+        start = time.monotonic()
+        most = 0
+        with (tmp_path / "log").open("wb") as log, at.started(log) as process:
+            there = Storage(at.output)
+            while process.poll() is None:
+                most = max(most, len(read_journal(at.journal, "generated")) - len(there.keys("videos")))
+                time.sleep(0.5)
+        assert process.returncode == 0, (tmp_path / "log").read_text()
+    assert most <= WORKERS * ROOM_PER_WORKER, "videos wait in memory for the store"
+    judged(judged_scene(f"S3 slow: {proxy.calls} calls, {most} videos waited at most", at, 0, start))
+
+
+def test_nodes_killed(tmp_path: Path, judged: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.cluster_utils import Cluster
+
+    kills = scaled(1, 4)
+    at = scene(tmp_path, scaled(24, 150), **{SECONDS: "0.5"})
+    for name, value in at.environment.items():
+        monkeypatch.setenv(name, value)  # the workers have it from their node
+    # the flow's own CPUs are on the head, which lives; each further node holds one worker
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    try:
+        nodes = [cluster.add_node(num_cpus=1) for _ in range(WORKERS)]
+        start = time.monotonic()
+        address = ("--address", cluster.address)
+        with (tmp_path / "log").open("wb") as log, at.started(log, *address) as process:
+            for number in range(1, kills + 1):
+                made_at_least(at, 5 * number, process)
+                cluster.remove_node(nodes.pop(0), allow_graceful=False)
+                nodes.append(cluster.add_node(num_cpus=1))
+            assert process.wait(RUN_S) == 0, (tmp_path / "log").read_text()
+        judged(judged_scene("node killed", at, kills, start))
+    finally:
+        cluster.shutdown()

@@ -1,0 +1,44 @@
+"""Two people start the same job at the same time: one runs it, the other is told who does."""
+
+from __future__ import annotations
+
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.faulty import read_journal
+from tests.chaos.outcome import outcome, scaled
+from tests.chaos.test_faults import RUN_S, scene
+from tests.stand_in import SECONDS
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+
+ROWS = 3
+
+
+@pytest.mark.parametrize("store", ["disk", "s3"])
+def test_one_of_two_drivers_runs(tmp_path: Path, store: str, request: pytest.FixtureRequest) -> None:
+    root = str(tmp_path) if store == "disk" else request.getfixturevalue("bucket")
+    ran: Counter[int] = Counter()
+    for number in range(scaled(1, 20)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        at = scene(folder, ROWS, f"{root}/out-{number}", **{SECONDS: "0.5"})
+        drivers = [
+            subprocess.Popen(
+                at.command(), env=at.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+            for _ in range(2)
+        ]
+        told = [driver.communicate(timeout=RUN_S)[1] for driver in drivers]
+        assert sorted(driver.returncode for driver in drivers) == [0, 2], told
+        loser = drivers[1].returncode == 2
+        assert "is in use by another run: " in told[loser]
+        ran[int(not loser)] += 1
+        made = read_journal(at.journal, "generated")
+        assert sorted(made) == sorted(set(made)), "nothing is generated twice"
+        found = outcome("", at.manifest, at.output, at.journal, 0, 0.0)
+        assert (found.rows, found.lost, found.doubled, found.quarantined, found.orphans) == (ROWS, 0, 0, 0, 0)
+    print(f"two drivers on {store}: {dict(ran)}")

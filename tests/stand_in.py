@@ -1,0 +1,66 @@
+"""`sgi2v-batch` with a generator that only shifts the picture: `python -m tests.stand_in run ...`.
+
+The command line and everything around the generator are the real ones: what is measured with it is the flow, and what
+is broken with it is the flow too. Settings come from the environment, which Ray hands on to its workers.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+import pipeline.run
+from pipeline.attempts import Attempts
+from pipeline.cli import main
+from pipeline.config import RunConfig
+from pipeline.stages import Generate
+from sgi2v.config import SamplerConfig
+from sgi2v.generate import Generation
+
+SECONDS = "SGI2V_STAND_IN_SECONDS"
+"""Environment: what a sample takes; 0 if unset."""
+
+
+class StandIn(Generate):
+    """The stage as it is, around a generator without a model."""
+
+    def __init__(self, config: RunConfig, device: str, attempts: Attempts | None = None) -> None:
+        import sgi2v.generate
+
+        self.config = config
+        self.attempts = attempts
+        self.device = device
+        self.model: Any = SimpleNamespace(dtype="torch.float32")
+        sgi2v.generate.generate = self.stand_in  # type: ignore[assignment]
+
+    @staticmethod
+    def stand_in(
+        model: object, image_HWC: Any, tracks: object, sampler: SamplerConfig, guidance: object, seed: int
+    ) -> Generation:
+        """The picture, moved to the right by a pixel a frame."""
+        time.sleep(float(os.environ.get(SECONDS, "0")))
+        frames_THWC = np.stack([np.roll(image_HWC, t, axis=1) for t in range(sampler.num_frames)])
+        return Generation(
+            frames=frames_THWC,
+            latents=None,  # type: ignore[arg-type]
+            losses=np.zeros((1, 1)),
+            is_guided=guidance is not None,
+            seconds={"encode": 0.0, "guide": 0.0, "denoise": 0.0, "decode": 0.0},
+            skipped_updates=0,
+            latent_drift=0.0,
+            peak_gpu_bytes=None,
+        )
+
+
+def install(stage: type[Generate] = StandIn) -> None:
+    """Have runs of this process use the stage in place of the generator."""
+    pipeline.run.Generate = stage  # type: ignore[misc]
+
+
+if __name__ == "__main__":
+    install()
+    main()
