@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
@@ -14,6 +15,8 @@ PROTOCOLS = frozenset(
 )
 """Of fsspec's file systems, those that a row may use: no shells, no archives, no other people's caches."""
 _LOCAL = ("file", "local")
+_USER = re.compile(r"(\b[a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s@\"']+@")
+_QUERY = re.compile(r"(\bhttps?://[^\s?\"']+)\?[^\s\"',;)]+")
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,11 @@ class Access:
         roots = [_canonical(root) for root in (_folder(manifest_uri), *self.roots)]
         if not any(place == root or place.startswith(f"{root.rstrip('/')}/") for root in roots):
             raise _refused(uri, "it is outside the manifest's folder, and under no --root: allow its place, or move it")
+
+
+def without_secrets(text: str) -> str:
+    """The text with `***` for what URLs in it hold of names, passwords, signatures and tokens."""
+    return _QUERY.sub(r"\1?***", _USER.sub(r"\1***@", text))
 
 
 def _protocol(uri: str) -> str:

@@ -11,16 +11,21 @@ have a clean slate.
 from __future__ import annotations
 
 import faulthandler
+import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Protocol
 
 from sgi2v.errors import ErrorCode, SampleError
 
 STDERR = 2
+LAST_WORDS = 2000
+"""Characters that are kept of where a process died."""
 MAX_ATTEMPTS = 3
 """Starts of a row that end with its worker, before it is given up."""
 ROOM_PER_WORKER = 4
@@ -85,6 +90,9 @@ class Ledger:
 class Attempts(Protocol):
     """How a stage tells of its starts."""
 
+    traces: Path | None
+    """Folder on each node for what a dying process says last; None keeps nothing."""
+
     def start(self, stage: str, sample_id: str) -> list[float]:
         """As the ledger's, on this node."""
 
@@ -107,6 +115,7 @@ class LedgerActor:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.traces: Path | None = Path(tempfile.gettempdir()) / f"sgi2v-batch-{uuid.uuid4().hex[:12]}"
         self._actor: Any = ray.remote(Ledger).options(num_cpus=0, scheduling_strategy=here).remote(_alive_nodes, room)
 
     def start(self, stage: str, sample_id: str) -> list[float]:
@@ -153,25 +162,56 @@ def attempt(attempts: Attempts | None, stage: str, sample_id: str, timeout_s: fl
     row that has ended MAX_ATTEMPTS workers of this stage.
     """
     lasted = [] if attempts is None else attempts.start(stage, sample_id)
+    traces = None if attempts is None else attempts.traces
+    file = None if traces is None else traces / f"{stage}-{sample_id}.txt"
     if len(lasted) >= MAX_ATTEMPTS:
-        raise _given_up(stage, lasted, timeout_s)
-    if timeout_s is not None:
-        # a thread of C, which no interpreter lock can keep waiting
-        faulthandler.dump_traceback_later(timeout_s, exit=True, file=STDERR)
-    try:
-        yield
-    finally:
+        raise _given_up(stage, lasted, timeout_s, file)
+    with _last_words(file) as descriptor:
         if timeout_s is not None:
-            faulthandler.cancel_dump_traceback_later()
-        if attempts is not None:
-            attempts.finish(stage, sample_id)
+            # a thread of C, which no interpreter lock can keep waiting
+            faulthandler.dump_traceback_later(timeout_s, exit=True, file=descriptor)
+        try:
+            yield
+        finally:
+            if timeout_s is not None:
+                faulthandler.cancel_dump_traceback_later()
+            if attempts is not None:
+                attempts.finish(stage, sample_id)
 
 
-def _given_up(stage: str, lasted: list[float], timeout_s: float | None) -> SampleError:
+@contextmanager
+def _last_words(file: Path | None) -> Iterator[int]:
+    """A descriptor to which this process writes where it was, should it crash or run out of time."""
+    if file is None:
+        yield STDERR
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    was_enabled = faulthandler.is_enabled()
+    with file.open("wb") as stream:
+        faulthandler.enable(stream)
+        try:
+            yield stream.fileno()
+        finally:
+            faulthandler.disable()
+            if was_enabled:
+                faulthandler.enable(STDERR)
+    file.unlink(missing_ok=True)
+    with suppress(OSError):  # another process of this node has a row in hand
+        file.parent.rmdir()
+
+
+def _given_up(stage: str, lasted: list[float], timeout_s: float | None, file: Path | None) -> SampleError:
+    words = ""
+    if file is not None and file.exists():
+        words = file.read_text(errors="replace").strip()[:LAST_WORDS]
+        file.unlink()
     ends = ", ".join(f"{seconds:.0f} s" for seconds in lasted)
     if timeout_s is not None and all(seconds >= TIMED_OUT_SHARE * timeout_s for seconds in lasted):
         message = f"did not come out of `{stage}` within {timeout_s:g} s in {len(lasted)} attempts"
-        return SampleError(ErrorCode.TIMED_OUT, f"{message}: raise --sample-timeout if that is too little for it")
+        message = f"{message}: raise --sample-timeout if that is too little for it"
+        return SampleError(ErrorCode.TIMED_OUT, "\n".join(filter(None, [message, words])))
     message = f"its worker died in `{stage}` in {len(lasted)} attempts of {len(lasted)}, after {ends}"
-    advice = "its data may crash a library or need more memory than there is; the workers' logs may tell"
+    if words:
+        return SampleError(ErrorCode.WORKER_DIED, f"{message}: it crashed a library\n{words}")
+    advice = "killed from outside, which is what a system does that runs out of memory: see its own log"
     return SampleError(ErrorCode.WORKER_DIED, f"{message}: {advice}")

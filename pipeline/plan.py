@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from manifests.access import without_secrets
 from manifests.schema import MANIFEST_SCHEMA, row_digest
 from pipeline.catalog import Catalog
 from pipeline.config import RunConfig, differences
@@ -105,7 +106,12 @@ def renew_manifest(storage: Storage, config: RunConfig, manifest_digest: str, ro
 
 
 def _describe_manifest(config: RunConfig, manifest_digest: str, rows: int, others: int) -> dict[str, Any]:
-    return {"manifest": config.manifest, "manifest_sha256": manifest_digest, "rows": rows, "other_samples": others}
+    return {
+        "manifest": without_secrets(config.manifest),
+        "manifest_sha256": manifest_digest,
+        "rows": rows,
+        "other_samples": others,
+    }
 
 
 def _as_file(described: dict[str, Any]) -> bytes:
@@ -156,7 +162,7 @@ def describe_run(config: RunConfig, manifest_digest: str, rows: int) -> dict[str
         "fingerprint": config.fingerprint,
         "deciding": config.deciding(),
         **_describe_manifest(config, manifest_digest, rows, others=0),
-        "model": asdict(config.model),
+        "model": {**asdict(config.model), "source": without_secrets(config.model.source)},
         "model_revision": config.model_revision,
         "execution": asdict(config.execution),
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},

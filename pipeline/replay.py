@@ -12,9 +12,10 @@ from manifests.io import read_manifest
 from manifests.schema import MANIFEST_SCHEMA, row_digest
 from pipeline.catalog import Catalog
 from pipeline.config import ExecutionConfig, MetricsConfig, RunConfig
+from pipeline.in_flight import InFlight
 from pipeline.plan import require_run
 from pipeline.records import SampleRecord
-from pipeline.stages import Generate, InFlight, Load, generated_frames
+from pipeline.stages import Generate, Load, generated_frames
 from pipeline.storage import Storage
 from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig, from_dict
 from sgi2v.errors import ConfigError, ErrorCode, SampleError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Generator
 from contextlib import closing
@@ -15,10 +16,12 @@ from manifests.io import digest_file
 from pipeline.attempts import ROOM_PER_WORKER, LedgerActor
 from pipeline.cluster import STAGE_CPUS, Width, cluster_errors, ray_session, worker_bytes
 from pipeline.config import RunConfig
+from pipeline.in_flight import FATAL
 from pipeline.lease import Lease, acquire
-from pipeline.plan import Plan, check_dtype, check_output, claim_output, make_plan, renew_manifest
+from pipeline.log import RunLog
+from pipeline.plan import Plan, check_dtype, check_output, claim_output, describe_run, make_plan, renew_manifest
 from pipeline.records import SampleRecord
-from pipeline.stages import FATAL, Commit, Generate, Load
+from pipeline.stages import Commit, Generate, Load
 from pipeline.storage import Storage
 from pipeline.tables import check_tables, write_tables
 
@@ -26,6 +29,9 @@ TABLES_EVERY_S = 60.0
 """How often the tables are renewed while a run goes on, at most."""
 TABLES_SHARE = 20
 """How much longer than a renewal takes the next one waits: a large run does not spend itself on its tables."""
+
+LOGGED = ("sample_id", "attempts", "error_code", "message", "file_name", "seconds_guide", "seconds_denoise")
+"""What the log says of a finished sample; its record says the rest."""
 
 
 @dataclass
@@ -84,9 +90,10 @@ def run(
     storage = Storage(config.output)
     check_output(storage, config)
     check_tables(storage)
-    with acquire(storage, take_over, observer.waiting) as lease:
+    with acquire(storage, take_over, observer.waiting) as lease, RunLog(storage, lease.epoch) as log:
+        log.write("run_started", **describe_run(config, digest_file(config.manifest), manifest.num_rows))
         try:
-            return _run(config, manifest, retry_failed, limit, observer, storage, lease)
+            return _run(config, manifest, retry_failed, limit, observer, storage, lease, log)
         except KeyboardInterrupt:
             lease.check()
             raise
@@ -100,6 +107,7 @@ def _run(
     observer: Observer,
     storage: Storage,
     lease: Lease,
+    log: RunLog,
 ) -> RunResult:
     digest = digest_file(config.manifest)
     storage.abort_uploads()
@@ -109,6 +117,7 @@ def _run(
     plan.catalog.seal_if_due(lease.epoch)
     renew_manifest(storage, config, digest, manifest.num_rows, plan.others)
     observer.planned(plan)
+    log.write("planned", rows=plan.total, done=plan.done, todo=plan.todo.num_rows)
     result = RunResult(config, plan)
     start = time.monotonic()
     try:
@@ -117,7 +126,8 @@ def _run(
             with cluster_errors(), session as width:
                 check_dtype(plan, config, on_gpu=width.gpus_per_worker > 0)
                 observer.started(width)
-                _drive(flow(config, plan.todo, width, lease.epoch), plan, manifest, observer, lease)
+                log.write("workers_started", workers=width.workers, note=width.note)
+                _drive(flow(config, plan.todo, width, lease.epoch), plan, manifest, observer, lease, log)
     except KeyboardInterrupt:
         lease.check()
         result.interrupted = True
@@ -126,6 +136,7 @@ def _run(
     plan.catalog.refresh()
     plan.catalog.sweep()
     write_tables(plan.catalog, manifest)
+    log.write("run_interrupted" if result.interrupted else "run_finished", seconds=round(result.seconds, 3))
     return result
 
 
@@ -157,7 +168,12 @@ def flow(config: RunConfig, todo: pa.Table, width: Width, epoch: int) -> Generat
 
 
 def _drive(
-    rows: Generator[dict[str, Any], None, None], plan: Plan, manifest: pa.Table, observer: Observer, lease: Lease
+    rows: Generator[dict[str, Any], None, None],
+    plan: Plan,
+    manifest: pa.Table,
+    observer: Observer,
+    lease: Lease,
+    log: RunLog,
 ) -> None:
     """Follow the flow to its end, sealing records and renewing the tables now and then.
 
@@ -166,12 +182,16 @@ def _drive(
     due_at = time.monotonic() + TABLES_EVERY_S
     with closing(rows):  # or Ray would go on with the flow, and start anew for it, once it has been shut down
         for row in rows:
+            for line in json.loads(row["log"]):
+                log.add(line)
             if row["fatal"] is not None:
                 raise FATAL[row["fatal"]](row["message"])
             record = SampleRecord.from_json(row["record"].encode())
             if not plan.catalog.add(record):
                 continue  # Ray did a row again whose outcome was lost with a node
             observer.finished(record)
+            told = {name: getattr(record, name) for name in LOGGED if getattr(record, name) is not None}
+            log.write(f"sample_{record.status}", **told)
             plan.catalog.seal_if_due(lease.epoch)
             if (start := time.monotonic()) > due_at:
                 lease.check()

@@ -1,21 +1,13 @@
-"""The three stages of a sample: load, generate, commit. Plain callables over one-row Arrow tables.
-
-What travels between them is a row of IN_FLIGHT_SCHEMA: a small JSON state and two blocks of pixels. A row that
-failed travels on with its error and is committed as a failed record. What must end the run (a model that does not
-load, a store that refuses) travels on too and is raised by the driver: Ray would hand it over as text alone.
-"""
+"""The three stages of a sample: load, generate, commit. Plain callables over one-row Arrow tables."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import socket
 import time
-import traceback
 import uuid
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -27,93 +19,20 @@ from manifests.images import decode_image, read_image_bytes, resolve_uri
 from manifests.schema import parse_row, row_digest
 from pipeline.attempts import Attempts, attempt, wait_for_room
 from pipeline.config import RunConfig, sample_seed
-from pipeline.lease import LeaseError, check_epoch
+from pipeline.in_flight import FATAL, InFlight, as_row, each_row, outcome_row, pixels_of, state_of
+from pipeline.lease import check_epoch
 from pipeline.records import SampleRecord, commit, video_key
 from pipeline.storage import Storage, with_retries
 from sgi2v.config import SamplerConfig
-from sgi2v.errors import ConfigError, ErrorCode, ModelError, SampleError, SGI2VError, StorageError
+from sgi2v.errors import ConfigError, ErrorCode, ModelError, SampleError, StorageError
 from sgi2v.trajectory import BoxTracks
 
 if TYPE_CHECKING:
     from sgi2v.generate import Generation
     from sgi2v.model import VideoModel
 
-_IN_FLIGHT: dict[str, pa.DataType] = {
-    "state": pa.string(),
-    "first_frame": pa.large_binary(),
-    "frames": pa.large_binary(),
-}
-IN_FLIGHT_SCHEMA = pa.schema(_IN_FLIGHT)
-OUTCOME_SCHEMA = pa.schema([("record", pa.string()), ("fatal", pa.string()), ("message", pa.string())])
-"""What comes back to the driver, without pixels: the record as JSON, or an error that ends the run.
-
-Ray hands on as text whatever a stage raises, so that it could not be told from a bug.
-"""
-FATAL: dict[str, type[SGI2VError]] = {
-    each.__name__: each for each in (StorageError, ConfigError, ModelError, LeaseError)
-}
-"""Errors that end the run, by the name under which they travel."""
-
 FETCHES = 4
 """Tries of an image's place before its rows fail: they may be far too many to wait long for each."""
-_MESSAGE_LIMIT = 4000
-
-
-@dataclass(frozen=True)
-class InFlight:
-    """What is known of a sample on its way."""
-
-    sample_id: str
-    attempts: int
-    """Runs that finished it before."""
-    row_digest: str
-    seed: int
-    boxes_NT4: list[list[list[float]]] | None = None
-    """In output pixels; None once the row has failed."""
-    error_code: str | None = None
-    message: str | None = None
-    fatal: str | None = None
-    """Name of the error that ends the run, told by `message`; no record is made."""
-    seconds: dict[str, float] = field(default_factory=dict)
-    told: dict[str, Any] = field(default_factory=dict)
-    """Fields of the record that the stages behind have filled."""
-
-    @staticmethod
-    def begin(rows: pa.Table) -> pa.Table:
-        """Manifest rows that have never been finished, as the first stage takes them."""
-        return rows.append_column("_attempts", pa.array([0] * rows.num_rows, pa.int64()))
-
-    def failed(self, error: BaseException) -> InFlight:
-        """The same sample with its error: a code, and a message that can be acted on."""
-        if isinstance(error, SampleError):
-            return replace(self, error_code=str(error.code), message=error.message)
-        trace = "".join(traceback.format_exception(error))[-_MESSAGE_LIMIT:]
-        return replace(self, error_code=str(ErrorCode.UNKNOWN), message=f"{type(error).__name__}: {error}\n{trace}")
-
-    def ends_run(self, error: SGI2VError) -> InFlight:
-        """The same sample, stopped by an error that is not its own."""
-        return replace(self, fatal=type(error).__name__, message=str(error))
-
-    def took(self, phase: str, seconds: float) -> InFlight:
-        return replace(self, seconds={**self.seconds, phase: seconds})
-
-
-def _table(state: InFlight, first_frame: bytes | None, frames: bytes | None) -> pa.Table:
-    row = {"state": json.dumps(asdict(state)), "first_frame": first_frame, "frames": frames}
-    return pa.Table.from_pylist([row], IN_FLIGHT_SCHEMA)
-
-
-def _state(table: pa.Table) -> InFlight:
-    return InFlight(**json.loads(table["state"][0].as_py()))
-
-
-def _pixels(table: pa.Table, column: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    return np.frombuffer(table[column][0].as_buffer(), np.uint8).reshape(shape)
-
-
-def _each_row(table: pa.Table, stage: Callable[[pa.Table], pa.Table]) -> pa.Table:
-    """Run a stage row by row: a batch is one row, and need not be."""
-    return pa.concat_tables([stage(table.slice(row, 1)) for row in range(table.num_rows)])
 
 
 class Load:
@@ -124,7 +43,7 @@ class Load:
         self.attempts = attempts
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return _each_row(table, self._load)
+        return each_row(table, "load", self._load)
 
     def _load(self, table: pa.Table) -> pa.Table:
         from sgi2v.model import resize_image
@@ -145,8 +64,8 @@ class Load:
             boxes = tracks.rescale(sampler.height, sampler.width).boxes_NT4.tolist()
             state = replace(state, boxes_NT4=boxes)
         except Exception as error:
-            return _table(state.failed(error).took("load", time.perf_counter() - start), None, None)
-        return _table(state.took("load", time.perf_counter() - start), first_frame, None)
+            return as_row(state.failed(error).took("load", time.perf_counter() - start), None, None)
+        return as_row(state.took("load", time.perf_counter() - start), first_frame, None)
 
 
 def _fetch(uri: str) -> bytes:
@@ -188,20 +107,20 @@ class Generate:
                 self.model = ModelError(f"{message} where the run was started: give every node the same weights")
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return _each_row(table, self._generate)
+        return each_row(table, "generate", self._generate)
 
     def _generate(self, table: pa.Table) -> pa.Table:
         import torch
 
         from sgi2v.generate import generate
 
-        state = _state(table)
+        state = state_of(table)
         if isinstance(self.model, ConfigError):
-            return _table(state.ends_run(self.model), None, None)
+            return as_row(state.ends_run(self.model), None, None)
         if state.error_code is not None:
-            return _table(state, None, None)
+            return as_row(state, None, None)
         sampler = self.config.sampler
-        image_HWC = _pixels(table, "first_frame", (sampler.height, sampler.width, 3))
+        image_HWC = pixels_of(table, "first_frame", (sampler.height, sampler.width, 3))
         tracks = _tracks(state, sampler.num_frames, sampler.height, sampler.width)
         wait_for_room(self.attempts, state.sample_id)
         try:
@@ -211,12 +130,12 @@ class Generate:
             if _is_out_of_memory(error):
                 torch.cuda.empty_cache()
                 failure = SampleError(ErrorCode.OUT_OF_MEMORY, f"{error}: make the frames smaller or fewer")
-                return _table(state.failed(failure), None, None)
+                return as_row(state.failed(failure), None, None)
             if _device_is_lost(error):
                 os._exit(1)  # the process cannot use its GPU again; the row goes to another
-            return _table(state.failed(error), None, None)
+            return as_row(state.failed(error), None, None)
         state = replace(state, seconds={**state.seconds, **generation.seconds}, told=self._told(generation))
-        return _table(state, table["first_frame"][0].as_py(), generation.frames.tobytes())
+        return as_row(state, table["first_frame"][0].as_py(), generation.frames.tobytes())
 
     def _told(self, generation: Generation) -> dict[str, Any]:
         def column(values: NDArray[np.float64]) -> list[float | None]:
@@ -251,14 +170,14 @@ class Commit:
         self.tracker = load_tracker(config.metrics.tracker)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return _each_row(table, self._commit)
+        return each_row(table, "commit", self._commit)
 
     def _commit(self, table: pa.Table) -> pa.Table:
         start = time.perf_counter()
-        state = _state(table)
+        state = state_of(table)
         video = None
         if state.fatal is not None:
-            return _outcome(None, state)
+            return outcome_row(None, state)
         if state.error_code is None:
             try:
                 with attempt(self.attempts, "commit", state.sample_id, self.config.execution.sample_timeout_s):
@@ -268,9 +187,9 @@ class Commit:
         record = self._record(state.took("commit", time.perf_counter() - start))
         try:
             check_epoch(self.storage, self.epoch)
-            return _outcome(commit(self.storage, record, video), state)
+            return outcome_row(commit(self.storage, record, video), state)
         except (StorageError, ConfigError) as error:
-            return _outcome(None, state.ends_run(error))
+            return outcome_row(None, state.ends_run(error))
         finally:
             if self.attempts is not None:
                 self.attempts.leave(state.sample_id)
@@ -282,11 +201,11 @@ class Commit:
 
         sampler = self.config.sampler
         shape = (sampler.num_frames, sampler.height, sampler.width)
-        video = encode_mp4(_pixels(table, "frames", (*shape, 3)), sampler.fps)
+        video = encode_mp4(pixels_of(table, "frames", (*shape, 3)), sampler.fps)
         delivered_THWC = decode_mp4(video)
         check_video(delivered_THWC, *shape)
         tracks = _tracks(state, *shape)
-        first_frame_HWC = _pixels(table, "first_frame", (*shape[1:], 3))
+        first_frame_HWC = pixels_of(table, "first_frame", (*shape[1:], 3))
         told = {
             **state.told,
             "file_name": video_key(state.sample_id, uuid.uuid4().hex[:8]),
@@ -324,22 +243,17 @@ class Commit:
         )
 
 
-def _outcome(record: SampleRecord | None, state: InFlight) -> pa.Table:
-    written = None if record is None else record.to_json().decode()
-    return pa.Table.from_pylist([{"record": written, "fatal": state.fatal, "message": state.message}], OUTCOME_SCHEMA)
-
-
 def generated_frames(table: pa.Table, sampler: SamplerConfig) -> tuple[InFlight, NDArray[np.uint8] | None]:
     """What the second stage made of a row: its state, and the frames [T, H, W, 3], None where it failed.
 
     Raises the error of a state that would end the run.
     """
-    state = _state(table)
+    state = state_of(table)
     if state.fatal is not None:
         raise FATAL[state.fatal](state.message)
     if state.error_code is not None:
         return state, None
-    return state, _pixels(table, "frames", (sampler.num_frames, sampler.height, sampler.width, 3))
+    return state, pixels_of(table, "frames", (sampler.num_frames, sampler.height, sampler.width, 3))
 
 
 def _tracks(state: InFlight, num_frames: int, height: int, width: int) -> BoxTracks:

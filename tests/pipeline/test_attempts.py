@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ class OnNode:
 
     def __init__(self, ledger: Ledger, node: str) -> None:
         self.ledger, self.node = ledger, node
+        self.traces: Path | None = None
 
     def start(self, stage: str, sample_id: str) -> list[float]:
         return self.ledger.start(stage, sample_id, self.node)
@@ -150,3 +152,50 @@ def test_a_worker_goes_on_as_soon_as_there_is_room(ledger: Ledger) -> None:
     waiter.join(10)
     assert not waiter.is_alive()
     wait_for_room(None, "d")
+
+
+CRASHES = "import ctypes; ctypes.string_at(0)"
+HANGS = "import time; time.sleep(60)"
+DIES = "import os; os.kill(os.getpid(), 9)"
+
+
+@pytest.mark.parametrize(
+    ("body", "timeout_s", "code", "told"),
+    [
+        (CRASHES, None, ErrorCode.WORKER_DIED, "it crashed a library\nFatal Python error: Segmentation fault"),
+        (HANGS, 0.5, ErrorCode.TIMED_OUT, "in 3 attempts: raise --sample-timeout .*\nTimeout .*\n.*line 11"),
+        (DIES, None, ErrorCode.WORKER_DIED, "killed from outside, which is what a system does"),
+    ],
+)
+def test_the_record_says_where_a_worker_died(
+    tmp_path: Path, ledger: Ledger, body: str, timeout_s: float | None, code: ErrorCode, told: str
+) -> None:
+    script = f"""
+from pathlib import Path
+from pipeline.attempts import attempt
+class Attempts:
+    traces = Path({str(tmp_path)!r}) / "traces"
+    def start(self, stage, sample_id):
+        return []
+    def finish(self, stage, sample_id):
+        pass
+with attempt(Attempts(), "generate", "a", {timeout_s}):
+    {body}
+"""
+    attempts = OnNode(ledger, "one")
+    attempts.traces = tmp_path / "traces"
+    for _ in range(MAX_ATTEMPTS):
+        die(attempts)
+        subprocess.run([sys.executable, "-c", script], check=False, timeout=60, cwd=Path(__file__).parents[2])
+    error = given_up(attempts, timeout_s and 0.1)
+    assert error.code is code
+    assert re.search(told, error.message), error.message
+    assert list((tmp_path / "traces").iterdir()) == []
+
+
+def test_a_row_that_comes_through_leaves_no_trace(tmp_path: Path, ledger: Ledger) -> None:
+    attempts = OnNode(ledger, "one")
+    attempts.traces = tmp_path / "traces"
+    with attempt(attempts, "generate", "a", 60):
+        assert (tmp_path / "traces" / "generate-a.txt").exists()
+    assert list(tmp_path.iterdir()) == []

@@ -11,8 +11,9 @@ import pytest
 
 from manifests.io import read_manifest
 from pipeline.config import RunConfig, resolve
+from pipeline.in_flight import InFlight
 from pipeline.records import SampleRecord
-from pipeline.stages import Commit, Generate, InFlight, Load
+from pipeline.stages import Commit, Generate, Load
 from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import ModelConfig
 from tests.pipeline.runs import FRAMES, SIDE, row, write_good, write_rows
