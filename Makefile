@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 MANIFEST := manifests/demo/demo.parquet
 DEMO := runs/demo
 
-.PHONY: demo test check clean
+.PHONY: demo test chaos clean
 
 demo: $(VENV)/installed  ## set everything up, run the main job on the bundled manifest, once more unguided, compare
 	$(BIN)/sgi2v-batch run $(MANIFEST) --model embedded --output $(DEMO)
@@ -17,6 +17,9 @@ test: $(VENV)/installed-dev  ## set everything up and pass lint, types and tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not gpu"
+
+chaos: $(VENV)/installed-dev  ## the whole chaos suite: more than 200 faults, an hour on two cores
+	SGI2V_CHAOS=whole $(BIN)/python -m pytest tests/chaos
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -163,7 +163,7 @@ DIES = "import os; os.kill(os.getpid(), 9)"
     ("body", "timeout_s", "code", "told"),
     [
         (CRASHES, None, ErrorCode.WORKER_DIED, "it crashed a library\nFatal Python error: Segmentation fault"),
-        (HANGS, 0.5, ErrorCode.TIMED_OUT, "in 3 attempts: raise --sample-timeout .*\nTimeout .*\n.*line 11"),
+        (HANGS, 0.5, ErrorCode.TIMED_OUT, "in 3 attempts: raise --sample-timeout .*\nTimeout .*\n.*\n.*line 11"),
         (DIES, None, ErrorCode.WORKER_DIED, "killed from outside, which is what a system does"),
     ],
 )
