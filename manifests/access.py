@@ -37,7 +37,10 @@ class Access:
             raise _refused(uri, f"{protocol}:// is not a place for images: copy them to a folder, bucket or web server")
         if self.roots is None or protocol == "data":
             return
-        place = _canonical(uri)
+        try:
+            place = _canonical(uri)
+        except (OSError, RuntimeError, ValueError) as error:  # links that go round, a NUL in the name
+            raise _refused(uri, f"it leads nowhere ({error}): check the path") from error
         roots = [_canonical(root) for root in (_folder(manifest_uri), *self.roots)]
         if not any(place == root or place.startswith(f"{root.rstrip('/')}/") for root in roots):
             raise _refused(uri, "it is outside the manifest's folder, and under no --root: allow its place, or move it")

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import fsspec.core
 import numpy as np
+from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
@@ -74,6 +75,8 @@ def read_image_bytes(uri: str, max_bytes: int = MAX_BYTES) -> bytes:
     """
     try:
         file_system, path = fsspec.core.url_to_fs(uri)
+        if isinstance(file_system, LocalFileSystem) and Path(path).exists() and not Path(path).is_file():
+            raise IsADirectoryError(path)  # or a pipe, which would keep its reader waiting for ever
         with file_system.open(path, "rb") as file:
             data = bytes(file.read(max_bytes + 1))
     except FileNotFoundError as error:
@@ -81,7 +84,7 @@ def read_image_bytes(uri: str, max_bytes: int = MAX_BYTES) -> bytes:
             raise OSError(f"{uri}: {error.__cause__}") from error
         raise _missing(uri, "no such file: check the path") from error
     except IsADirectoryError as error:
-        raise _missing(uri, "this is a folder: name a file in it") from error
+        raise _missing(uri, "this is a folder, a pipe or a device: name a file") from error
     except (NotADirectoryError, ValueError, ImportError) as error:
         raise _missing(uri, f"it cannot be opened ({error}): check the path") from error
     except OSError as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from manifests.access import Access
+from manifests.access import Access, without_secrets
 from manifests.images import resolve_uri
 from sgi2v.errors import SampleError
 
@@ -99,3 +99,19 @@ def test_links_are_followed_before_they_are_judged(tmp_path: Path) -> None:
     with pytest.raises(SampleError, match="outside"):
         resolve_uri("innocent.png", str(manifest), Access(()))
     assert resolve_uri("innocent.png", str(manifest), Access((str(tmp_path),)))
+    (manifest.parent / "round.png").symlink_to(manifest.parent / "round.png")
+    for image in ("round.png", "a\0b.png"):
+        with pytest.raises(SampleError, match="refused: it leads nowhere"):
+            resolve_uri(image, str(manifest), Access(()))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("s3://key:secret@bucket/a.png: no", "s3://***@bucket/a.png: no"),
+        ("'https://h/a.png?X-Amz-Signature=1&b=2', then", "'https://h/a.png?***', then"),
+        ("user@example.org wrote a?b to s3://bucket/a@b.png", "user@example.org wrote a?b to s3://bucket/a@b.png"),
+    ],
+)
+def test_secrets_of_urls_are_left_out(text: str, told: str) -> None:
+    assert without_secrets(text) == told

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import io
 import itertools
+import os
 import struct
 import threading
 import zlib
@@ -186,7 +187,9 @@ def test_bytes_are_read_from_paths_and_urls(tmp_path: Path) -> None:
 
 def test_unreadable_files_have_their_codes(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"12345")
+    os.mkfifo(tmp_path / "pipe.png")
     missing = [
+        *(str(tmp_path / "pipe.png"), "/dev/zero"),
         *(str(tmp_path / "none.png"), str(tmp_path), str(tmp_path / "a.png" / "b.png"), str(tmp_path / ("x" * 300))),
         *("memory://images/none.png", "nope://a.png", str(tmp_path / "a\0b")),
     ]

@@ -84,6 +84,10 @@ class Mortal(Storage):
         for _ in self._counted():
             super().delete(key)
 
+    def delete_many(self, keys: Iterable[str]) -> None:
+        for key in keys:  # one after the other, so that every step can be cut
+            self.delete(key)
+
 
 def fill(storage: Storage) -> dict[str, tuple[str, int, str | None]]:
     """Loose records of every kind, and what they come to."""

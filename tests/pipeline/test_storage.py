@@ -6,6 +6,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -214,3 +215,60 @@ def test_absent_credentials_are_told_at_once(monkeypatch: pytest.MonkeyPatch, tm
     storage._filesystem = type(storage._filesystem)(skip_instance_cache=True)
     with pytest.raises(StorageError, match="NoCredentialsError: Unable to locate credentials"):
         storage.put_new("run.json", b"{}")
+
+
+def test_files_are_put_and_objects_read_in_place(storage: Storage, tmp_path: Path) -> None:
+    file = tmp_path / "large"
+    for data in (b"first" * 1000, b""):
+        file.write_bytes(data)
+        storage.put_file("tables/a.bin", file)
+        assert storage.get("tables/a.bin") == data
+        assert storage.read("tables/a.bin", lambda stream: (stream.seek(2), stream.read(3))[1]) == data[2:5]
+    assert storage.read("tables/none.bin", lambda stream: stream.read()) is None
+    assert storage.keys("tables") == ["tables/a.bin"]
+
+    def refuse(stream: BinaryIO) -> None:
+        raise ValueError("no table")
+
+    with pytest.raises(ValueError, match="no table"):
+        storage.read("tables/a.bin", refuse)
+
+
+def test_many_objects_go_at_once_and_their_neighbours_stay(storage: Storage) -> None:
+    names = [f"records/{number}.json" for number in range(5)] + ["records/[x].json", "records/a b.json"]
+    for name in names:
+        storage.put(name, b"{}")
+    storage.delete_many(["records/none.json", *names[1:]])
+    storage.delete_many([])
+    assert storage.keys("records") == names[:1]
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_an_upload_that_arrived_in_part_is_sent_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    storage = Storage("memory://arrived-in-part")
+    sent: list[str] = []
+    pipe_file = type(storage._filesystem).pipe_file
+
+    def cut(self: object, path: str, value: bytes, *rest: object, **options: object) -> None:
+        sent.append(path)
+        pipe_file(self, path, value[: len(value) // 2] if len(sent) < 3 else value)
+
+    monkeypatch.setattr(type(storage._filesystem), "pipe_file", cut)
+    storage.put("videos/a.mp4", b"whole video")
+    assert (len(sent), storage.get("videos/a.mp4")) == (3, b"whole video")
+    monkeypatch.setattr(
+        type(storage._filesystem), "pipe_file", lambda self, path, value: pipe_file(self, path, b"half")
+    )
+    with pytest.raises(StorageError, match=r"videos/b\.mp4 failed: OSError: 4 of 11 bytes have arrived"):
+        storage.put("videos/b.mp4", b"whole video")
+
+
+def test_uploads_that_a_killed_process_has_left_are_aborted(bucket: str) -> None:
+    ours, others = Storage(f"{bucket}/out"), Storage(f"{bucket}/output-of-another")
+    for storage in (ours, others):
+        storage._filesystem.call_s3(
+            "create_multipart_upload", Bucket=bucket.removeprefix("s3://"), Key=f"{storage.root.partition('/')[2]}/big"
+        )
+    assert ours.abort_uploads() == 1
+    assert (ours.abort_uploads(), others.abort_uploads()) == (0, 1)
+    assert Storage("memory://x").abort_uploads() == 0
