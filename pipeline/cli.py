@@ -243,6 +243,38 @@ def sheet(
     typer.echo(f"wrote {picture}")
 
 
+@app.command(epilog="Example: sgi2v-batch bench --model embedded --json bench.json")
+def bench(
+    model: options.Model = None,
+    revision: options.Revision = None,
+    dtype: options.DType = None,
+    config: options.Config = None,
+    preset: options.Preset = None,
+    height: options.Height = None,
+    width: options.Width = None,
+    frames: options.Frames = None,
+    steps: options.Steps = None,
+    unguided: options.Unguided = False,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Videos to measure, after one to warm up.")] = 3,
+    json_file: Annotated[Path | None, typer.Option("--json", help="File for the figures.")] = None,
+) -> None:
+    """Measure seconds, FLOP/s and memory of a sample on this machine, phase by phase; no manifest, no Ray."""
+    import json
+
+    from pipeline.config import read_toml, resolve
+    from pipeline.stages import quiet_libraries
+    from sgi2v.bench import benchmark, lines
+
+    flags = options.by_section(locals())
+    settled, _ = resolve("bench.parquet", None, read_toml(config) if config else {}, flags, unguided)
+    quiet_libraries()
+    threads = settled.execution.threads_per_worker
+    found = benchmark(settled.model, settled.sampler, settled.guidance, samples, threads)
+    typer.echo("\n".join(lines(found)))
+    if json_file is not None:
+        json_file.write_text(json.dumps(found.as_dict(), indent=2) + "\n")
+
+
 def _reporting(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
     """Turn the project's errors into one message and an exit code; a traceback is for bugs only."""
 

@@ -16,19 +16,25 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sgi2v.checkpoint import Checkpoint
 from sgi2v.config import GuidanceConfig, SamplerConfig
+from sgi2v.generate import PHASES
 from sgi2v.guidance import guided_features
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one sample, decoding left out (about 1 % of SVD's)."""
+    """Of one sample."""
 
-    flops: float
-    """Floating-point operations of all U-Net passes; a multiply-add is two."""
+    phase_flops: dict[str, float]
+    """Floating-point operations of each of `generate`'s phases; a multiply-add is two."""
     weights_bytes: int
     """Of the U-Net."""
     kept_bytes: int
     """Held between forward and backward pass of a guided step; 0 without guidance."""
+
+    @property
+    def flops(self) -> float:
+        """Of all phases."""
+        return sum(self.phase_flops.values())
 
     @property
     def bytes(self) -> int:
@@ -40,9 +46,10 @@ def estimate_cost(
     checkpoint: Checkpoint, sampler: SamplerConfig, guidance: GuidanceConfig | None, dtype: torch.dtype
 ) -> Cost:
     """Count a sample's cost for settings and a weights' type."""
-    from diffusers import UNetSpatioTemporalConditionModel
+    from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils.flop_counter import FlopCounterMode
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     cells = checkpoint.cell_px
     height, width = sampler.height // cells, sampler.width // cells
@@ -62,7 +69,19 @@ def estimate_cost(
         # The counter knows matrix products; fused attention kernels are opaque to it on a CPU.
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as denoising, torch.no_grad():
             unet(**inputs(2 if sampler.uses_cfg else 1))
-        flops = sampler.steps * denoising.get_total_flops()
+        flops = dict.fromkeys(PHASES, 0.0)
+        flops["denoise"] = float(sampler.steps * denoising.get_total_flops())
+        vae = AutoencoderKLTemporalDecoder.from_config(dict(checkpoint.configs["vae"]))
+        clip = CLIPVisionModelWithProjection(CLIPVisionConfig(**checkpoint.configs["image_encoder"]))
+        side = clip.config.image_size
+        with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+            with FlopCounterMode(display=False) as encoding:
+                vae.encode(torch.zeros(1, 3, sampler.height, sampler.width, dtype=dtype))
+                clip(torch.zeros(1, 3, side, side, dtype=dtype))
+            with FlopCounterMode(display=False) as decoding:
+                latents = torch.zeros(sampler.num_frames, vae.config.latent_channels, height, width, dtype=dtype)
+                vae.decode(latents, num_frames=sampler.num_frames)
+        flops["encode"], flops["decode"] = float(encoding.get_total_flops()), float(decoding.get_total_flops())
         kept: dict[int, int] = {}
         if guidance is not None:
             weights = {parameter.untyped_storage()._cdata for parameter in unet.parameters()}
@@ -77,12 +96,14 @@ def estimate_cost(
             conditional["sample"].requires_grad_(True)
             with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as guiding:
                 guided_features(unet, conditional, guidance).sum().backward()  # type: ignore[no-untyped-call]
-            flops += len(guidance.step_indices(sampler.steps)) * guidance.iterations * guiding.get_total_flops()
+            flops["guide"] = float(
+                len(guidance.step_indices(sampler.steps)) * guidance.iterations * guiding.get_total_flops()
+            )
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 features = guided_features(unet, conditional, guidance)
             del features
         weights_bytes = sum(parameter.nbytes for parameter in unet.parameters())
-    return Cost(float(flops), weights_bytes, sum(kept.values()))
+    return Cost(flops, weights_bytes, sum(kept.values()))
 
 
 @contextmanager

@@ -1,0 +1,154 @@
+"""What a sample takes on this device with this model, phase by phase, beside what the device could do."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig
+from sgi2v.estimate import estimate_cost, matrix_rate
+from sgi2v.generate import PHASES, generate
+from sgi2v.model import load_model
+from sgi2v.trajectory import BoxTracks
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of a sample."""
+
+    seconds: float
+    """Median over the samples."""
+    flops: float
+    """Counted, attention included; a multiply-add is two."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What was measured."""
+
+    source: str
+    device: str
+    dtype: str
+    threads: int | None
+    """Of a CPU; None on a GPU."""
+    height: int
+    width: int
+    num_frames: int
+    steps: int
+    guided_steps: int
+    iterations: int
+    samples: int
+    """Measured, after one that was not."""
+    load_s: float
+    """Until the model was on the device."""
+    first_s: float
+    """The first sample: with what is only done once."""
+    phases: dict[str, Phase]
+    peak_bytes: int
+    """Most memory: torch's on a GPU, the process's on a CPU."""
+    matrix_flops: float
+    """FLOP/s of square matrix products on this device in this type, measured just before and after."""
+
+    @property
+    def seconds(self) -> float:
+        """A sample, all phases."""
+        return sum(phase.seconds for phase in self.phases.values())
+
+    @property
+    def flops(self) -> float:
+        return sum(phase.flops for phase in self.phases.values())
+
+    @property
+    def videos_per_hour(self) -> float:
+        """Of one worker."""
+        return 3600 / self.seconds
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {**asdict(self), "seconds": self.seconds, "videos_per_hour": self.videos_per_hour}
+
+
+def benchmark(
+    config: ModelConfig, sampler: SamplerConfig, guidance: GuidanceConfig | None, samples: int, threads: int
+) -> Benchmark:
+    """Make one sample to warm up, then `samples` that count: noise for a picture, one box that crosses it.
+
+    threads: of torch, on a CPU. Raises ConfigError as `load_model` does.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(threads)
+    start = time.perf_counter()
+    model = load_model(config, device=device)
+    load_s = time.perf_counter() - start
+    rng = np.random.default_rng(0)
+    image_HWC = rng.integers(0, 256, (sampler.height, sampler.width, 3), np.uint8)
+    height, width = sampler.height, sampler.width
+    boxes_N4 = np.array([[width / 8, height / 4, 3 * width / 8, 3 * height / 4]])
+    path = np.array([[width / 4, height / 2], [3 * width / 4, height / 2]])
+    tracks = BoxTracks.from_paths(boxes_N4, [path], sampler.num_frames, height, width)
+    before = matrix_rate(device, model.dtype)
+    start = time.perf_counter()
+    generate(model, image_HWC, tracks, sampler, guidance)
+    first_s = time.perf_counter() - start
+    made = [generate(model, image_HWC, tracks, sampler, guidance, seed=seed).seconds for seed in range(samples)]
+    rate = (before + matrix_rate(device, model.dtype)) / 2
+    cost = estimate_cost(model.checkpoint, sampler, guidance, model.dtype)
+    seconds = {name: float(np.median([each[name] for each in made])) for name in PHASES}
+    is_gpu = device.type == "cuda"
+    return Benchmark(
+        source=config.source,
+        device=torch.cuda.get_device_name() if is_gpu else "cpu",
+        dtype=str(model.dtype).removeprefix("torch."),
+        threads=None if is_gpu else threads,
+        height=height,
+        width=width,
+        num_frames=sampler.num_frames,
+        steps=sampler.steps,
+        guided_steps=0 if guidance is None else len(guidance.step_indices(sampler.steps)),
+        iterations=0 if guidance is None else guidance.iterations,
+        samples=samples,
+        load_s=load_s,
+        first_s=first_s,
+        phases={name: Phase(seconds[name], cost.phase_flops[name]) for name in PHASES},
+        peak_bytes=torch.cuda.max_memory_allocated() if is_gpu else _peak_of_process(),
+        matrix_flops=rate,
+    )
+
+
+def _peak_of_process() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def lines(found: Benchmark) -> list[str]:
+    """A table for people."""
+    threads = "" if found.threads is None else f", {found.threads} thread{'s' if found.threads > 1 else ''}"
+    guided = f"{found.guided_steps} of them guided, {found.iterations} iterations" if found.guided_steps else "unguided"
+    told = [
+        f"{found.source} on {found.device}, {found.dtype}{threads}",
+        f"{found.num_frames} frames of {found.height} x {found.width} px, {found.steps} steps, {guided}",
+        f"{'phase':10} {'seconds':>9} {'share':>6} {'TFLOP':>9} {'TFLOP/s':>9} {'of matrix rate':>15}",
+    ]
+    total = Phase(found.seconds, found.flops)
+    for name, phase in {**found.phases, "sample": total}.items():
+        rate = phase.flops / phase.seconds if phase.seconds else 0.0
+        share = phase.seconds / found.seconds
+        told.append(
+            f"{name:10} {phase.seconds:9.3f} {share:6.1%} {phase.flops / 1e12:9.4g} {rate / 1e12:9.4g} "
+            f"{rate / found.matrix_flops:15.1%}"
+        )
+    return [
+        *told,
+        f"matrix rate {found.matrix_flops / 1e12:.4g} TFLOP/s, measured here",
+        f"peak memory {found.peak_bytes / 2**30:.2f} GiB; model loaded in {found.load_s:.1f} s, "
+        f"first sample {found.first_s:.1f} s",
+        f"{found.videos_per_hour:.1f} videos an hour and {24 * found.videos_per_hour:.0f} a day, one worker; "
+        f"median of {found.samples} samples",
+    ]

@@ -1,0 +1,43 @@
+"""The bench: every phase is measured and counted, and its table and its JSON say the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sgi2v.generate import PHASES
+from tests.pipeline.runs import cli
+
+SMALL = ("--model", "embedded", "--frames", "4", "--steps", "2", "--samples", "1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guided", [True, False])
+def test_every_phase_is_measured_and_counted(tmp_path: Path, guided: bool) -> None:
+    words = () if guided else ("--unguided",)
+    done = cli("bench", *SMALL, *words, "--json", tmp_path / "bench.json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    found = json.loads((tmp_path / "bench.json").read_text())
+    assert set(found["phases"]) == set(PHASES)
+    for name, phase in found["phases"].items():
+        works = guided or name != "guide"
+        assert (phase["seconds"] > 0.0001) == works, name
+        assert (phase["flops"] > 1e6) == works, name
+    assert found["seconds"] == pytest.approx(sum(phase["seconds"] for phase in found["phases"].values()))
+    assert found["videos_per_hour"] == pytest.approx(3600 / found["seconds"])
+    assert (found["num_frames"], found["steps"], found["dtype"], found["guided_steps"] > 0) == (4, 2, "float32", guided)
+    assert found["peak_bytes"] > 100 << 20
+    rates = [phase["flops"] / phase["seconds"] for phase in found["phases"].values() if phase["seconds"]]
+    assert 0 < max(rates) < 3 * found["matrix_flops"]
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines[3:8]] == [*PHASES, "sample"]
+    assert f"{found['videos_per_hour']:.1f} videos an hour" in lines[-1]
+
+
+def test_a_model_that_is_not_there_is_told() -> None:
+    done = cli("bench", "--model", "/nowhere")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
