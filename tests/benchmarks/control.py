@@ -93,9 +93,10 @@ def _work(rank: int, processes: int, options: argparse.Namespace, variants: dict
     own = dataclasses.replace(model.checkpoint.guidance(), **json.loads(options.settings))
     done = {(row["variant"], row["index"], row["seed"]) for row in read_rows(options.folder)}
     # by sample, so that whatever there is when it is cut short can be compared
-    keys = [(i, s, v) for i in range(options.samples) for s in range(options.seeds) for v in variants]
+    videos = [(i, s) for i in range(options.samples) for s in range(options.seeds)]
+    keys = [(i, s, v) for i, s in videos[rank::processes] for v in variants]
     with (options.folder / f"rows-{rank}.jsonl").open("a") as file:
-        for index, seed, variant in keys[rank::processes]:
+        for index, seed, variant in keys:
             if (variant, index, seed) in done:
                 continue
             changes = variants[variant]

@@ -130,8 +130,8 @@ def test_workers_killed(tmp_path: Path, judged: Judge, stage: str) -> None:
 
 
 def test_drivers_killed(tmp_path: Path, judged: Judge) -> None:
-    kills = scaled(2, 20)
-    at = scene(tmp_path, scaled(30, 200), **{SECONDS: "0.2"})
+    kills = scaled(1, 20)
+    at = scene(tmp_path, scaled(20, 200), **{SECONDS: "0.2"})
     rng = random.Random(SEED)
     start = time.monotonic()
     for _ in range(kills):
@@ -163,7 +163,7 @@ def test_a_store_that_is_killed_and_comes_back(tmp_path: Path, judged: Judge, mo
     try:
         store.start()
         store.server.filesystem().mkdir("night")
-        at = scene(tmp_path, scaled(30, 150), "s3://night/out", **{SECONDS: "0.3"})
+        at = scene(tmp_path, scaled(16, 150), "s3://night/out", **{SECONDS: "0.3"})
         start = time.monotonic()
         with (tmp_path / "log").open("wb") as log, at.started(log) as process:
             for number in range(1, kills + 1):
@@ -203,8 +203,8 @@ def test_a_disk_that_is_full(tmp_path: Path, judged: Judge) -> None:
 def test_a_store_that_is_slower_than_the_workers(
     tmp_path: Path, judged: Judge, s3_server: S3Server, bucket: str
 ) -> None:
-    with flaky_proxy(s3_server.endpoint, delay_s=0.3, seed=SEED) as proxy:
-        at = scene(tmp_path, scaled(20, 100), f"{bucket}/out", AWS_ENDPOINT_URL=proxy.address)
+    with flaky_proxy(s3_server.endpoint, delay_s=0.2, seed=SEED) as proxy:
+        at = scene(tmp_path, scaled(14, 100), f"{bucket}/out", AWS_ENDPOINT_URL=proxy.address)
         start = time.monotonic()
         most = 0
         with (tmp_path / "log").open("wb") as log, at.started(log) as process:
@@ -221,7 +221,7 @@ def test_nodes_killed(tmp_path: Path, judged: Judge, monkeypatch: pytest.MonkeyP
     from ray.cluster_utils import Cluster
 
     kills = scaled(1, 4)
-    at = scene(tmp_path, scaled(24, 150), **{SECONDS: "0.5"})
+    at = scene(tmp_path, scaled(16, 150), **{SECONDS: "0.5"})
     for name, value in at.environment.items():
         monkeypatch.setenv(name, value)  # the workers have it from their node
     # the flow's own CPUs are on the head, which lives; each further node holds one worker
