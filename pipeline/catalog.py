@@ -98,7 +98,7 @@ class Catalog:
         earlier = self._loose.pop(record.sample_id, None)
         if earlier is not None:
             self._superseded.append(earlier)
-        else:
+        elif record.attempts > 1:  # a first finish has nothing before it, and to look for it would take its time
             self._unseal([record.sample_id])
         self._loose[record.sample_id] = (record_key(record.sample_id, record.attempts), record)
         return True

@@ -135,6 +135,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--todo", type=int, default=10_000)
+    parser.add_argument("--flow-rows", type=int, help="of those left, how many go through the flow; all unless given")
     parser.add_argument("--only", choices=("validate", "plan", "flow", "status"), action="append")
     arguments = parser.parse_args()
     folder: Path = arguments.folder
@@ -154,7 +155,9 @@ def main() -> None:
     if "status" in steps:
         measured("status", "status", output)
     if "flow" in steps:
-        measured(f"run, {arguments.todo} rows left", *run)
+        done = arguments.rows - arguments.todo
+        limit = () if arguments.flow_rows is None else ("--limit", str(done + arguments.flow_rows))
+        measured(f"run, {done} rows done before", *run, *limit)
 
 
 if __name__ == "__main__":

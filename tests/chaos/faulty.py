@@ -24,7 +24,7 @@ from tests.stand_in import StandIn, install
 JOURNAL = "SGI2V_CHAOS_JOURNAL"
 """Environment: the journal's file."""
 DEATHS = "SGI2V_CHAOS_DEATHS"
-"""Environment: `STAGE:SHARE:SEED`, of the rows that kill their worker once or more often in that stage."""
+"""Environment: `STAGES:SHARE:SEED`, of the rows that kill their worker once or more often in each of those stages."""
 PART_ROWS = "SGI2V_CHAOS_PART_ROWS"
 """Environment: records to a part."""
 
@@ -44,7 +44,7 @@ def read_journal(journal: Path, words: str) -> list[str]:
 def die_if_drawn(stage: str, sample_id: str) -> None:
     """End this process if the row has deaths left in this stage."""
     drawn, _, rest = os.environ.get(DEATHS, "").partition(":")
-    if drawn != stage:
+    if stage not in drawn.split(","):
         return
     share, _, seed = rest.partition(":")
     rng = random.Random(f"{seed}/{stage}/{sample_id}")

@@ -53,7 +53,7 @@ def frames_of(output: Path) -> Mapping[str, str]:
 def test_a_good_manifest_gives_a_video_and_a_record_for_each_row(finished: Finished) -> None:
     output = finished.output
     assert sorted(path.name for path in output.iterdir()) == [
-        *("failures.parquet", "lease", "metadata.parquet", "records", "run.json", "videos")
+        *("failures.parquet", "lease", "logs", "metadata.parquet", "records", "run.json", "videos")
     ]
     metadata = table(output)
     assert metadata["sample_id"].to_pylist() == sorted(records(output))

@@ -14,21 +14,18 @@ SMALL = ("--model", "embedded", "--frames", "4", "--steps", "2", "--samples", "1
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("guided", [True, False])
-def test_every_phase_is_measured_and_counted(tmp_path: Path, guided: bool) -> None:
-    words = () if guided else ("--unguided",)
-    done = cli("bench", *SMALL, *words, "--json", tmp_path / "bench.json")
+def test_every_phase_is_measured_and_counted(tmp_path: Path) -> None:
+    done = cli("bench", *SMALL, "--json", tmp_path / "bench.json")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     found = json.loads((tmp_path / "bench.json").read_text())
     assert set(found["phases"]) == set(PHASES)
     for name, phase in found["phases"].items():
-        works = guided or name != "guide"
-        assert (phase["seconds"] > 0.0001) == works, name
-        assert (phase["flops"] > 1e6) == works, name
+        assert phase["seconds"] > 0.0001, name
+        assert phase["flops"] > 1e6, name
     assert found["seconds"] == pytest.approx(sum(phase["seconds"] for phase in found["phases"].values()))
     assert found["videos_per_hour"] == pytest.approx(3600 / found["seconds"])
-    assert (found["num_frames"], found["steps"], found["dtype"], found["guided_steps"] > 0) == (4, 2, "float32", guided)
+    assert (found["num_frames"], found["steps"], found["dtype"], found["guided_steps"]) == (4, 2, "float32", 1)
     assert found["peak_bytes"] > 100 << 20
     rates = [phase["flops"] / phase["seconds"] for phase in found["phases"].values() if phase["seconds"]]
     assert 0 < max(rates) < 3 * found["matrix_flops"]
