@@ -122,10 +122,17 @@ def _read_parquet(data: bytes, uri: str) -> pa.Table:
     if len(data) < 12 or not data.endswith(_PARQUET_MAGIC):
         _fail(uri, "manifest_unreadable", "the Parquet file is truncated, its end is missing: copy or write it again")
     try:
-        # no threads: Arrow 26 aborts a process that ends soon after them
-        return pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False)
+        return read_parquet(data)
     except (pa.ArrowException, OSError) as error:
         _fail(uri, "manifest_unreadable", f"the Parquet file is damaged ({error}): copy or write it again")
+
+
+def read_parquet(data: bytes) -> pa.Table:
+    """The table of a Parquet file, read without threads: Arrow 26 aborts a process that ends soon after them.
+
+    Raises ArrowException or OSError for what is none.
+    """
+    return pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False)
 
 
 def _format_parquet(table: pa.Table) -> bytes:

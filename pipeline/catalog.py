@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from manifests.io import read_parquet
 from pipeline.lease import check_epoch
 from pipeline.records import RECORD_SCHEMA, RECORDS, SampleRecord, Status, record_key
 from pipeline.storage import Storage
@@ -118,7 +119,7 @@ class Catalog:
         number = sum(key.startswith(_part_key(epoch)) for key in self._parts)
         key = f"{_part_key(epoch)}{number:04d}.parquet"
         table = pa.Table.from_pylist([record.row() for record in records], RECORD_SCHEMA)
-        if not self.storage.put_new(key, parquet(table)):
+        if not self.storage.put_new(key, _parquet(table)):
             raise ConfigError(f"{self.storage.url}/{key} is not of this run: move it away")
         check_epoch(self.storage, epoch)
         self.storage.delete_many(key for key, _ in self._loose.values())
@@ -151,7 +152,7 @@ class Catalog:
             part = _read_part(self.storage, key)
             kept = part.filter(pc.invert(pc.is_in(part["sample_id"], value_set=ids)))
             if kept.num_rows < part.num_rows:
-                self.storage.put(key, parquet(kept))
+                self.storage.put(key, _parquet(kept))
         self._unseal(gone)
         self._loose = {sample_id: each for sample_id, each in self._loose.items() if sample_id not in gone}
         self._superseded = [each for each in self._superseded if each[1].sample_id not in gone]
@@ -175,7 +176,7 @@ class Catalog:
         self._superseded = [each for each, it_does in zip(loose, of_loose, strict=True) if not it_does]
 
 
-def parquet(table: pa.Table) -> bytes:
+def _parquet(table: pa.Table) -> bytes:
     """The table as a file."""
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
@@ -221,8 +222,7 @@ def _read_loose(storage: Storage, but: set[str]) -> list[Loose]:
 def _read_part(storage: Storage, key: str) -> pa.Table:
     """A part, with nulls in the columns that were unknown when it was written."""
     try:
-        # Arrow's threads can abort a process that ends right after a read
-        part = pq.ParquetFile(pa.BufferReader(storage.get(key) or b""), pre_buffer=False).read(use_threads=False)
+        part = read_parquet(storage.get(key) or b"")
         columns = [
             part[field.name].cast(field.type) if field.name in part.column_names else pa.nulls(len(part), field.type)
             for field in RECORD_SCHEMA

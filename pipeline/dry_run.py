@@ -11,7 +11,7 @@ import torch
 from manifests.io import digest_file
 from manifests.validate import validate
 from pipeline.config import RunConfig
-from pipeline.plan import check_output, make_plan
+from pipeline.plan import check_output, is_of_manifest, make_plan
 from pipeline.report import duration, failed_by_code, seconds_generating
 from pipeline.storage import Storage
 from sgi2v.checkpoint import Checkpoint
@@ -28,7 +28,7 @@ def dry_run(
     """Print the plan and change nothing; 0 where every row can be expected to work, 2 where some cannot."""
     storage = Storage(config.output)
     run = check_output(storage, config)
-    unchanged = run is not None and run.get("manifest_sha256") == digest_file(config.manifest)
+    unchanged = is_of_manifest(run, digest_file(config.manifest))
     plan = make_plan(manifest, storage, retry_failed, limit, unchanged)
     index = plan.catalog.index
     standing = index.filter(pc.invert(pc.is_in(index["sample_id"], value_set=plan.todo["sample_id"].combine_chunks())))

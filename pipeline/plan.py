@@ -91,6 +91,11 @@ def claim_output(storage: Storage, config: RunConfig, manifest_digest: str, rows
     run = check_output(storage, config)
     if run is None and not storage.put_new(RUN_FILE, _as_file(describe_run(config, manifest_digest, rows))):
         run = check_output(storage, config)
+    return is_of_manifest(run, manifest_digest)
+
+
+def is_of_manifest(run: dict[str, Any] | None, manifest_digest: str) -> bool:
+    """Whether what run.json says was written for this very manifest; None is no run."""
     return run is not None and run.get("manifest_sha256") == manifest_digest
 
 

@@ -166,8 +166,8 @@ def counts_lines(index: pa.Table) -> list[str]:
 def print_summary(result: RunResult) -> None:
     """What a run came to, and where things are."""
     output = result.config.output
-    added = result.finished.num_rows
-    failed = count(result.finished, "failed")
+    finished = result.finished
+    added, failed = finished.num_rows, count(finished, "failed")
     lines = [
         f"{added - failed} made, {failed} failed, {result.plan.done} done before, "
         f"of {result.plan.total} rows, in {duration(result.seconds)}",

@@ -91,7 +91,6 @@ def run(
     check_output(storage, config)
     check_tables(storage)
     with acquire(storage, take_over, observer.waiting) as lease, RunLog(storage, lease.epoch) as log:
-        log.write("run_started", **describe_run(config, digest_file(config.manifest), manifest.num_rows))
         try:
             return _run(config, manifest, retry_failed, limit, observer, storage, lease, log)
         except KeyboardInterrupt:
@@ -110,6 +109,7 @@ def _run(
     log: RunLog,
 ) -> RunResult:
     digest = digest_file(config.manifest)
+    log.write("run_started", **describe_run(config, digest, manifest.num_rows))
     storage.abort_uploads()
     unchanged = claim_output(storage, config, digest, manifest.num_rows)
     plan = make_plan(manifest, storage, retry_failed, limit, unchanged)

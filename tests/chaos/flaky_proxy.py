@@ -76,18 +76,21 @@ def _requests(proxy: Proxy, near: socket.socket, far: socket.socket, lost: threa
                 if proxy.rng.random() < proxy.share:
                     kind = proxy.rng.choice(KINDS)
                     proxy.faults[kind] += 1
-                    if kind == "unanswered":
-                        lost.set()  # the answer's first bytes end the connection
-                    else:
-                        if kind == "busy":
-                            near.sendall(BUSY)
-                            near.shutdown(socket.SHUT_WR)
-                            while near.recv(1 << 16):  # or what still comes would reset it before it is read
-                                pass
+                    if kind == "busy":
+                        _say_busy(near)
+                    if kind != "unanswered":
                         break
+                    lost.set()  # the answer's first bytes end the connection
             far.sendall(data)
     _reset(near)
     _reset(far)
+
+
+def _say_busy(near: socket.socket) -> None:
+    near.sendall(BUSY)
+    near.shutdown(socket.SHUT_WR)
+    while near.recv(1 << 16):  # or what still comes would reset it before it is read
+        pass
 
 
 def _answers(far: socket.socket, near: socket.socket, lost: threading.Event) -> None:
