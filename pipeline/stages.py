@@ -46,7 +46,7 @@ class Load:
         return each_row(table, "load", self._load)
 
     def _load(self, table: pa.Table) -> pa.Table:
-        from sgi2v.model import resize_image
+        from sgi2v.video import resize_image
 
         start = time.perf_counter()
         row = table.to_pylist()[0]

@@ -21,9 +21,10 @@ from sgi2v.checkpoint import check_layers
 from sgi2v.config import GuidanceConfig, SamplerConfig
 from sgi2v.errors import ErrorCode, SampleError
 from sgi2v.guidance import INITIAL_LOSS_SCALE, LossPlan, guided_features, optimize_latents, plan_loss
-from sgi2v.model import Conditioning, VideoModel, decode_latents, encode_image, resize_image
+from sgi2v.model import Conditioning, VideoModel, decode_latents, encode_image
 from sgi2v.sampling import CONDITIONAL, Noise, Schedule, denoise, draw_noise, unet_inputs
 from sgi2v.trajectory import BoxTracks
+from sgi2v.video import resize_image
 
 PHASES = ("encode", "guide", "denoise", "decode")
 

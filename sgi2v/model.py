@@ -148,15 +148,6 @@ def _check_tensors(what: str, found: Mapping[str, Any]) -> None:
         raise ModelError(f"{what} cannot be used: {'; '.join(map(str, found['error_msgs']))}")
 
 
-def resize_image(image_HWC: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Bicubic resize of an RGB image, uint8 in and out; the identity at its own size."""
-    from PIL import Image
-
-    if image_HWC.shape[:2] == (height, width):
-        return image_HWC
-    return np.asarray(Image.fromarray(image_HWC).resize((width, height), Image.Resampling.BICUBIC))
-
-
 @torch.no_grad()
 def encode_image(
     model: VideoModel, image_HWC: NDArray[np.uint8], noise_1CHW: Tensor, sampler: SamplerConfig

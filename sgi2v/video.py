@@ -1,4 +1,4 @@
-"""Frames to H.264 mp4 bytes and back, and the checks a video passes before it counts as a result.
+"""A first frame at its video's size; frames to H.264 mp4 bytes and back, and the checks that a result passes.
 
 Axes: T frames, H W pixels, C the three colours, RGB.
 """
@@ -23,6 +23,15 @@ BT709 = 1
 """The number that H.264 gives BT.709 as primaries, transfer and matrix alike."""
 LIMITED_RANGE = 1
 """FFmpeg's number for 16..235 luma, what players expect of yuv420p."""
+
+
+def resize_image(image_HWC: Frames, height: int, width: int) -> Frames:
+    """Bicubic resize of an RGB image, uint8 in and out; the identity at its own size."""
+    from PIL import Image
+
+    if image_HWC.shape[:2] == (height, width):
+        return image_HWC
+    return np.asarray(Image.fromarray(image_HWC).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def encode_mp4(frames_THWC: Frames, fps: int) -> bytes:

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -135,7 +136,14 @@ def fit(make_task: Callable[[torch.device], Task], recipe: Recipe, folder: Path,
 def in_processes(work: Callable[..., None], arguments: tuple[Any, ...], processes: int | None = None) -> None:
     """Call work(rank, count, *arguments) in processes of one thread each: one per CPU core, or one alone on CUDA."""
     count = 1 if torch.cuda.is_available() else processes or len(os.sched_getaffinity(0))
-    spawn(work, (count, *arguments), nprocs=count)  # type: ignore[no-untyped-call]
+    spawn(_work_and_leave, (work, count, *arguments), nprocs=count)  # type: ignore[no-untyped-call]
+
+
+def _work_and_leave(rank: int, work: Callable[..., None], count: int, *arguments: Any) -> None:
+    """Leave at once when the work is done: a thread of Gloo's may still be there, and would abort the process."""
+    work(rank, count, *arguments)
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def say(line: str) -> None:

@@ -1,6 +1,6 @@
-"""`sgi2v-batch` whose model cannot bear some rows: `python -m tests.chaos.poisoned run ...`.
+"""`sgi2v-batch` whose generator cannot bear some rows: `python -m tests.chaos.poisoned run ...`.
 
-The command line is the real one. A row's seed says what happens while it is generated.
+The generator is the stand-in, all else is real. A row's seed says what happens while it is generated.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-import pipeline.run
 from pipeline.cli import main
-from pipeline.stages import Generate
+from sgi2v.generate import Generation
+from tests.stand_in import StandIn, install
 
 KILLS, HANGS, EATS = 666_001, 666_002, 666_003
 """Seeds: the process is killed, the sample never ends, memory is used up."""
@@ -23,30 +23,23 @@ MEMORY = 2 << 40
 """More than the limit that the eater runs under, bytes of address space."""
 
 
-class Poisoned(Generate):
-    """The stage as it is, around a `generate` that looks at the seed first."""
+class Poisoned(StandIn):
+    """Looks at the seed first."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        import sgi2v.generate
-
-        generate = sgi2v.generate.generate
-
-        def poisoned(model: Any, image: Any, tracks: Any, sampler: Any, guidance: Any, seed: int) -> Any:
-            if seed == KILLS:
-                os.kill(os.getpid(), signal.SIGKILL)
-            if seed == HANGS:
-                time.sleep(3600)
-            if seed == EATS:
-                resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.RLIM_INFINITY))
-                hoard = []
-                while True:
-                    hoard.append(np.empty(64 << 30, np.uint8))
-            return generate(model, image, tracks, sampler, guidance, seed)
-
-        sgi2v.generate.generate = poisoned
+    @staticmethod
+    def stand_in(model: Any, image: Any, tracks: Any, sampler: Any, guidance: Any, seed: int) -> Generation:
+        if seed == KILLS:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if seed == HANGS:
+            time.sleep(3600)
+        if seed == EATS:
+            resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.RLIM_INFINITY))
+            hoard = []
+            while True:
+                hoard.append(np.empty(64 << 30, np.uint8))
+        return StandIn.stand_in(model, image, tracks, sampler, guidance, seed)
 
 
 if __name__ == "__main__":
-    pipeline.run.Generate = Poisoned  # type: ignore[misc]
+    install(Poisoned)
     main()

@@ -16,8 +16,8 @@ from tests.pipeline.runs import TINY, picture, records, row, table, write_rows
 pytestmark = pytest.mark.slow
 
 GOOD = scaled(5, 27)
-TIMEOUT_S = 8
-"""Of a sample: about ten times what a good one takes."""
+TIMEOUT_S = 5
+"""Of a sample: more than a worker's restart takes."""
 LIMIT_S = 400.0
 
 

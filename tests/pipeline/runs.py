@@ -25,7 +25,7 @@ SIDE = 64
 FRAMES = 4
 TINY = (
     *("--model", "embedded", "--height", str(SIDE), "--width", str(SIDE)),
-    *("--frames", str(FRAMES), "--steps", "3"),
+    *("--frames", str(FRAMES), "--steps", "3", "--preset", "fast"),
 )
 """Settings of a run of which a sample takes about a second."""
 RUN_TIMEOUT_S = 150.0
@@ -64,15 +64,20 @@ def write_good(folder: Path, count: int, name: str = "m.parquet") -> Path:
     return write_rows(folder / name, [row(sample_id) for sample_id in ids])
 
 
-def command(*words: str | Path) -> list[str]:
+CLI = "pipeline.cli"
+STAND_IN = "tests.stand_in"
+"""The same with a generator that costs nothing, for tests that look at all else."""
+
+
+def command(*words: str | Path, module: str = CLI) -> list[str]:
     """The command line of `sgi2v-batch WORDS`."""
-    return [sys.executable, "-m", "pipeline.cli", *map(str, words)]
+    return [sys.executable, "-m", module, *map(str, words)]
 
 
-def cli(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def cli(*words: str | Path, module: str = CLI, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `sgi2v-batch WORDS` to its end."""
     return subprocess.run(
-        command(*words),
+        command(*words, module=module),
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -120,9 +125,9 @@ class Driver:
 
 
 @contextmanager
-def started(*words: str | Path, **options: Any) -> Iterator[Driver]:
+def started(*words: str | Path, module: str = CLI, **options: Any) -> Iterator[Driver]:
     """`sgi2v-batch WORDS`, left running; what is left of it and of its children at the end is killed."""
-    driver = Driver(subprocess.Popen(command(*words), start_new_session=True, **options))
+    driver = Driver(subprocess.Popen(command(*words, module=module), start_new_session=True, **options))
     try:
         yield driver
     finally:

@@ -136,7 +136,7 @@ def test_every_bad_row_has_its_code_and_every_other_its_video(tmp_path: Path) ->
 
     # the cause of one is gone: it is made now, the others fail once more
     picture().save(tmp_path / "missing.png")
-    again = run_tiny(manifest, output, "--retry-failed")
+    again = run_tiny(manifest, output, "--retry-failed", "--workers", "1")
     assert again.returncode == 1, again.stderr
     assert f"{len(found)} rows: {len(works)} done before, {len(codes)} to do" in again.stderr
     found = records(output)

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.storage import Storage
-from tests.pipeline.runs import TINY, cli, records, run_tiny, started, table, until, write_good
+from tests.pipeline.runs import STAND_IN, TINY, cli, records, run_tiny, started, table, until, write_good
+from tests.stand_in import SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -77,10 +78,9 @@ def test_a_killed_driver_is_gone_on_with(tmp_path: Path) -> None:
 
 def test_a_store_that_fails_half_way_ends_the_run_with_its_message(tmp_path: Path) -> None:
     manifest, output = write_good(tmp_path, ROWS), tmp_path / "out"
-    with (
-        (tmp_path / "log").open("wb") as log,
-        started("run", manifest, "--output", output, *TINY, "--workers", "1", stdout=log, stderr=log) as driver,
-    ):
+    words = ("run", manifest, "--output", output, *TINY, "--workers", "1")
+    options = {"module": STAND_IN, "env": {**os.environ, SECONDS: "0.5"}}
+    with (tmp_path / "log").open("wb") as log, started(*words, **options, stdout=log, stderr=log) as driver:
         until("a record is there", lambda: number_of_records(output) >= 1, 120)
         shutil.rmtree(output / "videos")
         (output / "videos").write_text("in the way")
@@ -155,13 +155,14 @@ def test_ctrl_c_on_a_terminal_stops_cleanly_and_says_how_to_go_on(tmp_path: Path
 def test_a_second_driver_is_refused_and_may_take_over(tmp_path: Path) -> None:
     manifest, output = write_good(tmp_path, ROWS), tmp_path / "out"
     words = ("run", manifest, "--output", output, *TINY, "--workers", "1")
-    with (tmp_path / "log").open("ab") as log, started(*words, stdout=log, stderr=log) as driver:
+    options = {"module": STAND_IN, "env": {**os.environ, SECONDS: "2"}}
+    with (tmp_path / "log").open("ab") as log, started(*words, **options, stdout=log, stderr=log) as driver:
         until("a record is there", lambda: number_of_records(output) > 0, 120)
         refused = run_tiny(manifest, output)
         assert refused.returncode == 2, refused.stderr
         assert f"is in use by another run: {socket.gethostname()}, process {driver.process.pid}" in refused.stderr
         assert number_of_records(output) < ROWS
-        took = run_tiny(manifest, output, "--take-over")
+        took = run_tiny(manifest, output, "--take-over", module=STAND_IN)
         assert took.returncode == 0, took.stderr
         assert driver.process.wait(STOPPED_WITHIN_S) == 2
     assert "has been taken over by another run" in (tmp_path / "log").read_text()

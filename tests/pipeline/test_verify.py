@@ -29,7 +29,7 @@ ROWS = 3
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
-    done = run_tiny(write_good(folder, ROWS), folder / "out")
+    done = run_tiny(write_good(folder, ROWS), folder / "out", "--workers", "1")
     assert done.returncode == 0, done.stderr
     return folder / "out"
 
