@@ -16,7 +16,7 @@ from tests.pipeline.runs import TINY, picture, records, row, table, write_rows
 pytestmark = pytest.mark.slow
 
 GOOD = scaled(5, 27)
-TIMEOUT_S = 5
+TIMEOUT_S = 7
 """Of a sample: more than a worker's restart takes."""
 LIMIT_S = 400.0
 
