@@ -9,7 +9,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,26 +25,13 @@ from tests.chaos.faulty import DEATHS, JOURNAL, PART_ROWS, read_journal
 from tests.chaos.flaky_proxy import flaky_proxy
 from tests.chaos.outcome import IS_WHOLE, Outcome, outcome, scaled
 from tests.pipeline.conftest import S3Process, S3Server
-from tests.pipeline.runs import picture, row, until, write_rows
+from tests.pipeline.runs import TINY, command, picture, row, until, write_rows
 from tests.stand_in import SECONDS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 WORKERS = 2
-SETTINGS = (
-    "--model",
-    "embedded",
-    "--height",
-    "64",
-    "--width",
-    "64",
-    "--frames",
-    "4",
-    "--steps",
-    "3",
-    "--workers",
-    str(WORKERS),
-)
+SETTINGS = (*TINY, "--workers", str(WORKERS))
 SEED = 817
 RUN_S = 1200.0
 Judge = Callable[[Outcome], None]
@@ -65,8 +51,8 @@ class Scene:
         return self.folder / "journal"
 
     def command(self, *words: str) -> list[str]:
-        run = ("run", str(self.manifest), "--output", self.output, *SETTINGS)
-        return [sys.executable, "-m", "tests.chaos.faulty", *run, *words]
+        run = ("run", self.manifest, "--output", self.output, *SETTINGS)
+        return command(*run, *words, module="tests.chaos.faulty")
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         """A run to its end."""

@@ -9,7 +9,6 @@ import os
 import re
 import struct
 import subprocess
-import sys
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.chaos.test_faults import RUN_S, SETTINGS
-from tests.pipeline.runs import BOX, PATH, picture, records, row, write_rows
+from tests.pipeline.runs import BOX, PATH, STAND_IN, command, picture, records, row, write_rows
 from tests.pipeline.test_run_bad_rows import BAD_BOXES, BAD_IMAGES, BAD_PATHS, GOOD
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -128,9 +127,9 @@ def test_a_table_of_hostile_rows(tmp_path: Path) -> None:
         codes[name] = code
     rows += [row(name, **{"image": "good.png", **changes}) for name, changes in ODD.items()]
     manifest, output = write_rows(tmp_path / "m.parquet", rows), tmp_path / "out"
-    words = ("run", manifest, "--output", output, *SETTINGS, "--untrusted", "--sample-timeout", TIMEOUT_S)
+    words = ("run", manifest, "--output", output, *SETTINGS, "--untrusted", "--sample-timeout", str(TIMEOUT_S))
     done = subprocess.run(
-        [sys.executable, "-m", "tests.stand_in", *map(str, words)],
+        command(*words, module=STAND_IN),
         capture_output=True,
         text=True,
         timeout=RUN_S,

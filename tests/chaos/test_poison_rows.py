@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 from tests.chaos.outcome import IS_WHOLE, scaled
 from tests.chaos.poisoned import EATS, HANGS, KILLS
-from tests.pipeline.runs import TINY, picture, records, row, table, write_rows
+from tests.pipeline.runs import TINY, command, picture, records, row, table, write_rows
 
 pytestmark = pytest.mark.slow
 
@@ -23,10 +22,11 @@ LIMIT_S = 400.0
 
 def run(manifest: Path, output: Path) -> tuple[subprocess.CompletedProcess[str], float]:
     """A run whose model cannot bear some rows, and its seconds."""
-    words = ["run", manifest, "--output", output, *TINY, "--workers", "2", "--sample-timeout", TIMEOUT_S]
-    command = [sys.executable, "-m", "tests.chaos.poisoned", *map(str, words)]
+    words = ["run", manifest, "--output", output, *TINY, "--workers", "2", "--sample-timeout", str(TIMEOUT_S)]
     start = time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    done = subprocess.run(
+        command(*words, module="tests.chaos.poisoned"), capture_output=True, text=True, timeout=LIMIT_S, check=False
+    )
     return done, time.monotonic() - start
 
 

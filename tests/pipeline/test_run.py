@@ -122,11 +122,15 @@ def test_a_row_that_changed_after_it_was_made_is_refused(finished: Finished) -> 
 
 def test_frames_do_not_depend_on_workers_order_or_company(finished: Finished, tmp_path: Path) -> None:
     rows = pq.read_table(finished.manifest).to_pylist()
-    manifest = write_rows(finished.manifest.with_name("two.parquet"), [rows[2], rows[0]])
-    done = run_tiny(manifest, tmp_path / "out", "--workers", "1")
-    assert done.returncode == 0, done.stderr
+    alone, reversed_ = (finished.manifest.with_name(f"{name}.parquet") for name in ("alone", "reversed"))
+    write_rows(alone, [rows[2]])
+    write_rows(reversed_, rows[::-1])
     expected = frames_of(finished.output)
-    assert frames_of(tmp_path / "out") == {name: expected[name] for name in ("s00", "s02")}
+    for manifest, ids in ((reversed_, set(expected)), (alone, {"s02"})):
+        output = tmp_path / manifest.stem
+        done = run_tiny(manifest, output, "--workers", "1")
+        assert done.returncode == 0, done.stderr
+        assert frames_of(output) == {name: expected[name] for name in ids}
 
 
 def test_from_s3_onto_s3(bucket: str, s3_server: S3Server, tmp_path: Path) -> None:
