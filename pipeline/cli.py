@@ -52,6 +52,7 @@ def run(
     retry_failed: options.RetryFailed = False,
     unguided: options.Unguided = False,
     sample_timeout: options.SampleTimeout = None,
+    memory: options.Memory = None,
     untrusted: options.Untrusted = False,
     root: options.Roots = None,
     take_over: options.TakeOver = False,
@@ -112,6 +113,7 @@ def submit(
     retry_failed: options.RetryFailed = False,
     unguided: options.Unguided = False,
     sample_timeout: options.SampleTimeout = None,
+    memory: options.Memory = None,
     untrusted: options.Untrusted = False,
     root: options.Roots = None,
     take_over: options.TakeOver = False,
@@ -254,6 +256,7 @@ def bench(
     width: options.Width = None,
     frames: options.Frames = None,
     steps: options.Steps = None,
+    memory: options.Memory = None,
     unguided: options.Unguided = False,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Videos to measure, after one to warm up.")] = 3,
     json_file: Annotated[Path | None, typer.Option("--json", help="File for the figures.")] = None,
@@ -269,7 +272,7 @@ def bench(
     settled, _ = resolve("bench.parquet", None, read_toml(config) if config else {}, flags, unguided)
     quiet_libraries()
     threads = settled.execution.threads_per_worker
-    found = benchmark(settled.model, settled.sampler, settled.guidance, samples, threads)
+    found = benchmark(settled.model, settled.sampler, settled.guidance, samples, threads, settled.execution.memory)
     typer.echo("\n".join(lines(found)))
     if json_file is not None:
         json_file.write_text(json.dumps(found.as_dict(), indent=2) + "\n")

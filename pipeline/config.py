@@ -17,10 +17,11 @@ from typing import Any
 
 from manifests.access import Access
 from sgi2v.checkpoint import Checkpoint, check_layers, open_checkpoint
-from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig, apply_preset, from_dict
+from sgi2v.config import GuidanceConfig, MemoryTier, ModelConfig, SamplerConfig, apply_preset, from_dict
 from sgi2v.errors import ConfigError
 from sgi2v.tracking import TRACKERS, load_tracker
 
+MEMORY = ("auto", *MemoryTier)
 SECTIONS = ("model", "sampler", "guidance", "metrics", "run")
 
 
@@ -48,6 +49,9 @@ class ExecutionConfig:
     """CPU threads of a worker without a GPU; the same number gives the same bits."""
     sample_timeout_s: float = 3600.0
     """How long one stage may take over one sample before its worker is ended and the sample started again, seconds."""
+    memory: str = "auto"
+    """Memory tier of the samples, `high` or `low`; auto: the one that the device has room for, and the low one after a
+    sample that ran out of memory."""
     untrusted: bool = False
     """Whether images must lie below the manifest's folder or one of `roots`."""
     roots: tuple[str, ...] = ()
@@ -60,6 +64,8 @@ class ExecutionConfig:
             raise ConfigError(f"run.workers must be 1 or more, not {self.workers}")
         if self.gpus_per_worker is not None and self.gpus_per_worker < 0:
             raise ConfigError(f"run.gpus_per_worker must not be negative, not {self.gpus_per_worker}")
+        if self.memory not in MEMORY:
+            raise ConfigError(f"run.memory must be one of {', '.join(MEMORY)}, not {self.memory!r}")
         object.__setattr__(self, "roots", tuple(absolute(str(root)) for root in self.roots))
         if self.roots and not self.untrusted:
             raise ConfigError("run.roots says nothing without run.untrusted: give --untrusted, or no --root")

@@ -15,6 +15,7 @@ from pipeline.plan import check_output, is_of_manifest, make_plan
 from pipeline.report import duration, failed_by_code, seconds_generating
 from pipeline.storage import Storage
 from sgi2v.checkpoint import Checkpoint
+from sgi2v.config import MemoryTier
 from sgi2v.estimate import estimate_cost, matrix_rate
 from sgi2v.model import resolve_dtype
 
@@ -58,8 +59,9 @@ def _cost_lines(config: RunConfig, checkpoint: Checkpoint, rows: int, index: pa.
     dtype = resolve_dtype(named, device) if named == "auto" else getattr(torch, named)
     torch.set_num_threads(config.execution.threads_per_worker)
     cost = estimate_cost(checkpoint, config.sampler, config.guidance, dtype)
-    weights_gib = cost.weights_bytes / 2**30
-    memory = f"  memory      {cost.bytes / 2**30:6.1f}  GiB a worker at least ({weights_gib:.1f} U-Net weights)"
+    high, low = (cost.working_bytes[tier] / 2**30 for tier in (MemoryTier.HIGH, MemoryTier.LOW))
+    weights = cost.weights_bytes / 2**30
+    memory = f"  memory      {weights + high:6.1f}  GiB a worker at least, {weights + low:.1f} in the low tier"
     made = index.filter(pc.equal(index["status"], "committed")).slice(0, MEASURED).to_pylist()
     if made:
         seconds = statistics.median(map(seconds_generating, made))

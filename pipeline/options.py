@@ -49,6 +49,10 @@ SampleTimeout = Annotated[
     float | None,
     typer.Option("--sample-timeout", metavar="SECONDS", help="Most that a sample may take a worker.  [default: 3600]"),
 ]
+Memory = Annotated[
+    str | None,
+    typer.Option("--memory", help="auto, high or low: low takes more time and less memory.  [default: auto]"),
+]
 Untrusted = Annotated[
     bool, typer.Option("--untrusted", help="Refuse images outside the manifest's folder and every --root.")
 ]
@@ -73,6 +77,7 @@ SECTION_OF: Mapping[str, tuple[str, str]] = {
     "seed": ("run", "seed"),
     "untrusted": ("run", "untrusted"),
     "root": ("run", "roots"),
+    "memory": ("run", "memory"),
     "sample_timeout": ("run", "sample_timeout_s"),
     "height": ("sampler", "height"),
     "width": ("sampler", "width"),

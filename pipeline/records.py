@@ -66,6 +66,8 @@ class SampleRecord:
     seconds_decode: float | None = None
     seconds_commit: float | None = None
     peak_gpu_bytes: int | None = None
+    memory: str | None = None
+    """Tier that it was made in: `high` or `low`."""
     device: str | None = None
     dtype: str | None = None
     """Of the U-Net's weights."""

@@ -23,7 +23,7 @@ from pipeline.in_flight import FATAL, InFlight, as_row, each_row, outcome_row, p
 from pipeline.lease import check_epoch
 from pipeline.records import SampleRecord, commit, video_key
 from pipeline.storage import Storage, with_retries
-from sgi2v.config import SamplerConfig
+from sgi2v.config import MemoryTier, SamplerConfig
 from sgi2v.errors import ConfigError, ErrorCode, ModelError, SampleError, StorageError
 from sgi2v.trajectory import BoxTracks
 
@@ -85,6 +85,7 @@ class Generate:
         import torch
 
         quiet_libraries()
+        from sgi2v.estimate import choose_tier
         from sgi2v.model import load_model
 
         self.config = config
@@ -105,15 +106,13 @@ class Generate:
             if found != config.model_revision:
                 message = f"{config.model.source} is {found} on {socket.gethostname()}, but {config.model_revision}"
                 self.model = ModelError(f"{message} where the run was started: give every node the same weights")
+            else:
+                self.memory = choose_tier(config.execution.memory, self.model, config.sampler, config.guidance)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return each_row(table, "generate", self._generate)
 
     def _generate(self, table: pa.Table) -> pa.Table:
-        import torch
-
-        from sgi2v.generate import generate
-
         state = state_of(table)
         if isinstance(self.model, ConfigError):
             return as_row(state.ends_run(self.model), None, None)
@@ -125,10 +124,9 @@ class Generate:
         wait_for_room(self.attempts, state.sample_id)
         try:
             with attempt(self.attempts, "generate", state.sample_id, self.config.execution.sample_timeout_s):
-                generation = generate(self.model, image_HWC, tracks, sampler, self.config.guidance, state.seed)
+                generation = self._sample(self.model, image_HWC, tracks, state.seed)
         except Exception as error:
             if _is_out_of_memory(error):
-                torch.cuda.empty_cache()
                 failure = SampleError(ErrorCode.OUT_OF_MEMORY, f"{error}: make the frames smaller or fewer")
                 return as_row(state.failed(failure), None, None)
             if _device_is_lost(error):
@@ -136,6 +134,26 @@ class Generate:
             return as_row(state.failed(error), None, None)
         state = replace(state, seconds={**state.seconds, **generation.seconds}, told=self._told(generation))
         return as_row(state, table["first_frame"][0].as_py(), generation.frames.tobytes())
+
+    def _sample(self, model: VideoModel, image_HWC: NDArray[np.uint8], tracks: BoxTracks, seed: int) -> Generation:
+        """Make the video; where memory runs out, once more in the low tier, in which this worker then stays."""
+        import torch
+
+        from sgi2v.generate import generate
+
+        sampler, guidance = self.config.sampler, self.config.guidance
+        try:
+            return generate(model, image_HWC, tracks, sampler, guidance, seed, memory=self.memory)
+        except Exception as error:
+            if not _is_out_of_memory(error):
+                raise
+            torch.cuda.empty_cache()
+            if self.memory is MemoryTier.LOW or self.config.execution.memory != "auto":
+                raise
+            self.memory = MemoryTier.LOW
+        # only here, without the error, is the memory free that its traceback held
+        torch.cuda.empty_cache()
+        return generate(model, image_HWC, tracks, sampler, guidance, seed, memory=self.memory)
 
     def _told(self, generation: Generation) -> dict[str, Any]:
         def column(values: NDArray[np.float64]) -> list[float | None]:
@@ -149,6 +167,7 @@ class Generate:
             "skipped_updates": generation.skipped_updates,
             "latent_drift": generation.latent_drift,
             "peak_gpu_bytes": generation.peak_gpu_bytes,
+            "memory": self.memory.value,
             "device": self.device,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "host": socket.gethostname(),

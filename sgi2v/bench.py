@@ -6,13 +6,14 @@ import resource
 import sys
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig
-from sgi2v.estimate import estimate_cost, matrix_rate
+from sgi2v.estimate import choose_tier, estimate_cost, matrix_rate
 from sgi2v.generate import PHASES, generate
 from sgi2v.model import load_model
 from sgi2v.trajectory import BoxTracks
@@ -43,6 +44,8 @@ class Benchmark:
     steps: int
     guided_steps: int
     iterations: int
+    memory: str
+    """Tier, `high` or `low`."""
     samples: int
     """Measured, after one that was not."""
     load_s: float
@@ -75,11 +78,16 @@ class Benchmark:
 
 
 def benchmark(
-    config: ModelConfig, sampler: SamplerConfig, guidance: GuidanceConfig | None, samples: int, threads: int
+    config: ModelConfig,
+    sampler: SamplerConfig,
+    guidance: GuidanceConfig | None,
+    samples: int,
+    threads: int,
+    memory: str = "auto",
 ) -> Benchmark:
     """Make one sample to warm up, then `samples` that count: noise for a picture, one box that crosses it.
 
-    threads: of torch, on a CPU. Raises ConfigError as `load_model` does.
+    threads: of torch, on a CPU. memory: a tier, or `auto` by what is free. Raises ConfigError as `load_model` does.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
@@ -87,6 +95,8 @@ def benchmark(
     start = time.perf_counter()
     model = load_model(config, device=device)
     load_s = time.perf_counter() - start
+    tier = choose_tier(memory, model, sampler, guidance)
+    make = partial(generate, model, memory=tier)
     rng = np.random.default_rng(0)
     image_HWC = rng.integers(0, 256, (sampler.height, sampler.width, 3), np.uint8)
     height, width = sampler.height, sampler.width
@@ -95,9 +105,9 @@ def benchmark(
     tracks = BoxTracks.from_paths(boxes_N4, [path], sampler.num_frames, height, width)
     before = matrix_rate(device, model.dtype)
     start = time.perf_counter()
-    generate(model, image_HWC, tracks, sampler, guidance)
+    make(image_HWC, tracks, sampler, guidance)
     first_s = time.perf_counter() - start
-    made = [generate(model, image_HWC, tracks, sampler, guidance, seed=seed).seconds for seed in range(samples)]
+    made = [make(image_HWC, tracks, sampler, guidance, seed=seed).seconds for seed in range(samples)]
     rate = (before + matrix_rate(device, model.dtype)) / 2
     cost = estimate_cost(model.checkpoint, sampler, guidance, model.dtype)
     seconds = {name: float(np.median([each[name] for each in made])) for name in PHASES}
@@ -113,6 +123,7 @@ def benchmark(
         steps=sampler.steps,
         guided_steps=0 if guidance is None else len(guidance.step_indices(sampler.steps)),
         iterations=0 if guidance is None else guidance.iterations,
+        memory=tier.value,
         samples=samples,
         load_s=load_s,
         first_s=first_s,
@@ -147,8 +158,8 @@ def lines(found: Benchmark) -> list[str]:
     return [
         *told,
         f"matrix rate {found.matrix_flops / 1e12:.4g} TFLOP/s, measured here",
-        f"peak memory {found.peak_bytes / 2**30:.2f} GiB; model loaded in {found.load_s:.1f} s, "
-        f"first sample {found.first_s:.1f} s",
+        f"peak memory {found.peak_bytes / 2**30:.2f} GiB in the {found.memory} tier; "
+        f"model loaded in {found.load_s:.1f} s, first sample {found.first_s:.1f} s",
         f"{found.videos_per_hour:.1f} videos an hour and {24 * found.videos_per_hour:.0f} a day, one worker; "
         f"median of {found.samples} samples",
     ]

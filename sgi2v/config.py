@@ -31,6 +31,15 @@ class Feature(StrEnum):
     """The hidden states that the layer hands on, after its resnet and its attention."""
 
 
+class MemoryTier(StrEnum):
+    """How much memory a sample takes, for how much time."""
+
+    HIGH = "high"
+    """All that the backward pass of a guided step needs is kept."""
+    LOW = "low"
+    """Most of it is computed again: the same video, to the bit."""
+
+
 def auto_dtype(on_gpu: bool) -> DType:
     """What `auto` stands for: bfloat16 has float32's range, and a CPU gains nothing by 16 bits."""
     return "bfloat16" if on_gpu else "float32"

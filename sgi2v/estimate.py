@@ -1,23 +1,28 @@
 """What a sample costs, counted before anything is loaded: the U-Net is run on shapes alone.
 
-FLOPs are torch's own count, attention included. Memory is what the guided pass keeps for its backward pass.
+FLOPs are torch's own count, attention included. Memory is that of all tensors that are alive at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from sgi2v.checkpoint import Checkpoint
-from sgi2v.config import GuidanceConfig, SamplerConfig
+from sgi2v.config import GuidanceConfig, MemoryTier, SamplerConfig
 from sgi2v.generate import PHASES
 from sgi2v.guidance import guided_features
+from sgi2v.model import VideoModel
 
 
 @dataclass(frozen=True)
@@ -27,83 +32,157 @@ class Cost:
     phase_flops: dict[str, float]
     """Floating-point operations of each of `generate`'s phases; a multiply-add is two."""
     weights_bytes: int
-    """Of the U-Net."""
-    kept_bytes: int
-    """Held between forward and backward pass of a guided step; 0 without guidance."""
+    """Of all parts of the model."""
+    working_bytes: Mapping[MemoryTier, int]
+    """Most memory beside the weights, in each tier; a device needs some more for its kernels and its allocator."""
 
     @property
     def flops(self) -> float:
         """Of all phases."""
         return sum(self.phase_flops.values())
 
-    @property
-    def bytes(self) -> int:
-        """Weights and what is kept: the floor of a worker's memory."""
-        return self.weights_bytes + self.kept_bytes
+
+ALLOCATOR_SLACK = 1.15
+"""What an allocator's unused pieces and the kernels' workspaces come to, relative to the tensors."""
+
+
+class BytesAlive(TorchDispatchMode):
+    """Counts the bytes of the tensors made inside that are alive, and the most of them at once."""
+
+    def __init__(self, *modules: torch.nn.Module) -> None:
+        """modules: their weights are not counted when an operation gives back a view of them."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = 0
+        self.peak = 0
+        self._known = {weight.untyped_storage()._cdata for module in modules for weight in module.parameters()}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor) and (key := (storage := tensor.untyped_storage())._cdata) not in self._known:
+                self._known.add(key)
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self._gone, key, storage.nbytes())
+        self.peak = max(self.peak, self.now)
+        return made
+
+    def _gone(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
 
 
 def estimate_cost(
     checkpoint: Checkpoint, sampler: SamplerConfig, guidance: GuidanceConfig | None, dtype: torch.dtype
 ) -> Cost:
     """Count a sample's cost for settings and a weights' type."""
-    from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
     from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.utils.flop_counter import FlopCounterMode
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-    cells = checkpoint.cell_px
-    height, width = sampler.height // cells, sampler.width // cells
-    config = checkpoint.configs["unet"]
     with FakeTensorMode(), _default_dtype(dtype):
-        unet = UNetSpatioTemporalConditionModel.from_config(dict(config)).requires_grad_(False)
+        shapes = _Shapes(checkpoint, sampler)
+        working = {tier: shapes.peak(guidance, tier) for tier in MemoryTier}
+        return Cost(shapes.flops(guidance), shapes.weights_bytes, working)
 
-        def inputs(branches: int) -> dict[str, Tensor]:
-            channels = config["in_channels"]
-            return {
-                "sample": torch.zeros(branches, sampler.num_frames, channels, height, width, dtype=dtype),
-                "timestep": torch.zeros(()),
-                "encoder_hidden_states": torch.zeros(branches, 1, config["cross_attention_dim"], dtype=dtype),
-                "added_time_ids": torch.zeros(branches, 3, dtype=dtype),
-            }
 
+def roomiest_tier(
+    checkpoint: Checkpoint,
+    sampler: SamplerConfig,
+    guidance: GuidanceConfig | None,
+    dtype: torch.dtype,
+    free_bytes: int,
+) -> MemoryTier:
+    """The fastest tier for the memory that is free once the weights are on the device."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(), _default_dtype(dtype):
+        needed = _Shapes(checkpoint, sampler).peak(guidance, MemoryTier.HIGH)
+    return MemoryTier.HIGH if needed * ALLOCATOR_SLACK <= free_bytes else MemoryTier.LOW
+
+
+def choose_tier(named: str, model: VideoModel, sampler: SamplerConfig, guidance: GuidanceConfig | None) -> MemoryTier:
+    """The tier that is named, or for `auto` the one that a loaded model's GPU has room for; a CPU's is the high one."""
+    if named != "auto":
+        return MemoryTier(named)
+    if model.device.type != "cuda":
+        return MemoryTier.HIGH
+    free_bytes, _ = torch.cuda.mem_get_info(model.device)
+    return roomiest_tier(model.checkpoint, sampler, guidance, model.dtype, free_bytes)
+
+
+class _Shapes:
+    """The model and its inputs without contents; made and used inside torch's fake tensor mode."""
+
+    def __init__(self, checkpoint: Checkpoint, sampler: SamplerConfig) -> None:
+        from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
+        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+        configs = checkpoint.configs
+        self.sampler = sampler
+        self.unet: Any = UNetSpatioTemporalConditionModel.from_config(dict(configs["unet"])).requires_grad_(False)
+        self.vae: Any = AutoencoderKLTemporalDecoder.from_config(dict(configs["vae"])).requires_grad_(False)
+        self.clip: Any = CLIPVisionModelWithProjection(CLIPVisionConfig(**configs["image_encoder"]))
+        self.cells = sampler.height // checkpoint.cell_px, sampler.width // checkpoint.cell_px
+
+    @property
+    def weights_bytes(self) -> int:
+        return sum(weight.nbytes for module in (self.unet, self.vae, self.clip) for weight in module.parameters())
+
+    def flops(self, guidance: GuidanceConfig | None) -> dict[str, float]:
+        """Of each phase of a sample."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        counts = {phase: FlopCounterMode(display=False) for phase in PHASES}
         # The counter knows matrix products; fused attention kernels are opaque to it on a CPU.
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as denoising, torch.no_grad():
-            unet(**inputs(2 if sampler.uses_cfg else 1))
-        flops = dict.fromkeys(PHASES, 0.0)
-        flops["denoise"] = float(sampler.steps * denoising.get_total_flops())
-        vae = AutoencoderKLTemporalDecoder.from_config(dict(checkpoint.configs["vae"]))
-        clip = CLIPVisionModelWithProjection(CLIPVisionConfig(**checkpoint.configs["image_encoder"]))
-        side = clip.config.image_size
         with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-            with FlopCounterMode(display=False) as encoding:
-                vae.encode(torch.zeros(1, 3, sampler.height, sampler.width, dtype=dtype))
-                clip(torch.zeros(1, 3, side, side, dtype=dtype))
-            with FlopCounterMode(display=False) as decoding:
-                latents = torch.zeros(sampler.num_frames, vae.config.latent_channels, height, width, dtype=dtype)
-                vae.decode(latents, num_frames=sampler.num_frames)
-        flops["encode"], flops["decode"] = float(encoding.get_total_flops()), float(decoding.get_total_flops())
-        kept: dict[int, int] = {}
+            with counts["denoise"]:
+                self._step()
+            with counts["encode"]:
+                self._encode()
+            with counts["decode"]:
+                self._decode(self.sampler.num_frames)
+        times = {"encode": 1, "denoise": self.sampler.steps, "decode": 1, "guide": 0}
         if guidance is not None:
-            weights = {parameter.untyped_storage()._cdata for parameter in unet.parameters()}
+            with sdpa_kernel(SDPBackend.MATH), counts["guide"]:
+                self._guide(guidance, MemoryTier.HIGH)
+            times["guide"] = len(guidance.step_indices(self.sampler.steps)) * guidance.iterations
+        return {phase: float(times[phase] * counts[phase].get_total_flops()) for phase in PHASES}
 
-            def keep(tensor: Tensor) -> Tensor:
-                storage = tensor.untyped_storage()
-                if storage._cdata not in weights:
-                    kept[storage._cdata] = storage.nbytes()
-                return tensor
+    def peak(self, guidance: GuidanceConfig | None, tier: MemoryTier) -> int:
+        """Most bytes alive at once, beside the weights."""
+        alive = BytesAlive(self.unet, self.vae, self.clip)
+        with alive:
+            with torch.no_grad():
+                self._encode()
+                self._step()
+                self._decode(min(self.sampler.decode_chunk_size, self.sampler.num_frames))
+            if guidance is not None:
+                self._guide(guidance, tier)
+        return alive.peak
 
-            conditional = inputs(1)
-            conditional["sample"].requires_grad_(True)
-            with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as guiding:
-                guided_features(unet, conditional, guidance).sum().backward()  # type: ignore[no-untyped-call]
-            flops["guide"] = float(
-                len(guidance.step_indices(sampler.steps)) * guidance.iterations * guiding.get_total_flops()
-            )
-            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-                features = guided_features(unet, conditional, guidance)
-            del features
-        weights_bytes = sum(parameter.nbytes for parameter in unet.parameters())
-    return Cost(flops, weights_bytes, sum(kept.values()))
+    def _inputs(self, branches: int) -> dict[str, Tensor]:
+        config = self.unet.config
+        return {
+            "sample": torch.zeros(branches, self.sampler.num_frames, config.in_channels, *self.cells),
+            "timestep": torch.zeros(()),
+            "encoder_hidden_states": torch.zeros(branches, 1, config.cross_attention_dim),
+            "added_time_ids": torch.zeros(branches, 3),
+        }
+
+    def _encode(self) -> None:
+        side = self.clip.config.image_size
+        self.vae.encode(torch.zeros(1, 3, self.sampler.height, self.sampler.width))
+        self.clip(torch.zeros(1, 3, side, side))
+
+    def _step(self) -> None:
+        self.unet(**self._inputs(2 if self.sampler.uses_cfg else 1))
+
+    def _guide(self, guidance: GuidanceConfig, tier: MemoryTier) -> None:
+        inputs = self._inputs(1)
+        inputs["sample"].requires_grad_(True)
+        torch.autograd.grad(guided_features(self.unet, inputs, guidance, tier).sum(), inputs["sample"])
+
+    def _decode(self, num_frames: int) -> None:
+        latents = torch.zeros(num_frames, self.vae.config.latent_channels, *self.cells)
+        self.vae.decode(latents, num_frames=num_frames)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from sgi2v.checkpoint import check_layers
-from sgi2v.config import GuidanceConfig, SamplerConfig
+from sgi2v.config import GuidanceConfig, MemoryTier, SamplerConfig
 from sgi2v.errors import ErrorCode, SampleError
 from sgi2v.guidance import INITIAL_LOSS_SCALE, LossPlan, guided_features, optimize_latents, plan_loss
 from sgi2v.model import Conditioning, VideoModel, decode_latents, encode_image
@@ -84,11 +84,12 @@ class _Guide:
         plan: LossPlan,
         guidance: GuidanceConfig,
         steps: int,
+        memory: MemoryTier,
         clock: _Clock,
         on_stage: OnStage | None,
     ) -> None:
         self.model, self.schedule, self.conditioning = model, schedule, conditioning
-        self.plan, self.guidance = plan, guidance
+        self.plan, self.guidance, self.memory = plan, guidance, memory
         self.step_indices = frozenset(guidance.step_indices(steps))
         self.clock, self.on_stage = clock, on_stage
         self.losses: list[list[float]] = []
@@ -123,7 +124,7 @@ class _Guide:
     def _features(self, step: int, latents_TChw: Tensor) -> Tensor:
         dtype = self.model.dtype
         inputs = unet_inputs(self.schedule, step, latents_TChw, self.conditioning, CONDITIONAL, dtype)
-        return guided_features(self.model.unet, inputs, self.guidance)
+        return guided_features(self.model.unet, inputs, self.guidance, self.memory)
 
     def _report(self, stage: str, step: int, iteration: int, latents_TChw: Tensor) -> None:
         if self.on_stage is not None:
@@ -139,13 +140,15 @@ def generate(
     seed: int = 817,
     noise: Noise | None = None,
     on_stage: OnStage | None = None,
+    memory: MemoryTier = MemoryTier.HIGH,
 ) -> Generation:
     """Generate one video whose boxes follow their tracks (SG-I2V, arXiv 2411.04989).
 
     image: the first frame, RGB [H, W, 3] uint8 or PIL, of any size; resized to the sampler's. tracks: boxes in
     pixels of a frame of their own size, rescaled and resampled to the sampler's; None or no boxes generates
     without control. sampler: None takes the checkpoint's own. guidance: None is plain SVD with the same noise.
-    seed: of all noise, unless `noise` brings its own.
+    seed: of all noise, unless `noise` brings its own. memory: low gives the same video in less memory and more
+    time.
     Raises ConfigError for settings that the model cannot do, SampleError for a sample that cannot be made.
     """
     sampler = sampler or model.checkpoint.sampler()
@@ -166,7 +169,7 @@ def generate(
         own_tracks = tracks.rescale(sampler.height, sampler.width).resample(sampler.num_frames).clip_to_first_frame()
         height, width = latents_TChw.shape[-2:]
         plan = plan_loss(own_tracks, height, width, model.cell_px, guidance, model.device)
-        guide = _Guide(model, schedule, conditioning, plan, guidance, sampler.steps, clock, on_stage)
+        guide = _Guide(model, schedule, conditioning, plan, guidance, sampler.steps, memory, clock, on_stage)
     with clock.phase("denoise"):
         latents_TChw = denoise(model, schedule, conditioning, latents_TChw, sampler, guide)
     clock.seconds["denoise"] -= clock.seconds["guide"]

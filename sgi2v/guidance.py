@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sgi2v.config import GuidanceConfig
+from sgi2v.config import GuidanceConfig, MemoryTier
 from sgi2v.features import LastGuidedLayerReached, record_features, resize_and_join
+from sgi2v.memory import memory_of
 from sgi2v.spectral import butterworth_low_pass, merge_low_frequencies
 from sgi2v.trajectory import BoxTracks
 
@@ -137,10 +138,16 @@ def trajectory_loss(features_ThwC: Tensor, plan: LossPlan) -> Tensor:
     return (error_K * plan.weight_K).sum() / plan.weight_K.sum()
 
 
-def guided_features(unet: Any, unet_inputs: dict[str, Tensor], guidance: GuidanceConfig) -> Tensor:
+def guided_features(
+    unet: Any, unet_inputs: dict[str, Tensor], guidance: GuidanceConfig, memory: MemoryTier = MemoryTier.HIGH
+) -> Tensor:
     """Features of one conditional forward pass, cut after the last guided layer: float32 [T, h, w, C]."""
     height, width = unet_inputs["sample"].shape[-2:]
-    with record_features(unet, guidance, height, width) as features, suppress(LastGuidedLayerReached):
+    with (
+        record_features(unet, guidance, height, width) as features,
+        memory_of(unet, guidance, memory),
+        suppress(LastGuidedLayerReached),
+    ):
         unet(**unet_inputs)
     return resize_and_join(features, height, width)
 

@@ -18,7 +18,7 @@ from pipeline.attempts import Attempts
 from pipeline.cli import main
 from pipeline.config import RunConfig
 from pipeline.stages import Generate
-from sgi2v.config import SamplerConfig
+from sgi2v.config import MemoryTier, SamplerConfig
 from sgi2v.generate import Generation
 
 SECONDS = "SGI2V_STAND_IN_SECONDS"
@@ -34,12 +34,19 @@ class StandIn(Generate):
         self.config = config
         self.attempts = attempts
         self.device = device
+        self.memory = MemoryTier.HIGH
         self.model: Any = SimpleNamespace(dtype="torch.float32")
         sgi2v.generate.generate = self.stand_in  # type: ignore[assignment]
 
     @staticmethod
     def stand_in(
-        model: object, image_HWC: Any, tracks: object, sampler: SamplerConfig, guidance: object, seed: int
+        model: object,
+        image_HWC: Any,
+        tracks: object,
+        sampler: SamplerConfig,
+        guidance: object,
+        seed: int,
+        memory: MemoryTier,
     ) -> Generation:
         """The picture, moved to the right by a pixel a frame."""
         time.sleep(float(os.environ.get(SECONDS, "0")))

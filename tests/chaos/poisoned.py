@@ -27,7 +27,9 @@ class Poisoned(StandIn):
     """Looks at the seed first."""
 
     @staticmethod
-    def stand_in(model: Any, image: Any, tracks: Any, sampler: Any, guidance: Any, seed: int) -> Generation:
+    def stand_in(
+        model: Any, image: Any, tracks: Any, sampler: Any, guidance: Any, seed: int, memory: Any
+    ) -> Generation:
         if seed == KILLS:
             os.kill(os.getpid(), signal.SIGKILL)
         if seed == HANGS:
@@ -37,7 +39,7 @@ class Poisoned(StandIn):
             hoard = []
             while True:
                 hoard.append(np.empty(64 << 30, np.uint8))
-        return StandIn.stand_in(model, image, tracks, sampler, guidance, seed)
+        return StandIn.stand_in(model, image, tracks, sampler, guidance, seed, memory)
 
 
 if __name__ == "__main__":

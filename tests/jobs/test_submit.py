@@ -114,6 +114,7 @@ def test_every_option_arrives_and_the_exit_code_comes_back(ray_head: RayHead, tm
         "--seed": -1,
         "--limit": 5,
         "--sample-timeout": 90.5,
+        "--memory": "low",
         "--root": "s3://bucket/pictures",
     }
     flags = ["--retry-failed", "--unguided", "--untrusted", "--take-over", "--dry-run"]

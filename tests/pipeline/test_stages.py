@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
 
+import sgi2v.generate
 from manifests.io import read_manifest
 from pipeline.config import RunConfig, resolve
 from pipeline.in_flight import InFlight
 from pipeline.records import SampleRecord
 from pipeline.stages import Commit, Generate, Load
 from sgi2v.checkpoint import open_checkpoint
-from sgi2v.config import ModelConfig
+from sgi2v.config import MemoryTier, ModelConfig
+from sgi2v.generate import Generation
 from tests.pipeline.runs import FRAMES, SIDE, row, write_good, write_rows
 
 
@@ -67,6 +72,53 @@ def test_a_store_that_refuses_ends_the_run(tmp_path: Path) -> None:
     (outcome,) = Commit(config, 1)(Generate(config, "cpu")(Load(config)(rows_of(manifest)))).to_pylist()
     assert (outcome["record"], outcome["fatal"]) == (None, "StorageError")
     assert f"writing {manifest}/out/videos/s00." in outcome["message"]
+
+
+class RunsOut:
+    """A generator that has no room for a tier; made while the real one is there, which makes the rest."""
+
+    def __init__(self, *too_much: MemoryTier) -> None:
+        self.too_much = too_much
+        self.tried: list[MemoryTier] = []
+        self.real = sgi2v.generate.generate
+
+    def __call__(self, *args: Any, memory: MemoryTier) -> Generation:
+        self.tried.append(memory)
+        if memory in self.too_much:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return self.real(*args, memory=memory)
+
+
+def made_with(generator: RunsOut, config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What becomes of the manifest's rows, one after the other in one worker."""
+    monkeypatch.setattr(sgi2v.generate, "generate", generator)
+    rows, worker = rows_of(Path(config.manifest)), Generate(config, "cpu")
+    outcomes = [
+        Commit(config, 1)(worker(Load(config)(rows.slice(at, 1)))).to_pylist()[0] for at in range(rows.num_rows)
+    ]
+    return [json.loads(outcome["record"]) for outcome in outcomes]
+
+
+def test_a_worker_that_runs_out_of_memory_tries_again_in_the_low_tier_and_stays_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = RunsOut(MemoryTier.HIGH)
+    records = made_with(generator, config_of(write_good(tmp_path, 2)), monkeypatch)
+    assert generator.tried == [MemoryTier.HIGH, MemoryTier.LOW, MemoryTier.LOW]
+    assert [(each["status"], each["memory"]) for each in records] == [("committed", "low")] * 2
+
+
+@pytest.mark.parametrize(("memory", "tried"), [("auto", ["high", "low"]), ("high", ["high"]), ("low", ["low"])])
+def test_a_sample_that_no_tier_has_room_for_fails_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: str, tried: list[str]
+) -> None:
+    generator = RunsOut(*MemoryTier)
+    config = config_of(write_good(tmp_path, 1))
+    config = dataclasses.replace(config, execution=dataclasses.replace(config.execution, memory=memory))
+    (record,) = made_with(generator, config, monkeypatch)
+    assert generator.tried == tried
+    assert (record["status"], record["error_code"]) == ("failed", "out_of_memory")
+    assert "2.00 GiB.: make the frames smaller or fewer" in record["message"]
 
 
 @pytest.mark.parametrize("stage", [Load, Commit])

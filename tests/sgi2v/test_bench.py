@@ -26,6 +26,7 @@ def test_every_phase_is_measured_and_counted(tmp_path: Path) -> None:
     assert found["seconds"] == pytest.approx(sum(phase["seconds"] for phase in found["phases"].values()))
     assert found["videos_per_hour"] == pytest.approx(3600 / found["seconds"])
     assert (found["num_frames"], found["steps"], found["dtype"], found["guided_steps"]) == (4, 2, "float32", 2)
+    assert found["memory"] == "high"
     assert found["peak_bytes"] > 100 << 20
     rates = [phase["flops"] / phase["seconds"] for phase in found["phases"].values() if phase["seconds"]]
     assert 0 < max(rates) < 3 * found["matrix_flops"]

@@ -1,0 +1,51 @@
+"""The guided pass in less memory: blocks keep their inputs alone, and are computed again for the backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from sgi2v.config import GuidanceConfig, MemoryTier
+
+
+@contextmanager
+def memory_of(unet: Any, guidance: GuidanceConfig, tier: MemoryTier) -> Iterator[None]:
+    """Run the guided pass made inside in a memory tier; the U-Net is as before on leaving.
+
+    In the low tier every residual and transformer block is computed twice, but for the guided ones: computed again,
+    they would record their features again.
+    """
+    with _recomputed_blocks(unet, guidance) if tier is MemoryTier.LOW else nullcontext():
+        yield
+
+
+@contextmanager
+def _recomputed_blocks(unet: Any, guidance: GuidanceConfig) -> Iterator[None]:
+    from diffusers.models.resnet import SpatioTemporalResBlock
+    from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
+
+    guided: set[nn.Module] = set()
+    for block_index, index in guidance.layers:
+        block = unet.up_blocks[block_index]
+        guided |= {parts[index] for name in ("resnets", "attentions") if (parts := getattr(block, name, None))}
+    with ExitStack() as stack:
+        for module in unet.modules():
+            if isinstance(module, SpatioTemporalResBlock | TransformerSpatioTemporalModel) and module not in guided:
+                stack.enter_context(_recomputed(module))
+        yield
+
+
+@contextmanager
+def _recomputed(module: nn.Module) -> Iterator[None]:
+    # not the reentrant kind: it would keep nothing of a block whose weights have no gradient
+    recomputing = partial(checkpoint, module.forward, use_reentrant=False, preserve_rng_state=False)
+    module.forward = recomputing
+    try:
+        yield
+    finally:
+        del module.forward  # the class's own is seen again

@@ -1,0 +1,83 @@
+"""The low-memory tier keeps less, gives the same numbers, and is chosen where the high one would not fit."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sgi2v.config import Feature, GuidanceConfig, MemoryTier
+from sgi2v.estimate import ALLOCATOR_SLACK, BytesAlive, choose_tier, estimate_cost, roomiest_tier
+from sgi2v.generate import generate
+from sgi2v.guidance import guided_features
+from sgi2v.model import VideoModel
+from tests.sgi2v.test_features import inputs
+from tests.sgi2v.test_generate import GUIDANCE, SAMPLER, tracks
+
+
+def guided_pass(model: VideoModel, guidance: GuidanceConfig, tier: MemoryTier) -> tuple[Tensor, Tensor, int]:
+    """Features, gradient, and bytes kept in between."""
+    kept: dict[int, int] = {}
+    weights = {weight.untyped_storage().data_ptr() for weight in model.unet.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if (place := tensor.untyped_storage().data_ptr()) not in weights:
+            kept[place] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    given = inputs()
+    given["sample"].requires_grad_(True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        features = guided_features(model.unet, given, guidance, tier)
+    (gradient,) = torch.autograd.grad(features.square().sum(), given["sample"])
+    return features.detach(), gradient, sum(kept.values())
+
+
+@pytest.mark.parametrize("feature", list(Feature))
+@pytest.mark.parametrize("layers", [((2, 1), (2, 2)), ((1, 0), (3, 2))])
+def test_the_low_tier_keeps_less_and_changes_no_bit(
+    model: VideoModel, feature: Feature, layers: tuple[tuple[int, int], ...]
+) -> None:
+    guidance = GuidanceConfig(layers=layers, feature=feature)
+    features, gradient, kept = guided_pass(model, guidance, MemoryTier.HIGH)
+    low_features, low_gradient, low_kept = guided_pass(model, guidance, MemoryTier.LOW)
+    assert torch.equal(features, low_features)
+    assert torch.equal(gradient, low_gradient)
+    assert gradient.abs().max() > 0
+    assert low_kept < 0.5 * kept
+    assert not any("forward" in vars(module) for module in model.unet.modules())
+
+
+def test_a_video_is_the_same_in_either_tier(model: VideoModel, photograph: NDArray[np.uint8]) -> None:
+    high, low = (generate(model, photograph, tracks(), SAMPLER, GUIDANCE, seed=1, memory=tier) for tier in MemoryTier)
+    assert torch.equal(high.latents, low.latents)
+    assert np.array_equal(high.losses, low.losses)
+
+
+def test_what_is_counted_is_what_is_alive_at_once() -> None:
+    weights = torch.nn.Linear(1000, 1000)
+    with BytesAlive(weights) as alive:
+        first = torch.zeros(1000)
+        del first
+        second = torch.zeros(2000)
+        third = second.view(2, 1000) + 1
+        weights.weight.t()
+    assert alive.peak == 4 * 4000
+    assert third.sum() == 2000
+
+
+def test_the_high_tier_is_taken_where_it_fits(model: VideoModel) -> None:
+    # so many frames that it is the guided pass that needs most
+    sampler = dataclasses.replace(SAMPLER, num_frames=32, decode_chunk_size=1)
+    checkpoint = model.checkpoint
+    needed = estimate_cost(checkpoint, sampler, GUIDANCE, torch.float32).working_bytes
+    assert needed[MemoryTier.LOW] < 0.6 * needed[MemoryTier.HIGH]
+    enough = round(needed[MemoryTier.HIGH] * ALLOCATOR_SLACK) + 1
+    assert roomiest_tier(checkpoint, sampler, GUIDANCE, torch.float32, enough) is MemoryTier.HIGH
+    assert roomiest_tier(checkpoint, sampler, GUIDANCE, torch.float32, enough - 2) is MemoryTier.LOW
+    assert choose_tier("auto", model, sampler, GUIDANCE) is MemoryTier.HIGH
+    assert choose_tier("low", model, sampler, GUIDANCE) is MemoryTier.LOW
