@@ -89,8 +89,8 @@ def new_unet() -> Any:
     unet = UNetSpatioTemporalConditionModel(
         in_channels=2 * LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
-        down_block_types=("DownBlockSpatioTemporal",) + ("CrossAttnDownBlockSpatioTemporal",) * 2,
-        up_block_types=("CrossAttnUpBlockSpatioTemporal",) * 2 + ("UpBlockSpatioTemporal",),
+        down_block_types=("DownBlockSpatioTemporal",) * 3,
+        up_block_types=("UpBlockSpatioTemporal",) * 2 + ("CrossAttnUpBlockSpatioTemporal",),
         block_out_channels=(96, 96, 128),
         layers_per_block=1,
         num_attention_heads=(2, 2, 2),

@@ -41,7 +41,7 @@ FEATURES: dict[str, dict[str, Any]] = {
 }
 MERGE: dict[str, dict[str, Any]] = {"no FFT merge": {"fft_cutoff": None}}
 LAYERS: dict[str, dict[str, Any]] = {
-    f"layer {block}.{index}": {"layers": ((block, index),)} for block in (0, 1) for index in (0, 1)
+    f"layer {block}.{index}": {"layers": ((block, index),)} for block, index in ((2, 0), (2, 1))
 }
 RATES: dict[str, dict[str, Any]] = {
     f"learning rate {rate:g}": {"learning_rate": rate} for rate in (0.05, 0.1, 0.21, 0.4, 0.8, 1.6)

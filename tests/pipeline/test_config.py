@@ -46,13 +46,13 @@ def test_checkpoint_then_preset_then_file_then_flags() -> None:
 
 def test_a_settings_file_is_read_by_section(settings: Path) -> None:
     settings.write_text(
-        "[run]\nworkers = 3\nseed = 5\n[guidance]\nlayers = [[1, 1]]\nlearning_rate = 1\nguided_range = [0.9, 0.6]\n"
+        "[run]\nworkers = 3\nseed = 5\n[guidance]\nlayers = [[2, 1]]\nlearning_rate = 1\nguided_range = [0.9, 0.6]\n"
     )
     config = settle(read_toml(str(settings)))
     assert config.execution.workers == 3
     assert config.seed == 5
     assert config.guidance is not None
-    assert config.guidance.layers == ((1, 1),)
+    assert config.guidance.layers == ((2, 1),)
     assert config.guidance.learning_rate == 1.0
 
 
@@ -100,7 +100,7 @@ def test_a_settings_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         {"sampler": {"height": 128}},
         {"sampler": {"fps": 8}},
         {"guidance": {"learning_rate": 0.1}},
-        {"guidance": {"layers": [[1, 1]]}},
+        {"guidance": {"layers": [[2, 1]]}},
         {"run": {"seed": 1}},
         {"model": {"source": "embedded", "dtype": "bfloat16"}},
         {"unguided": True},
