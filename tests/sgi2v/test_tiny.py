@@ -61,6 +61,7 @@ def test_generates_what_the_stock_pipeline_does(
         num_frames=sampler.num_frames,
         num_inference_steps=sampler.steps,
         max_guidance_scale=max_cfg_scale,
+        motion_bucket_id=sampler.motion_bucket_id,
         decode_chunk_size=decode_chunk_size,
         generator=torch.Generator("cpu").manual_seed(seed),
         output_type="np",
