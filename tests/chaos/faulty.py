@@ -64,9 +64,9 @@ class FaultyGenerate(StandIn):
         sample_id = json.loads(table["state"][0].as_py())["sample_id"]
         import sgi2v.generate
 
-        def generate(*arguments: Any) -> Any:
+        def generate(*arguments: Any, **named: Any) -> Any:
             die_if_drawn("generate", sample_id)
-            generation = self.stand_in(*arguments)
+            generation = self.stand_in(*arguments, **named)
             note(f"generated {sample_id}")
             return generation
 
