@@ -15,7 +15,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -91,7 +91,7 @@ class Attempts(Protocol):
     """How a stage tells of its starts."""
 
     traces: Path | None
-    """Folder on each node for what a dying process says last; None keeps nothing."""
+    """What the files begin with, on each node, to which a dying process says its last; None keeps nothing."""
 
     def start(self, stage: str, sample_id: str) -> list[float]:
         """As the ledger's, on this node."""
@@ -163,7 +163,7 @@ def attempt(attempts: Attempts | None, stage: str, sample_id: str, timeout_s: fl
     """
     lasted = [] if attempts is None else attempts.start(stage, sample_id)
     traces = None if attempts is None else attempts.traces
-    file = None if traces is None else traces / f"{stage}-{sample_id}.txt"
+    file = None if traces is None else traces.with_name(f"{traces.name}-{stage}-{sample_id}.txt")
     if len(lasted) >= MAX_ATTEMPTS:
         raise _given_up(stage, lasted, timeout_s, file)
     with _last_words(file) as descriptor:
@@ -185,7 +185,6 @@ def _last_words(file: Path | None) -> Iterator[int]:
     if file is None:
         yield STDERR
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
     was_enabled = faulthandler.is_enabled()
     with file.open("wb") as stream:
         faulthandler.enable(stream)
@@ -196,8 +195,6 @@ def _last_words(file: Path | None) -> Iterator[int]:
             if was_enabled:
                 faulthandler.enable(STDERR)
     file.unlink(missing_ok=True)
-    with suppress(OSError):  # another process of this node has a row in hand
-        file.parent.rmdir()
 
 
 def _given_up(stage: str, lasted: list[float], timeout_s: float | None, file: Path | None) -> SampleError:

@@ -159,6 +159,19 @@ HANGS = "import time; time.sleep(60)"
 DIES = "import os; os.kill(os.getpid(), 9)"
 
 
+def counts_nothing(folder: Path) -> str:
+    """Code for a process of its own: attempts without a ledger, whose last words go to the folder."""
+    return f"""
+from pathlib import Path
+from pipeline.attempts import attempt
+class Attempts:
+    traces = Path({str(folder)!r}) / "traces"
+    def start(self, stage, sample_id):
+        return []
+    def finish(self, stage, sample_id):
+        pass"""
+
+
 @pytest.mark.parametrize(
     ("body", "timeout_s", "code", "told"),
     [
@@ -170,15 +183,7 @@ DIES = "import os; os.kill(os.getpid(), 9)"
 def test_the_record_says_where_a_worker_died(
     tmp_path: Path, ledger: Ledger, body: str, timeout_s: float | None, code: ErrorCode, told: str
 ) -> None:
-    script = f"""
-from pathlib import Path
-from pipeline.attempts import attempt
-class Attempts:
-    traces = Path({str(tmp_path)!r}) / "traces"
-    def start(self, stage, sample_id):
-        return []
-    def finish(self, stage, sample_id):
-        pass
+    script = f"""{counts_nothing(tmp_path)}
 with attempt(Attempts(), "generate", "a", {timeout_s}):
     {body}
 """
@@ -190,12 +195,25 @@ with attempt(Attempts(), "generate", "a", {timeout_s}):
     error = given_up(attempts, timeout_s and 0.1)
     assert error.code is code
     assert re.search(told, error.message), error.message
-    assert list((tmp_path / "traces").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_row_that_comes_through_leaves_no_trace(tmp_path: Path, ledger: Ledger) -> None:
     attempts = OnNode(ledger, "one")
     attempts.traces = tmp_path / "traces"
     with attempt(attempts, "generate", "a", 60):
-        assert (tmp_path / "traces" / "generate-a.txt").exists()
+        assert (tmp_path / "traces-generate-a.txt").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_of_a_node_are_out_of_each_others_way(tmp_path: Path) -> None:
+    script = f"""{counts_nothing(tmp_path)}
+import sys
+for _ in range(3000):
+    with attempt(Attempts(), "commit", sys.argv[1]):
+        pass
+"""
+    at = Path(__file__).parents[2]
+    processes = [subprocess.Popen([sys.executable, "-c", script, name], cwd=at) for name in "abc"]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
     assert list(tmp_path.iterdir()) == []
