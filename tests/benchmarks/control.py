@@ -70,14 +70,13 @@ def measure(model: VideoModel, split: Split, index: int, seed: int, guidance: Gu
     made = generate(model, sample.image, sample.tracks, guidance=guidance, seed=seed)
     seconds = time.monotonic() - started
     fidelity = motion_fidelity(made.frames, sample.tracks, LucasKanade())
-    mask_HW = sample.scene.masks_NTHW(np.zeros(1))[0, 0]
+    mask_HW = sample.mask_HW
     found = find_object(made.frames, mask_HW)
-    target_2 = sample.displacement_2
     return {
         "objmc_px": fidelity.objmc_px,
         "static_objmc_px": fidelity.static_objmc_px,
         "null_reason": fidelity.null_reason,
-        "projection": float(found.displacements_T2[-1] @ target_2 / (target_2 @ target_2)),
+        "projection": sample.projection(found),
         "displacement_px": float(np.linalg.norm(found.displacements_T2[-1])),
         "template_error": float(found.errors_T[1:].mean()),
         "kept": float((found.errors_T[1:] < error_when_gone(sample.scene, made.frames[0], mask_HW) / 2).mean()),

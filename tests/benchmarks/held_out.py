@@ -56,6 +56,16 @@ class HeldOut:
         start_2, end_2 = self.scene.sprites[0].path_22
         return end_2 - start_2
 
+    @property
+    def mask_HW(self) -> Floats:
+        """Of the first object in the first frame."""
+        return self.scene.masks_NTHW(TIMES_T[:1])[0, 0]
+
+    def projection(self, found: ObjectTrack) -> float:
+        """Of where the object went on where it was asked to go: 1 follows, 0 stays."""
+        target_2 = self.displacement_2
+        return float(found.displacements_T2[-1] @ target_2 / (target_2 @ target_2))
+
 
 def draw_held_out(split: Split, index: int) -> HeldOut:
     """The sample of this index."""

@@ -16,6 +16,7 @@ import pipeline.catalog
 import pipeline.run
 from pipeline.attempts import MAX_ATTEMPTS
 from pipeline.cli import main
+from pipeline.in_flight import state_of
 from pipeline.records import RECORDS
 from pipeline.stages import Commit
 from pipeline.storage import Storage
@@ -59,10 +60,9 @@ class FaultyGenerate(StandIn):
     """Dies inside a sample."""
 
     def _generate(self, table: Any) -> Any:
-        import json
-
-        sample_id = json.loads(table["state"][0].as_py())["sample_id"]
         import sgi2v.generate
+
+        sample_id = state_of(table).sample_id
 
         def generate(*arguments: Any, **named: Any) -> Any:
             die_if_drawn("generate", sample_id)

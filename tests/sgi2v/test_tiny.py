@@ -77,12 +77,10 @@ def test_its_own_settings_guide_and_give_a_video_of_its_picture(embedded: VideoM
     projections = []
     for index in (0, 7):
         sample = draw_held_out(Split.DEV, index)
-        mask_HW = sample.scene.masks_NTHW(np.zeros(1))[0, 0]
-        target_2 = sample.displacement_2
         guided = generate(embedded, sample.image, sample.tracks, guidance=guidance, seed=index)
         unguided = generate(embedded, sample.image, None, seed=index)
-        found = (find_object(video.frames, mask_HW) for video in (guided, unguided))
-        projections.append([one.displacements_T2[-1] @ target_2 / (target_2 @ target_2) for one in found])
+        found = (find_object(video.frames, sample.mask_HW) for video in (guided, unguided))
+        projections.append([sample.projection(one) for one in found])
         assert guided.frames.shape == (8, 64, 64, 3)
         assert guided.losses.shape == (len(guidance.step_indices(sampler.steps)), guidance.iterations)
         assert (guided.losses[:, -1] < guided.losses[:, 0]).all()
