@@ -1,0 +1,160 @@
+"""Videos of held-out samples, each made and measured once, and what their means are worth.
+
+A row per video is appended to a folder; what is there already is not made again. Intervals are of the mean over samples
+(seeds are averaged first), 95 %, by bootstrap; a comparison is paired by sample and seed.
+
+Axes: S samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sgi2v.config import GuidanceConfig, SamplerConfig
+from sgi2v.generate import generate
+from sgi2v.metrics import motion_fidelity
+from sgi2v.model import VideoModel, load_model
+from sgi2v.tiny.training import in_processes
+from sgi2v.tracking import LucasKanade
+from tests.benchmarks.held_out import Split, draw_held_out, error_when_gone, find_object
+
+BOOTSTRAPS = 10_000
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a variant's videos are made."""
+
+    sampler: SamplerConfig
+    guidance: GuidanceConfig | None
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """Which videos to make, and where to keep their rows."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--split", choices=["dev", "test"], default="dev")
+    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--processes", type=int, help="one per CPU core unless given")
+    parser.add_argument("--report", action="store_true", help="only print what there is")
+    parser.add_argument("--plot", type=Path, help="PNG to draw")
+    return parser
+
+
+def measured_rows(options: argparse.Namespace, variants: Mapping[str, Settings]) -> list[Row]:
+    """Make and measure what is missing, unless only a report is asked for; then read everything there is."""
+    options.folder.mkdir(parents=True, exist_ok=True)
+    if not options.report:
+        in_processes(_work, (options, dict(variants)), options.processes)
+    return read_rows(options.folder)
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """Every video that was measured so far."""
+    files = sorted(folder.glob("rows-*.jsonl"))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def _work(rank: int, processes: int, options: argparse.Namespace, variants: dict[str, Settings]) -> None:
+    torch.set_num_threads(1)
+    model = load_model(options.model)
+    done = {(row["variant"], row["index"], row["seed"]) for row in read_rows(options.folder)}
+    # by sample, so that whatever there is when it is cut short can be compared
+    videos = [(i, s) for i in range(options.samples) for s in range(options.seeds)]
+    keys = [(i, s, v) for i, s in videos[rank::processes] for v in variants]
+    with (options.folder / f"rows-{rank}.jsonl").open("a") as file:
+        for index, seed, variant in keys:
+            if (variant, index, seed) in done:
+                continue
+            row = measure(model, Split[options.split.upper()], index, seed, variants[variant])
+            file.write(json.dumps({"variant": variant, "index": index, "seed": seed, **row}) + "\n")
+            file.flush()
+
+
+def measure(model: VideoModel, split: Split, index: int, seed: int, settings: Settings) -> Row:
+    """Make one video and measure it."""
+    sample = draw_held_out(split, index)
+    started = time.monotonic()
+    made = generate(model, sample.image, sample.tracks, settings.sampler, settings.guidance, seed=seed)
+    seconds = time.monotonic() - started
+    fidelity = motion_fidelity(made.frames, sample.tracks, LucasKanade())
+    mask_HW = sample.mask_HW
+    found = find_object(made.frames, mask_HW)
+    return {
+        "objmc_px": fidelity.objmc_px,
+        "static_objmc_px": fidelity.static_objmc_px,
+        "null_reason": fidelity.null_reason,
+        "projection": sample.projection(found),
+        "displacement_px": float(np.linalg.norm(found.displacements_T2[-1])),
+        "template_error": float(found.errors_T[1:].mean()),
+        "kept": float((found.errors_T[1:] < error_when_gone(sample.scene, made.frames[0], mask_HW) / 2).mean()),
+        "loss_ratio": float((made.losses[:, -1] / made.losses[:, 0]).mean()) if made.losses.size else None,
+        "drift": made.latent_drift,
+        "seconds": round(seconds, 2),
+    }
+
+
+class Table:
+    """The rows as arrays [samples, seeds] per variant and column, NaN where there is none."""
+
+    def __init__(self, rows: list[Row]) -> None:
+        self.variants = list(dict.fromkeys(row["variant"] for row in rows))
+        self.shape = (max(row["index"] for row in rows) + 1, max(row["seed"] for row in rows) + 1)
+        self._rows = rows
+
+    def column(self, variant: str, name: str) -> NDArray[np.float64]:
+        """One column of one variant."""
+        values = np.full(self.shape, np.nan)
+        for row in self._rows:
+            if row["variant"] == variant and row[name] is not None:
+                values[row["index"], row["seed"]] = row[name]
+        return values
+
+
+def bootstrap(values_S: NDArray[np.float64], base_S: NDArray[np.float64] | None = None) -> tuple[float, float, float]:
+    """Mean over samples, or ratio of two means over the same samples, with its 95 % interval."""
+    if base_S is None:
+        base_S = np.where(np.isnan(values_S), np.nan, 1.0)
+    there = ~np.isnan(values_S) & ~np.isnan(base_S)
+    values_S, base_S = values_S[there], base_S[there]
+    draws = np.random.default_rng(0).integers(len(values_S), size=(BOOTSTRAPS, len(values_S)))
+    means = values_S[draws].mean(axis=1) / base_S[draws].mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(values_S.mean() / base_S.mean()), float(low), float(high)
+
+
+def over_seeds(values: NDArray[np.float64], *, where: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
+    """Mean of each sample [S] over the seeds that count: those that are there, unless `where` says which."""
+    where = ~np.isnan(values) if where is None else where
+    count = where.sum(axis=1)
+    return np.where(where, values, 0).sum(axis=1) / np.where(count == 0, np.nan, count)
+
+
+def ratio(values: NDArray[np.float64], base: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Of two means over the samples and seeds that both have, with its 95 % interval."""
+    paired = ~np.isnan(values) & ~np.isnan(base)
+    return bootstrap(over_seeds(values, where=paired), over_seeds(base, where=paired))
+
+
+def mean(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Over the samples, with its 95 % interval."""
+    return bootstrap(over_seeds(values))
+
+
+def cell(interval: tuple[float, float, float]) -> str:
+    """A value and its interval, for a table."""
+    return "{:.2f} [{:.2f}, {:.2f}]".format(*interval)
