@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sgi2v.checkpoint import Checkpoint, open_checkpoint
 from sgi2v.config import DType, ModelConfig, SamplerConfig, auto_dtype
+from sgi2v.convolution import replace_temporal_convolutions
 from sgi2v.errors import ConfigError, ModelError
 from sgi2v.fetch import weight_files
 
@@ -118,7 +119,10 @@ def _load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> V
                 output_loading_info=True,
             )
             _check_tensors(f"{name} of {checkpoint.source}", found)
-            return module.to(device).eval().requires_grad_(False)
+            module.to(device).eval().requires_grad_(False)
+            if device.type == "cpu":
+                replace_temporal_convolutions(module)
+            return module
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise ModelError(f"{name} of {checkpoint.source} cannot be loaded: {error}") from error
 
