@@ -160,21 +160,29 @@ def _feature(value: str) -> Feature:
 
 
 PRESETS = ("paper", "fast")
+FAST_STEPS, FAST_ITERATIONS, FAST_LEARNING_RATE = 0.45, 0.4, 4.0
+"""What `fast` makes of the checkpoint's own settings: fewer steps and updates, each of which goes further."""
 
 
 def apply_preset(preset: str, sampler: SamplerConfig, guidance: GuidanceConfig) -> tuple[SamplerConfig, GuidanceConfig]:
-    """The checkpoint's own settings (`paper`), or half its steps and three fifths of its iterations (`fast`)."""
+    """The checkpoint's own settings (`paper`), or less than half the steps with larger and fewer updates (`fast`).
+
+    `fast` takes a third of the work; `tests/benchmarks/presets.py` measures what is kept of the control.
+    """
     if preset not in PRESETS:
         raise ConfigError(f"unknown preset {preset!r}: known are {', '.join(PRESETS)}")
     if preset == "paper":
         return sampler, guidance
     guided_steps = guidance.guided_steps
     return (
-        dataclasses.replace(sampler, steps=math.ceil(sampler.steps / 2)),
+        dataclasses.replace(sampler, steps=math.ceil(sampler.steps * FAST_STEPS)),
         dataclasses.replace(
             guidance,
-            iterations=math.ceil(guidance.iterations * 0.6),
-            guided_steps=None if guided_steps is None else tuple(sorted({step // 2 for step in guided_steps})),
+            iterations=math.ceil(guidance.iterations * FAST_ITERATIONS),
+            learning_rate=guidance.learning_rate * FAST_LEARNING_RATE,
+            guided_steps=None
+            if guided_steps is None
+            else tuple(sorted({int(step * FAST_STEPS) for step in guided_steps})),
         ),
     )
 

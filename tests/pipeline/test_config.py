@@ -37,7 +37,10 @@ def test_checkpoint_then_preset_then_file_then_flags() -> None:
     assert settle().sampler == own
     assert settle().guidance == checkpoint.guidance()
     fast = settle(run={"preset": "fast"})
-    assert fast.sampler.steps == -(-own.steps // 2)
+    assert (own.steps, fast.sampler.steps) == (20, 9)
+    assert fast.guidance is not None
+    assert (checkpoint.guidance().iterations, fast.guidance.iterations) == (5, 2)
+    assert fast.guidance.learning_rate == 4 * checkpoint.guidance().learning_rate
     toml = {"run": {"preset": "fast"}, "sampler": {"steps": own.steps + 5, "fps": 9}}
     assert settle(toml).sampler == dataclasses.replace(own, steps=own.steps + 5, fps=9)
     assert settle(toml, sampler={"steps": 3}).sampler == dataclasses.replace(own, steps=3, fps=9)
