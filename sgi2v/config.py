@@ -173,16 +173,23 @@ def apply_preset(preset: str, sampler: SamplerConfig, guidance: GuidanceConfig) 
         raise ConfigError(f"unknown preset {preset!r}: known are {', '.join(PRESETS)}")
     if preset == "paper":
         return sampler, guidance
+    return scale_work(sampler, guidance, FAST_STEPS, FAST_ITERATIONS, FAST_LEARNING_RATE)
+
+
+def scale_work(
+    sampler: SamplerConfig, guidance: GuidanceConfig, steps: float, iterations: float, learning_rate: float
+) -> tuple[SamplerConfig, GuidanceConfig]:
+    """The settings with these multiples of their steps, iterations and learning rate, rounded up."""
     guided_steps = guidance.guided_steps
+    if guided_steps is not None:
+        guided_steps = tuple(sorted({int(step * steps) for step in guided_steps}))
     return (
-        dataclasses.replace(sampler, steps=math.ceil(sampler.steps * FAST_STEPS)),
+        dataclasses.replace(sampler, steps=math.ceil(sampler.steps * steps)),
         dataclasses.replace(
             guidance,
-            iterations=math.ceil(guidance.iterations * FAST_ITERATIONS),
-            learning_rate=guidance.learning_rate * FAST_LEARNING_RATE,
-            guided_steps=None
-            if guided_steps is None
-            else tuple(sorted({int(step * FAST_STEPS) for step in guided_steps})),
+            iterations=math.ceil(guidance.iterations * iterations),
+            learning_rate=guidance.learning_rate * learning_rate,
+            guided_steps=guided_steps,
         ),
     )
 

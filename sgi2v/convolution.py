@@ -9,7 +9,7 @@ from torch import Tensor, nn
 class TemporalConvolution(nn.Module):
     """A Conv3d that sees one cell through time, as a two-dimensional one over frames and cells: the same sums.
 
-    torch has no fast three-dimensional convolution of 32 bits on a CPU; its two-dimensional one is.
+    In 32 bits on a CPU torch's three-dimensional convolution is slow, and its two-dimensional one is not.
     """
 
     def __init__(self, conv: nn.Conv3d) -> None:

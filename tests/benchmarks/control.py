@@ -18,9 +18,19 @@ import numpy as np
 
 from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import Feature, GuidanceConfig, ModelConfig, SamplerConfig
-from tests.benchmarks.measured import Row, Settings, Table, arguments, cell, mean, measured_rows, ratio
+from tests.benchmarks.measured import (
+    UNGUIDED,
+    Row,
+    Settings,
+    Table,
+    arguments,
+    cell,
+    markdown,
+    mean,
+    measured_rows,
+    ratio,
+)
 
-UNGUIDED = "unguided"
 GUIDED = "guided"
 
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {
@@ -60,15 +70,14 @@ def report(rows: list[Row]) -> Iterator[str]:
     table = Table(rows)
     columns = ["variant", "videos", "ObjMC px", "of unguided", "improved", "static - ObjMC px"]
     columns += ["projection", "looks", "kept", "s"]
-    yield f"| {' | '.join(columns)} |"
-    yield f"|{' --- |' * len(columns)}"
     unguided = table.column(UNGUIDED, "objmc_px")
-    for variant in table.variants:
+
+    def cells(variant: str) -> list[str]:
         objmc, static = table.column(variant, "objmc_px"), table.column(variant, "static_objmc_px")
         paired = ~np.isnan(objmc) & ~np.isnan(unguided)
         seconds = table.column(variant, "seconds")
         nulls = int(np.isnan(objmc[~np.isnan(seconds)]).sum())
-        cells = [
+        return [
             variant,
             f"{int((~np.isnan(objmc)).sum())}" + (f" + {nulls} null" if nulls else ""),
             f"{np.nanmean(objmc):.2f}",
@@ -80,7 +89,8 @@ def report(rows: list[Row]) -> Iterator[str]:
             f"{np.nanmean(table.column(variant, 'kept')):.0%}",
             f"{np.nanmean(seconds):.1f}",
         ]
-        yield f"| {' | '.join(cells)} |"
+
+    return markdown(columns, map(cells, table.variants))
 
 
 def plot(rows: list[Row], file: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from sgi2v.tiny.training import in_processes
 from sgi2v.tracking import LucasKanade
 from tests.benchmarks.held_out import Split, draw_held_out, error_when_gone, find_object
 
+UNGUIDED = "unguided"
+"""The variant that others are held against."""
 BOOTSTRAPS = 10_000
 
 Row = dict[str, Any]
@@ -137,17 +139,17 @@ def bootstrap(values_S: NDArray[np.float64], base_S: NDArray[np.float64] | None 
     return float(values_S.mean() / base_S.mean()), float(low), float(high)
 
 
-def over_seeds(values: NDArray[np.float64], *, where: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
-    """Mean of each sample [S] over the seeds that count: those that are there, unless `where` says which."""
-    where = ~np.isnan(values) if where is None else where
-    count = where.sum(axis=1)
-    return np.where(where, values, 0).sum(axis=1) / np.where(count == 0, np.nan, count)
+def over_seeds(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean of each sample [S] over the seeds that are there; NaN where none is."""
+    there = ~np.isnan(values)
+    count = there.sum(axis=1)
+    return np.where(there, values, 0).sum(axis=1) / np.where(count == 0, np.nan, count)
 
 
 def ratio(values: NDArray[np.float64], base: NDArray[np.float64]) -> tuple[float, float, float]:
     """Of two means over the samples and seeds that both have, with its 95 % interval."""
     paired = ~np.isnan(values) & ~np.isnan(base)
-    return bootstrap(over_seeds(values, where=paired), over_seeds(base, where=paired))
+    return bootstrap(over_seeds(np.where(paired, values, np.nan)), over_seeds(np.where(paired, base, np.nan)))
 
 
 def mean(values: NDArray[np.float64]) -> tuple[float, float, float]:
@@ -158,3 +160,10 @@ def mean(values: NDArray[np.float64]) -> tuple[float, float, float]:
 def cell(interval: tuple[float, float, float]) -> str:
     """A value and its interval, for a table."""
     return "{:.2f} [{:.2f}, {:.2f}]".format(*interval)
+
+
+def markdown(columns: list[str], rows: Iterable[list[str]]) -> Iterator[str]:
+    """The lines of a table."""
+    yield f"| {' | '.join(columns)} |"
+    yield f"|{' --- |' * len(columns)}"
+    yield from (f"| {' | '.join(cells)} |" for cells in rows)

@@ -10,26 +10,43 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
-from math import ceil
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from sgi2v.checkpoint import Checkpoint, open_checkpoint
-from sgi2v.config import PRESETS, GuidanceConfig, ModelConfig, SamplerConfig, apply_preset
+from sgi2v.config import (
+    FAST_ITERATIONS,
+    FAST_STEPS,
+    PRESETS,
+    GuidanceConfig,
+    ModelConfig,
+    SamplerConfig,
+    apply_preset,
+    scale_work,
+)
 from sgi2v.estimate import estimate_cost
 from tests.benchmarks.full_size import write_configs
-from tests.benchmarks.measured import Row, Settings, Table, arguments, cell, mean, measured_rows, ratio
+from tests.benchmarks.measured import (
+    UNGUIDED,
+    Row,
+    Settings,
+    Table,
+    arguments,
+    cell,
+    markdown,
+    mean,
+    measured_rows,
+    ratio,
+)
 
-PAPER, FAST = PRESETS
-UNGUIDED = "unguided"
+PAPER = "paper"
 TOLERANCE = 1.05
 """Of mean ObjMC, beyond which control is not kept."""
 
 NEIGHBOURS: dict[str, tuple[float, float, float]] = {
-    "fast, at paper's learning rate": (0.45, 0.4, 1.0),
+    "fast, at paper's learning rate": (FAST_STEPS, FAST_ITERATIONS, 1.0),
     "2/5 of the iterations": (1.0, 0.4, 1.0),
     "half the steps": (0.5, 1.0, 1.0),
     "half the steps, 3/5 of the iterations": (0.5, 0.6, 1.0),
@@ -41,16 +58,7 @@ def variants_of(sampler: SamplerConfig, guidance: GuidanceConfig) -> dict[str, S
     """The presets, unguided, and what else was thought of."""
     variants = {UNGUIDED: Settings(sampler, None)}
     variants |= {preset: Settings(*apply_preset(preset, sampler, guidance)) for preset in PRESETS}
-    for name, (steps, iterations, learning_rate) in NEIGHBOURS.items():
-        variants[name] = Settings(
-            replace(sampler, steps=ceil(sampler.steps * steps)),
-            replace(
-                guidance,
-                iterations=ceil(guidance.iterations * iterations),
-                learning_rate=guidance.learning_rate * learning_rate,
-            ),
-        )
-    return variants
+    return variants | {name: Settings(*scale_work(sampler, guidance, *scales)) for name, scales in NEIGHBOURS.items()}
 
 
 def costs(checkpoint: Checkpoint) -> dict[str, float]:
@@ -67,15 +75,14 @@ def report(rows: list[Row], here: dict[str, float], full_size: dict[str, float])
     """A Markdown table; costs of a sample on the embedded checkpoint and on full-size SVD, and `of paper` in pairs."""
     table = Table(rows)
     columns = ["settings", "videos", "cost", "cost on SVD", "s", "ObjMC px", "of paper", "projection", "kept"]
-    yield f"| {' | '.join(columns)} |"
-    yield f"|{' --- |' * len(columns)}"
     paper = table.column(PAPER, "objmc_px")
-    for variant, cost in here.items():
+
+    def cells(variant: str) -> list[str]:
         objmc = table.column(variant, "objmc_px")
-        cells = [
+        return [
             variant,
             f"{int((~np.isnan(objmc)).sum())}",
-            f"{cost:.1%}",
+            f"{here[variant]:.1%}",
             f"{full_size[variant]:.1%}",
             f"{np.nanmedian(table.column(variant, 'seconds')):.1f}",
             f"{np.nanmean(objmc):.2f}",
@@ -83,7 +90,8 @@ def report(rows: list[Row], here: dict[str, float], full_size: dict[str, float])
             cell(mean(table.column(variant, "projection"))),
             f"{np.nanmean(table.column(variant, 'kept')):.0%}",
         ]
-        yield f"| {' | '.join(cells)} |"
+
+    return markdown(columns, map(cells, here))
 
 
 def plot(rows: list[Row], here: dict[str, float], file: Path) -> None:
@@ -100,7 +108,7 @@ def plot(rows: list[Row], here: dict[str, float], file: Path) -> None:
         found, low, high = ratio(table.column(variant, "objmc_px"), paper)
         colour = "tab:blue" if variant in PRESETS else "tab:red" if variant == UNGUIDED else "tab:gray"
         axis.errorbar(cost, found, yerr=[[found - low], [high - found]], fmt="o", color=colour, capsize=3)
-        axis.annotate(variant, (cost, found), xytext=(6, 4), textcoords="offset points", fontsize=8)
+        axis.annotate(variant, (cost, found), xytext=(6, 4), textcoords="offset points", rotation=30, fontsize=8)
     axis.axhspan(0, TOLERANCE, alpha=0.08, color="tab:green")
     axis.axvline(1 / 3, color="black", linestyle=":")
     axis.set_xlabel("operations of a sample, relative to paper")
