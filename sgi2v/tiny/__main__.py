@@ -30,7 +30,7 @@ DEFAULTS = {
         "max_cfg_scale": 1.0,
         "motion_bucket_id": 96,
     },
-    "guidance": {"layers": [[2, 0], [2, 1]], "guided_range": [0.95, 0.6]},
+    "guidance": {"layers": [[2, 1]], "guided_range": [0.95, 0.6]},
 }
 """The settings that travel with the checkpoint; its bucket of 96 asks for 12 px of motion, and not whither."""
 

@@ -19,6 +19,7 @@ import numpy as np
 from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import Feature, GuidanceConfig, ModelConfig, SamplerConfig
 from tests.benchmarks.measured import (
+    GUIDED,
     UNGUIDED,
     Row,
     Settings,
@@ -31,8 +32,6 @@ from tests.benchmarks.measured import (
     ratio,
 )
 
-GUIDED = "guided"
-
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "features": {
         "plain self-attention": {"feature": Feature.SELF_ATTENTION},
@@ -40,11 +39,15 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         "upsampling block": {"feature": Feature.UPSAMPLE_BLOCK},
     },
     "merge": {"no FFT merge": {"fft_cutoff": None}},
-    "layers": {f"layer {block}.{index}": {"layers": ((block, index),)} for block, index in ((2, 0), (2, 1))},
-    "rates": {f"learning rate {rate:g}": {"learning_rate": rate} for rate in (0.05, 0.1, 0.21, 0.4, 0.8, 1.6)},
+    "layers": {
+        "layer 2.0": {"layers": ((2, 0),)},
+        "layer 2.1": {"layers": ((2, 1),)},
+        "layers 2.0 and 2.1": {"layers": ((2, 0), (2, 1))},
+    },
+    "rates": {f"learning rate {rate:g}": {"learning_rate": rate} for rate in (0.05, 0.1, 0.21, 0.4, 0.8)},
     "ranges": {
         f"guided range {first:g} - {last:g}": {"guided_range": (first, last)}
-        for first, last in ((1.0, 0.8), (1.0, 0.6), (1.0, 0.4), (0.9, 0.6), (0.8, 0.5), (0.6, 0.3), (1.0, 0.2))
+        for first, last in ((0.95, 0.8), (0.95, 0.6), (0.95, 0.4), (0.75, 0.4), (0.5, 0.15))
     },
     "iterations": {f"{count} iterations": {"iterations": count} for count in (1, 3, 5, 10)},
 }

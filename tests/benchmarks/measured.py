@@ -29,7 +29,8 @@ from sgi2v.tracking import LucasKanade
 from tests.benchmarks.held_out import Split, draw_held_out, error_when_gone, find_object
 
 UNGUIDED = "unguided"
-"""The variant that others are held against."""
+GUIDED = "guided"
+"""By the checkpoint's own settings; what these two make is the same in every benchmark's folder."""
 BOOTSTRAPS = 10_000
 
 Row = dict[str, Any]
@@ -52,6 +53,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--processes", type=int, help="one per CPU core unless given")
+    parser.add_argument("--variants", nargs="*", metavar="NAME", help="make these only; all unless given")
     parser.add_argument("--report", action="store_true", help="only print what there is")
     parser.add_argument("--plot", type=Path, help="PNG to draw")
     return parser
@@ -61,7 +63,8 @@ def measured_rows(options: argparse.Namespace, variants: Mapping[str, Settings])
     """Make and measure what is missing, unless only a report is asked for; then read everything there is."""
     options.folder.mkdir(parents=True, exist_ok=True)
     if not options.report:
-        in_processes(_work, (options, dict(variants)), options.processes)
+        wanted = variants if options.variants is None else {name: variants[name] for name in options.variants}
+        in_processes(_work, (options, dict(wanted)), options.processes)
     return read_rows(options.folder)
 
 
