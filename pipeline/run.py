@@ -150,7 +150,8 @@ def flow(config: RunConfig, todo: pa.Table, width: Width, epoch: int) -> Generat
 
     attempts = LedgerActor(ROOM_PER_WORKER * width.workers)
     helpers = ActorPoolStrategy(min_size=1, max_size=width.helpers, max_tasks_in_flight_per_actor=2)
-    workers = ActorPoolStrategy(size=width.workers, max_tasks_in_flight_per_actor=1)
+    # the next row waits at its worker: with one at a time a worker stands idle until the driver has heard of its last
+    workers = ActorPoolStrategy(size=width.workers, max_tasks_in_flight_per_actor=2)
     device = "cuda" if width.gpus_per_worker else "cpu"
     one_row: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
     per_helper = {"compute": helpers, "num_cpus": STAGE_CPUS, **one_row}

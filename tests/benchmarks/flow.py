@@ -1,0 +1,143 @@
+"""What does the flow keep of the pace of a bare loop over `generate`, on the same rows?
+
+    python -m tests.benchmarks.flow FOLDER [--workers 2] [--steps 8]
+    python -m tests.benchmarks.flow FOLDER --waiting 5
+
+A loop, a run, and the loop once more. The loop is as many processes as the run has workers, with the same threads,
+and nothing but `generate` in them. With `--waiting` a sample only waits that long and takes no CPU, as if it were on a
+GPU: then the pace of the loop is known, and only the run is made. Pace is counted between the first and the last few
+ends, so that neither the start nor the last rows, for which there are too few to go round, are in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from manifests.io import read_manifest
+from pipeline.config import RunConfig, resolve
+from pipeline.in_flight import InFlight, pixels_of, state_of
+from pipeline.records import SampleRecord
+from pipeline.run import Observer, run
+from pipeline.stages import Load
+from sgi2v.generate import PHASES, generate
+from sgi2v.model import load_model
+from sgi2v.tiny.training import in_processes
+from sgi2v.trajectory import BoxTracks
+from tests import stand_in
+
+DEMO = Path(__file__).parents[2] / "manifests" / "demo" / "demo.parquet"
+EDGE_ROUNDS = 2
+"""Rows a worker at each end that do not count."""
+
+
+def rows_of_demo(count: int) -> pa.Table:
+    """As many manifest rows, the demo's over and over: pictures by absolute paths, ids and so noise of their own."""
+    demo = read_manifest(str(DEMO))
+    rows = [row for row in demo.to_pylist() if row["boxes"]]
+    chosen = [rows[number % len(rows)] for number in range(count)]
+    for number, row in enumerate(chosen):
+        chosen[number] = {**row, "sample_id": f"{row['sample_id']}-{number}", "image": str(DEMO.parent / row["image"])}
+    return pa.Table.from_pylist(chosen, demo.schema)
+
+
+def pace(ends: list[float], workers: int) -> float:
+    """Samples a second between the first and the last few ends."""
+    edge = EDGE_ROUNDS * workers
+    counted = sorted(ends)[edge - 1 : len(ends) - edge]
+    return (len(counted) - 1) / (counted[-1] - counted[0])
+
+
+def _loop(rank: int, processes: int, config: RunConfig, rows: pa.Table, folder: Path) -> None:
+    torch.set_num_threads(config.execution.threads_per_worker)
+    model, load, sampler = load_model(config.model), Load(config), config.sampler
+    shape = (sampler.height, sampler.width, 3)
+    loaded = [load(InFlight.begin(rows.slice(number, 1))) for number in range(rank, rows.num_rows, processes)]
+    ends = []
+    for table in loaded:
+        state, image_HWC = state_of(table), pixels_of(table, "first_frame", shape)
+        tracks = BoxTracks(np.array(state.boxes_NT4), sampler.height, sampler.width)
+        made = generate(model, image_HWC, tracks, sampler, config.guidance, state.seed)
+        ends.append((time.time(), sum(made.seconds.values())))
+    (folder / f"{rank}.json").write_text(json.dumps(ends))
+
+
+def bare_loop(config: RunConfig, rows: pa.Table, workers: int, folder: Path) -> tuple[float, float]:
+    """Pace, and the mean seconds of a sample."""
+    folder.mkdir(parents=True)
+    in_processes(_loop, (config, rows, folder), workers)
+    ends = [end for file in folder.iterdir() for end in json.loads(file.read_text())]
+    return pace([at for at, _ in ends], workers), sum(seconds for _, seconds in ends) / len(ends)
+
+
+class _Ends(Observer):
+    """When samples were finished, as the driver hears of it, and what their generation took."""
+
+    def __init__(self) -> None:
+        self.at: list[float] = []
+        self.seconds: list[float] = []
+
+    def finished(self, record: SampleRecord) -> None:
+        assert record.status == "committed", record.message
+        self.at.append(time.time())
+        self.seconds.append(sum(getattr(record, f"seconds_{phase}") for phase in PHASES))
+
+
+def of_run(config: RunConfig, rows: pa.Table, workers: int) -> tuple[float, float]:
+    """Pace, and the mean seconds of a sample's generation."""
+    shutil.rmtree(config.output, ignore_errors=True)
+    ends = _Ends()
+    run(config, rows, observer=ends)
+    return pace(ends.at, workers), sum(ends.seconds) / len(ends.seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--rows", type=int, default=30)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=8, help="of the embedded checkpoint: how long a sample takes")
+    parser.add_argument("--waiting", type=float, metavar="SECONDS", help="samples that wait and do not work")
+    options = parser.parse_args()
+    folder: Path = options.folder.absolute()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    rows = rows_of_demo(options.rows)
+    manifest = folder / "manifest.parquet"
+    pq.write_table(rows, manifest)
+    flags: dict[str, dict[str, Any]] = {
+        "model": {"source": "embedded"},
+        "run": {"workers": options.workers},
+        "sampler": {"steps": options.steps},
+    }
+    config, _ = resolve(str(manifest), str(folder / "out"), {}, flags)
+    if options.waiting:
+        os.environ[stand_in.SECONDS] = str(options.waiting)
+        stand_in.install()
+        found, _ = of_run(config, rows, options.workers)
+        ideal = options.workers / options.waiting
+        print(f"run {60 * found:.2f} samples a minute of {60 * ideal:.2f}: {found / ideal:.1%}")
+        return
+    before, alone = bare_loop(config, rows, options.workers, folder / "before")
+    found, beside = of_run(config, rows, options.workers)
+    after, alone_after = bare_loop(config, rows, options.workers, folder / "after")
+    alone, loop = (alone + alone_after) / 2, (before + after) / 2
+    print(f"loop {60 * before:.2f} and {60 * after:.2f} samples a minute, {alone:.2f} s each")
+    print(f"run  {60 * found:.2f} samples a minute, {beside:.2f} s of generation each")
+    print(f"the run keeps {found / loop:.1%} of the loop's pace")
+    print(f"of it: its samples take {alone / beside:.1%} of a worker's pace in the loop, beside all else on the cores,")
+    print(f"and its workers generate {found * beside / options.workers:.1%} of the time")
+
+
+if __name__ == "__main__":
+    main()
