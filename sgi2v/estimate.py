@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from sgi2v.attention import replace_cross_attention
 from sgi2v.checkpoint import Checkpoint
 from sgi2v.config import GuidanceConfig, MemoryTier, SamplerConfig
 from sgi2v.generate import PHASES
@@ -120,6 +121,7 @@ class _Shapes:
         self.unet: Any = UNetSpatioTemporalConditionModel.from_config(dict(configs["unet"])).requires_grad_(False)
         self.vae: Any = AutoencoderKLTemporalDecoder.from_config(dict(configs["vae"])).requires_grad_(False)
         self.clip: Any = CLIPVisionModelWithProjection(CLIPVisionConfig(**configs["image_encoder"]))
+        replace_cross_attention(self.unet)
         self.cells = sampler.height // checkpoint.cell_px, sampler.width // checkpoint.cell_px
 
     @property

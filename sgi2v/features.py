@@ -42,10 +42,13 @@ class _RecordingProcessor:
         def heads(projected: Tensor) -> Tensor:
             return projected.view(*projected.shape[:2], attn.heads, -1).transpose(1, 2)
 
-        query, key, value = (heads(project(hidden_states)) for project in (attn.to_q, attn.to_k, attn.to_v))
+        query = heads(attn.to_q(hidden_states))
         if self.feature is Feature.MODIFIED_SELF_ATTENTION:
-            first_key, first_value = (first[:1].detach().expand_as(first) for first in (key, value))
-            self.recorder.add_cells(_attend(query, first_key, first_value))
+            # of their own, as the last guided layer ends the pass here and no other frame's are computed
+            with torch.no_grad():
+                first_key, first_value = (heads(project(hidden_states[:1])) for project in (attn.to_k, attn.to_v))
+            self.recorder.add_cells(_attend(query, first_key.expand_as(query), first_value.expand_as(query)))
+        key, value = (heads(project(hidden_states)) for project in (attn.to_k, attn.to_v))
         attended = _attend(query, key, value)
         if self.feature is Feature.SELF_ATTENTION:
             self.recorder.add_cells(attended)

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sgi2v.attention import replace_cross_attention
 from sgi2v.checkpoint import Checkpoint, open_checkpoint
 from sgi2v.config import DType, ModelConfig, SamplerConfig, auto_dtype
 from sgi2v.convolution import replace_temporal_convolutions
@@ -120,6 +121,7 @@ def _load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> V
             )
             _check_tensors(f"{name} of {checkpoint.source}", found)
             module.to(device).eval().requires_grad_(False)
+            replace_cross_attention(module)
             if device.type == "cpu":
                 replace_temporal_convolutions(module)
             return module
