@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from manifests.access import Access
 from manifests.images import decode_image, read_image_bytes, resolve_uri
 from manifests.schema import parse_row, row_digest
 from pipeline.attempts import Attempts, attempt, wait_for_room
@@ -57,7 +58,7 @@ class Load:
             sample = parse_row(row)
             uri = resolve_uri(sample.image, self.config.manifest, self.config.execution.access)
             with attempt(self.attempts, "load", sample.sample_id, self.config.execution.sample_timeout_s):
-                image_HWC = decode_image(_fetch(uri))
+                image_HWC = decode_image(_fetch(uri, self.config.execution.access))
                 first_frame = resize_image(image_HWC, sampler.height, sampler.width).tobytes()
             height, width = image_HWC.shape[:2]
             tracks = sample.tracks(sampler.num_frames, height, width).clip_to_first_frame()
@@ -68,10 +69,10 @@ class Load:
         return as_row(state.took("load", time.perf_counter() - start), first_frame, None)
 
 
-def _fetch(uri: str) -> bytes:
+def _fetch(uri: str, access: Access) -> bytes:
     """The image file's bytes; a place that does not answer fails its rows, and the others go on."""
     try:
-        return with_retries(f"reading {uri}", lambda: read_image_bytes(uri), FETCHES)
+        return with_retries(f"reading {uri}", lambda: read_image_bytes(uri, access=access), FETCHES)
     except (StorageError, OSError) as error:
         message = f"{error}: make it readable, then run again with --retry-failed"
         raise SampleError(ErrorCode.IMAGE_MISSING, message) from error
