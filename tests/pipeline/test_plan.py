@@ -147,6 +147,19 @@ def test_an_output_is_claimed_once_and_known_again(storage: Storage) -> None:
     assert {"python", "torch", "ray", "diffusers"} <= set(described["versions"])
 
 
+def test_the_file_tells_no_secrets_and_is_found_the_same_again(storage: Storage) -> None:
+    roots = ["https://user:hunt@er2@host/p", "https://host/p?sig=hunter2", "abfs://box@account.dfs.core.windows.net/p"]
+    secretive = config(run={"untrusted": True, "roots": roots})
+    claim_output(storage, secretive, "digest", 4)
+    kept = storage.get(RUN_FILE) or b""
+    assert b"er2" not in kept
+    told = ["https://***@host/p", "https://host/p?***", "abfs://box@account.dfs.core.windows.net/p"]
+    assert json.loads(kept)["execution"]["roots"] == told
+    assert claim_output(storage, secretive, "digest", 4) is True
+    renew_manifest(storage, secretive, "digest", 4, others=0)
+    assert storage.get(RUN_FILE) == kept
+
+
 def test_a_manifest_that_has_grown_is_described_anew(storage: Storage) -> None:
     claim_output(storage, config(), "digest", 4)
     claim_output(storage, config(), "another digest", 6)
