@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.access import without_secrets_in
-from manifests.schema import MANIFEST_SCHEMA, row_digest
+from manifests.schema import MANIFEST_SCHEMA, row_digest, rows_of
 from pipeline.catalog import Catalog
 from pipeline.config import RunConfig, differences
 from pipeline.storage import Storage
@@ -192,7 +192,7 @@ def _check_unchanged(finished: pa.Table) -> None:
     changed = [
         row["sample_id"]
         for batch in finished.to_batches(max_chunksize=DIGESTED_AT_ONCE)
-        for row in batch.to_pylist()
+        for row in rows_of(pa.Table.from_batches([batch]))
         if row_digest(row) != row["_digest"]
     ]
     if changed:

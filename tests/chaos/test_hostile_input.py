@@ -90,6 +90,8 @@ ROWS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     **{name: ("box_outside", {"boxes": [box]}) for name, box in BAD_BOXES.items()},
     **{name: ("trajectory_invalid", {"trajectories": paths}) for name, paths in BAD_PATHS.items()},
     "boxes-null": ("box_outside", {"boxes": None}),
+    "boxes-a-million": ("trajectory_invalid", {"boxes": [BOX] * 1_000_000}),
+    "points-a-million": ("trajectory_invalid", {"trajectories": [[[24.0, 24.0]] * 1_000_000]}),
     "box-three-numbers": ("box_outside", {"boxes": [[1.0, 2.0, 3.0]]}),
     "box-null-inside": ("box_outside", {"boxes": [[None, 2.0, 3.0, 4.0]]}),
     "box-astronomic": ("box_outside", {"boxes": [[1e300, 1e300, 1.1e300, 1.1e300]]}),

@@ -68,6 +68,16 @@ def test_every_problem_of_every_row_is_told(folder: Path) -> None:
     assert {problem.row for problem in without} == {1, 2, 4, 5, 6}
 
 
+def test_rows_of_too_much_are_told(folder: Path) -> None:
+    path = [[5.0, 5.0]] * 10_001
+    many = table(row(sample_id="a", boxes=[[1.0, 2.0, 3.0, 4.0]] * 300), row(sample_id="b", trajectories=[path, path]))
+    assert told(validate(many, str(folder / "m.parquet"))) == [
+        (0, "a", "boxes", "trajectory_invalid"),
+        (1, "b", "trajectories", "trajectory_invalid"),
+        (1, "b", "trajectories", "trajectory_invalid"),
+    ]
+
+
 def test_rows_keep_their_numbers_over_chunks(folder: Path) -> None:
     rows = [row(sample_id=f"s{n}", image="none.png" if n == 4999 else "cat.png") for n in range(5000)]
     assert told(validate(table(*rows), str(folder / "m.csv"))) == [(4999, "s4999", "image", "image_missing")]
