@@ -72,8 +72,8 @@ def read_image_bytes(uri: str, max_bytes: int = MAX_BYTES, access: Access | None
     """The file's bytes, from a local path or any fsspec URL.
 
     access: None goes wherever a web server sends it. Raises SampleError: image_missing (none there, a folder, no such
-    protocol, a redirect that is not followed), image_too_large. Raises OSError for what may heal (connections,
-    overloaded servers, permissions), so that the caller can retry.
+    protocol, a redirect that is not followed), image_too_large, out_of_memory. Raises OSError for what may heal
+    (connections, overloaded servers, permissions), so that the caller can retry.
     """
     follows = access is None or access.follows_redirects
     try:
@@ -85,6 +85,8 @@ def read_image_bytes(uri: str, max_bytes: int = MAX_BYTES, access: Access | None
             data = bytes(file.read(max_bytes + 1))
     except SampleError:
         raise
+    except MemoryError as error:
+        raise _no_memory("read") from error
     except FileNotFoundError as error:
         if isinstance(error.__cause__, SampleError):
             raise error.__cause__ from None
@@ -133,7 +135,8 @@ def load_image(image: str, manifest_uri: str, access: Access | None = None) -> N
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Decode to uint8 [H, W, 3], RGB: upright, over white where transparent, the first frame of an animation.
 
-    Raises SampleError: image_too_large, from the header and before pixels are decoded; image_undecodable.
+    Raises SampleError: image_too_large, from the header and before pixels are decoded; image_undecodable;
+    out_of_memory.
     """
     with _opened(data, max_pixels) as image:
         turn = _UPRIGHT.get(_orientation(image))
@@ -152,8 +155,10 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
             if width * height > max_pixels:
                 raise _too_large(f"{width} x {height} px", max_pixels)
             yield image
-    except (SampleError, MemoryError):
+    except SampleError:
         raise
+    except MemoryError as error:
+        raise _no_memory("decoded") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(str(error), max_pixels) from error
     except UnidentifiedImageError as error:
@@ -193,6 +198,11 @@ def _orientation(image: Image.Image) -> int:
 
 def _missing(uri: str, message: str) -> SampleError:
     return SampleError(ErrorCode.IMAGE_MISSING, f"{uri[:300]}: {message}")
+
+
+def _no_memory(done: str) -> SampleError:
+    message = f"no memory is left in which the image could be {done}: make it smaller"
+    return SampleError(ErrorCode.OUT_OF_MEMORY, message)
 
 
 def _too_large(found: str, max_pixels: int) -> SampleError:
