@@ -18,6 +18,7 @@ PROTOCOLS = frozenset(
 """Of fsspec's file systems, those that a row may use: no shells, no archives, no other people's caches."""
 _LOCAL = ("file", "local")
 _WEB = ("http", "https")
+_SHOWN = 300
 # to the last @ before a slash, as a password may hold one; without a colon it is a container's name, save on the web
 _USER = re.compile(r"(\b(?:(?i:https?)://|[a-zA-Z][a-zA-Z0-9+.-]{0,31}://(?=[^/\s\"@:]*:)))[^/\s\"]+@")
 # not past the next URL, or a text of many would be searched to its end from each
@@ -70,6 +71,11 @@ def without_secrets_in(value: Any) -> Any:
     return without_secrets(value) if isinstance(value, str) else value
 
 
+def shown(uri: str) -> str:
+    """A place as messages name it: masked before it is cut, as half a password is one too."""
+    return without_secrets(uri)[:_SHOWN]
+
+
 def split_protocol(uri: str) -> tuple[str, str]:
     """The protocol in lower case, and the rest: at the first `://`, which is where fsspec splits as well."""
     protocol, is_url, rest = uri.partition("://")
@@ -105,4 +111,4 @@ def _canonical(uri: str) -> str:
 
 
 def _refused(uri: str, message: str) -> SampleError:
-    return SampleError(ErrorCode.IMAGE_MISSING, f"{uri[:300]} is refused: {message}")
+    return SampleError(ErrorCode.IMAGE_MISSING, f"{shown(uri)} is refused: {message}")

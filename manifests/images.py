@@ -20,7 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from manifests.access import Access, is_web
+from manifests.access import Access, is_web, shown
 from sgi2v.errors import ErrorCode, SampleError
 
 MAX_BYTES = 256 * 2**20
@@ -197,7 +197,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _missing(uri: str, message: str) -> SampleError:
-    return SampleError(ErrorCode.IMAGE_MISSING, f"{uri[:300]}: {message}")
+    return SampleError(ErrorCode.IMAGE_MISSING, f"{shown(uri)}: {message}")
 
 
 def _no_memory(done: str) -> SampleError:

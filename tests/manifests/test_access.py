@@ -138,3 +138,11 @@ def test_secrets_are_looked_for_in_hostile_text_in_no_time(text: str) -> None:
     start = time.monotonic()
     without_secrets(text)
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("image", ["https://user:{}@host/a.png", "zip://a::https://user:{}@host/a.zip"])
+def test_a_long_place_is_told_short_and_no_part_of_its_password(image: str) -> None:
+    with pytest.raises(SampleError) as caught:
+        resolve_uri(image.format("hunter2" * 100), MANIFEST, Access(()))
+    assert "hunter2" not in caught.value.message
+    assert len(caught.value.message) < 500
