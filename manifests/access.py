@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from sgi2v.errors import ErrorCode, SampleError
@@ -15,8 +17,12 @@ PROTOCOLS = frozenset(
 )
 """Of fsspec's file systems, those that a row may use: no shells, no archives, no other people's caches."""
 _LOCAL = ("file", "local")
-_USER = re.compile(r"(\b[a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s@\"']+@")
-_QUERY = re.compile(r"(\bhttps?://[^\s?\"']+)\?[^\s\"',;)]+")
+_WEB = ("http", "https")
+_SHOWN = 300
+# to the last @ before a slash, as a password may hold one; without a colon it is a container's name, save on the web
+_USER = re.compile(r"(\b(?:(?i:https?)://|[a-zA-Z][a-zA-Z0-9+.-]{0,31}://(?=[^/\s\"@:]*:)))[^/\s\"]+@")
+# not past the next URL, or a text of many would be searched to its end from each
+_QUERY = re.compile(r"(\b(?i:https?)://(?:(?!https?://)[^\s?\"'])+)\?[^\s\"',;)]+")
 
 
 @dataclass(frozen=True)
@@ -26,13 +32,18 @@ class Access:
     roots: tuple[str, ...] | None = None
     """Folders or URL prefixes; None is everywhere that PROTOCOLS reach."""
 
+    @property
+    def follows_redirects(self) -> bool:
+        """Whether a web server may send a reader elsewhere, which may be anywhere."""
+        return self.roots is None
+
     def check(self, uri: str, manifest_uri: str) -> None:
         """Raise SampleError(image_missing) for a place that is not allowed. uri: absolute.
 
         Within roots, the manifest's own folder and inline `data:` are always allowed; links and `..` are followed
         before they are judged.
         """
-        protocol = _protocol(uri)
+        protocol, _ = split_protocol(uri)
         if protocol not in PROTOCOLS:
             raise _refused(uri, f"{protocol}:// is not a place for images: copy them to a folder, bucket or web server")
         if self.roots is None or protocol == "data":
@@ -51,29 +62,53 @@ def without_secrets(text: str) -> str:
     return _QUERY.sub(r"\1?***", _USER.sub(r"\1***@", text))
 
 
-def _protocol(uri: str) -> str:
-    protocol, is_url, _ = uri.partition("://")
-    return protocol.lower() if is_url else "data" if uri.startswith("data:") else "file"
+def without_secrets_in(value: Any) -> Any:
+    """The same for every text in plain values; not for their JSON, whose quotes and escapes are no part of URLs."""
+    if isinstance(value, Mapping):
+        return {key: without_secrets_in(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_secrets_in(each) for each in value]
+    return without_secrets(value) if isinstance(value, str) else value
+
+
+def shown(uri: str) -> str:
+    """A place as messages name it: masked before it is cut, as half a password is one too."""
+    return without_secrets(uri)[:_SHOWN]
+
+
+def split_protocol(uri: str) -> tuple[str, str]:
+    """The protocol in lower case, and the rest: at the first `://`, which is where fsspec splits as well."""
+    protocol, is_url, rest = uri.partition("://")
+    if is_url:
+        return protocol.lower(), rest
+    return ("data", uri.removeprefix("data:")) if uri.startswith("data:") else ("file", uri)
+
+
+def is_web(uri: str) -> bool:
+    """Whether a web server is asked for it."""
+    return split_protocol(uri)[0] in _WEB
 
 
 def _folder(uri: str) -> str:
     """Where a file is."""
-    if _protocol(uri) in _LOCAL:
-        return str(Path(uri.partition("://")[2] or uri).absolute().parent)
+    protocol, rest = split_protocol(uri)
+    if protocol in _LOCAL:
+        return str(Path(rest).absolute().parent)
     return uri.partition("?")[0].rpartition("/")[0]
 
 
 def _canonical(uri: str) -> str:
     """The one name of a place: `file:///real/path`, or `s3://bucket/key` with neither `..` nor escapes."""
-    protocol, _, rest = uri.rpartition("://")
-    if _protocol(uri) in _LOCAL:
+    protocol, rest = split_protocol(uri)
+    if protocol in _LOCAL:
         return f"file://{Path(rest).expanduser().resolve()}"
-    path = rest.partition("?")[0].partition("#")[0] if protocol.startswith("http") else rest
-    while unquote(path) != path:
-        path = unquote(path)
+    path = rest.partition("?")[0].partition("#")[0] if protocol in _WEB else rest
+    # an escaped slash does not end the host: `https://host%2Fpictures%2F@evil/` is evil's
     host, _, key = path.partition("/")
-    return f"{protocol.lower()}://{host}{posixpath.normpath('/' + key)}"
+    while unquote(key) != key:
+        key = unquote(key)
+    return f"{protocol}://{host}{posixpath.normpath('/' + key)}"
 
 
 def _refused(uri: str, message: str) -> SampleError:
-    return SampleError(ErrorCode.IMAGE_MISSING, f"{uri} is refused: {message}")
+    return SampleError(ErrorCode.IMAGE_MISSING, f"{shown(uri)} is refused: {message}")

@@ -11,6 +11,7 @@ import posixpath
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import fsspec.core
@@ -19,7 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from manifests.access import Access
+from manifests.access import Access, is_web, shown
 from sgi2v.errors import ErrorCode, SampleError
 
 MAX_BYTES = 256 * 2**20
@@ -67,19 +68,28 @@ def _absolute(image: str, manifest_uri: str) -> str:
     return f"{protocol}://{root}/{path}"
 
 
-def read_image_bytes(uri: str, max_bytes: int = MAX_BYTES) -> bytes:
+def read_image_bytes(uri: str, max_bytes: int = MAX_BYTES, access: Access | None = None) -> bytes:
     """The file's bytes, from a local path or any fsspec URL.
 
-    Raises SampleError: image_missing (none there, a folder, no such protocol), image_too_large. Raises OSError
-    for what may heal (connections, overloaded servers, permissions), so that the caller can retry.
+    access: None goes wherever a web server sends it. Raises SampleError: image_missing (none there, a folder, no such
+    protocol, a redirect that is not followed), image_too_large, out_of_memory. Raises OSError for what may heal
+    (connections, overloaded servers, permissions), so that the caller can retry.
     """
+    follows = access is None or access.follows_redirects
     try:
-        file_system, path = fsspec.core.url_to_fs(uri)
+        options = {} if follows or not is_web(uri) else {"get_client": _client_that_stays}
+        file_system, path = fsspec.core.url_to_fs(uri, **options)
         if isinstance(file_system, LocalFileSystem) and Path(path).exists() and not Path(path).is_file():
             raise IsADirectoryError(path)  # or a pipe, which would keep its reader waiting for ever
         with file_system.open(path, "rb") as file:
             data = bytes(file.read(max_bytes + 1))
+    except SampleError:
+        raise
+    except MemoryError as error:
+        raise _no_memory("read") from error
     except FileNotFoundError as error:
+        if isinstance(error.__cause__, SampleError):
+            raise error.__cause__ from None
         if _may_heal(error.__cause__):
             raise OSError(f"{uri}: {error.__cause__}") from error
         raise _missing(uri, "no such file: check the path") from error
@@ -99,6 +109,18 @@ def read_image_bytes(uri: str, max_bytes: int = MAX_BYTES) -> bytes:
     return data
 
 
+async def _client_that_stays(**options: Any) -> Any:
+    """The client of fsspec's HTTP, for places that were checked: it does not let a server name others."""
+    import aiohttp
+
+    async def refuse(session: Any, context: Any, told: Any) -> NoReturn:
+        raise _missing(str(told.url), "it leads elsewhere, where this manifest may not go: name the image's own place")
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_redirect.append(refuse)
+    return aiohttp.ClientSession(trace_configs=[trace], **options)
+
+
 def _may_heal(cause: BaseException | None) -> bool:
     """Whether a file was called missing for another reason: fsspec's HTTP does so with every failed request."""
     status = getattr(cause, "status", 0)
@@ -107,13 +129,14 @@ def _may_heal(cause: BaseException | None) -> bool:
 
 def load_image(image: str, manifest_uri: str, access: Access | None = None) -> NDArray[np.uint8]:
     """A row's image as uint8 [H, W, 3]. Raises SampleError as its three steps do, and OSError for what may heal."""
-    return decode_image(read_image_bytes(resolve_uri(image, manifest_uri, access)))
+    return decode_image(read_image_bytes(resolve_uri(image, manifest_uri, access), access=access))
 
 
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Decode to uint8 [H, W, 3], RGB: upright, over white where transparent, the first frame of an animation.
 
-    Raises SampleError: image_too_large, from the header and before pixels are decoded; image_undecodable.
+    Raises SampleError: image_too_large, from the header and before pixels are decoded; image_undecodable;
+    out_of_memory.
     """
     with _opened(data, max_pixels) as image:
         turn = _UPRIGHT.get(_orientation(image))
@@ -132,8 +155,10 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
             if width * height > max_pixels:
                 raise _too_large(f"{width} x {height} px", max_pixels)
             yield image
-    except (SampleError, MemoryError):
+    except SampleError:
         raise
+    except MemoryError as error:
+        raise _no_memory("decoded") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(str(error), max_pixels) from error
     except UnidentifiedImageError as error:
@@ -172,7 +197,12 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _missing(uri: str, message: str) -> SampleError:
-    return SampleError(ErrorCode.IMAGE_MISSING, f"{uri[:300]}: {message}")
+    return SampleError(ErrorCode.IMAGE_MISSING, f"{shown(uri)}: {message}")
+
+
+def _no_memory(done: str) -> SampleError:
+    message = f"no memory is left in which the image could be {done}: make it smaller"
+    return SampleError(ErrorCode.OUT_OF_MEMORY, message)
 
 
 def _too_large(found: str, max_pixels: int) -> SampleError:

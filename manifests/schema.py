@@ -40,6 +40,15 @@ REQUIRED = ("sample_id", "image", "boxes", "trajectories")
 SAMPLE_ID_PATTERN = r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,127}\z"
 """What a sample_id may look like (RE2): safe as a file name and as an object key."""
 
+MAX_BOXES = 256
+"""Boxes of one row."""
+
+MAX_POINTS = 10_000
+"""Points of one trajectory."""
+
+_LONGEST = {"boxes": (MAX_BOXES, 4), "trajectories": (MAX_BOXES, MAX_POINTS, 2), "scales": (MAX_BOXES, MAX_POINTS)}
+"""How long the lists of a column may be, from the outermost in."""
+
 LISTED = 20
 """Rows named one by one for each kind of problem; further ones are counted."""
 
@@ -159,6 +168,31 @@ def _sample_id_problems(ids: Any) -> Iterator[Problem]:
         yield Problem(None, None, "sample_id", "sample_id_duplicate", message)
 
 
+def rows_of(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows of a conformed table as Python objects, their lists cut after the first item too many.
+
+    So that a row of millions of numbers, which is refused, costs no more than the largest that is not.
+    """
+    for name, longest in _LONGEST.items():
+        column = table[name].combine_chunks()
+        if _is_longer(column, longest):
+            table = table.set_column(table.column_names.index(name), name, _cut(column, longest))
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
+def _is_longer(lists: Any, longest: tuple[int, ...]) -> bool:
+    lengths: Any = pc.max(pc.list_value_length(lists))
+    return (lengths.as_py() or 0) > longest[0] or (len(longest) > 1 and _is_longer(lists.flatten(), longest[1:]))
+
+
+def _cut(lists: Any, longest: tuple[int, ...]) -> Any:
+    cut: Any = pc.list_slice(lists, 0, longest[0] + 1)
+    if len(longest) == 1:
+        return cut
+    return pa.ListArray.from_arrays(cut.offsets, _cut(cut.values, longest[1:]), mask=cut.is_null())
+
+
 def parse_row(row: Mapping[str, Any]) -> Sample:
     """The row of a conformed table as a Sample; raises the first of `row_problems`."""
     for _, error in row_problems(row):
@@ -179,6 +213,11 @@ def row_problems(row: Mapping[str, Any]) -> Iterator[tuple[str, SampleError]]:
     image, boxes, paths, scales = (row.get(name) for name in ("image", "boxes", "trajectories", "scales"))
     if image is None or not image.strip():
         yield "image", SampleError(ErrorCode.IMAGE_MISSING, "there is none: give a path or a URL of the first frame")
+    too_many = [name for name in _LONGEST if len(row.get(name) or ()) > MAX_BOXES]
+    for name in too_many:
+        yield name, _invalid(f"there are more than {MAX_BOXES}: give a row fewer boxes")
+    if too_many:
+        return
     if boxes is None:
         message = "there are none: give one [x0, y0, x1, y1] per object, or an empty list for plain SVD"
         yield "boxes", TrajectoryError(ErrorCode.BOX_OUTSIDE, message)
@@ -206,7 +245,7 @@ def row_problems(row: Mapping[str, Any]) -> Iterator[tuple[str, SampleError]]:
         if scale is not None and not _all_numbers(scale, lambda value: value > 0):
             yield (
                 "scales",
-                _invalid(f"scales of box {n} must be positive finite numbers, not {scale}: 1 keeps the size"),
+                _invalid(f"scales of box {n} must be positive finite numbers, not {str(scale)[:80]}: 1 keeps the size"),
             )
 
 
@@ -226,6 +265,8 @@ def _path_trouble(path: Any) -> str | None:
     if not isinstance(path, list) or len(path) < 2:
         found = f"{len(path)}" if isinstance(path, list) else "null"
         return f"must be two or more [x, y] points, not {found}: repeat the point for a box that stands still"
+    if len(path) > MAX_POINTS:
+        return f"has more than {MAX_POINTS:,} points: it is resampled to the frames, so give fewer"
     for at, point in enumerate(path):
         if not isinstance(point, list) or len(point) != 2:
             return f"must be [x, y] points, but point {at} is {point}"

@@ -43,6 +43,8 @@ def parse_jsonl(text: str, uri: str) -> pa.Table:
                 message = f"line {number} is not a JSON object: write one object with the columns per line"
         except ValueError as error:
             message = f"line {number} is not JSON ({error}): write one JSON object per line"
+        except RecursionError:
+            message = f"line {number} is nested too deeply: write lists as [[1, 2], [3, 4]]"
         if message:
             problems.append(Problem(None, None, None, "row_unreadable", message))
     if problems:
@@ -95,6 +97,10 @@ def _parse_cells(name: str, column: Any, problems: list[Problem]) -> list[Any]:
         except ValueError as error:
             values.append(None)
             message = f"{cell[:80]!r} is not JSON ({error}): write lists as [[1, 2], [3, 4]]"
+            problems.append(Problem(row, None, name, "row_unreadable", message))
+        except RecursionError:
+            values.append(None)
+            message = f"{cell[:80]!r} is nested too deeply: write lists as [[1, 2], [3, 4]]"
             problems.append(Problem(row, None, name, "row_unreadable", message))
     return values
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from manifests.access import Access
 from manifests.images import load_image
-from manifests.schema import MANIFEST_SCHEMA, box_error, row_problems
+from manifests.schema import MANIFEST_SCHEMA, box_error, row_problems, rows_of
 from sgi2v.errors import Problem, SampleError
 from sgi2v.trajectory import boxes_outside
 
@@ -34,7 +34,7 @@ def validate(table: pa.Table, manifest_uri: str, images: bool = True, access: Ac
     problems: list[Problem] = []
     row = 0
     for batch in table.select(MANIFEST_SCHEMA.names).to_batches(max_chunksize=_ROWS_AT_ONCE):
-        for values in batch.to_pylist():
+        for values in rows_of(pa.Table.from_batches([batch])):
             problems.extend(_problems_of_row(row, values, outcomes))
             row += 1
     return problems

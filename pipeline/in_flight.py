@@ -40,6 +40,8 @@ FATAL: dict[str, type[SGI2VError]] = {
 """Errors that end the run, by the name under which they travel."""
 
 _MESSAGE_LIMIT = 4000
+"""Characters of a message, and of a traceback beside it."""
+_TRACE_LINE = 500
 
 
 @dataclass(frozen=True)
@@ -68,18 +70,29 @@ class InFlight:
 
     def failed(self, error: BaseException) -> InFlight:
         """The same sample with its error: a code, and a message that can be acted on."""
+        code, told, trace = ErrorCode.UNKNOWN, f"{type(error).__name__}: {error}", ""
         if isinstance(error, SampleError):
-            return replace(self, error_code=str(error.code), message=without_secrets(error.message))
-        trace = "".join(traceback.format_exception(error))[-_MESSAGE_LIMIT:]
-        told = without_secrets(f"{type(error).__name__}: {error}\n{trace}")
-        return replace(self, error_code=str(ErrorCode.UNKNOWN), message=told)
+            code, told = error.code, error.message
+        elif isinstance(error, MemoryError):
+            code = ErrorCode.OUT_OF_MEMORY
+            told = f"{told}: make the image or the frames smaller, or start fewer workers"
+        else:
+            parts = map(without_secrets, traceback.format_exception(error))
+            trace = "\n" + "".join(_shortened(part, _TRACE_LINE) for part in parts)[-_MESSAGE_LIMIT:]
+        message = _shortened(without_secrets(told), _MESSAGE_LIMIT) + trace
+        return replace(self, error_code=str(code), message=message)
 
     def ends_run(self, error: SGI2VError) -> InFlight:
         """The same sample, stopped by an error that is not its own."""
-        return replace(self, fatal=type(error).__name__, message=str(error))
+        message = _shortened(without_secrets(str(error)), _MESSAGE_LIMIT)
+        return replace(self, fatal=type(error).__name__, message=message)
 
     def took(self, phase: str, seconds: float) -> InFlight:
         return replace(self, seconds={**self.seconds, phase: seconds})
+
+
+def _shortened(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
 
 
 def as_row(state: InFlight, first_frame: bytes | None, frames: bytes | None) -> pa.Table:

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from manifests.access import without_secrets
+from manifests.access import without_secrets_in
 from pipeline.storage import Storage
 from sgi2v.errors import StorageError
 
@@ -62,7 +62,8 @@ class RunLog:
             self._flush()
 
     def _append(self, line: Line) -> None:
-        self._lines.append(without_secrets(json.dumps(line, default=str)) + "\n")
+        plain = json.loads(json.dumps(line, default=str))
+        self._lines.append(json.dumps(without_secrets_in(plain)) + "\n")
 
     def _flush(self) -> None:
         if self._lines:

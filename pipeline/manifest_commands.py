@@ -60,7 +60,7 @@ def show(
     from manifests.draw import draw_sample, save_picture
     from manifests.images import load_image
     from manifests.io import read_manifest
-    from manifests.schema import parse_row
+    from manifests.schema import parse_row, rows_of
     from sgi2v.config import SamplerConfig
     from sgi2v.errors import ConfigError
 
@@ -69,7 +69,7 @@ def show(
     wanted: str = ids[0] if sample_id is None else sample_id
     if wanted not in ids:
         raise ConfigError(_unknown_id(manifest, wanted, ids))
-    sample = parse_row(table.slice(ids.index(wanted), 1).to_pylist()[0])
+    sample = parse_row(rows_of(table.slice(ids.index(wanted), 1))[0])
     image_HWC = load_image(sample.image, manifest)
     height, width, _ = image_HWC.shape
     picture = draw_sample(image_HWC, sample.tracks(SamplerConfig().num_frames, height, width), sample.sample_id)

@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests.access import without_secrets
-from manifests.schema import MANIFEST_SCHEMA, row_digest
+from manifests.access import without_secrets_in
+from manifests.schema import MANIFEST_SCHEMA, row_digest, rows_of
 from pipeline.catalog import Catalog
 from pipeline.config import RunConfig, differences
 from pipeline.storage import Storage
@@ -104,15 +104,15 @@ def renew_manifest(storage: Storage, config: RunConfig, manifest_digest: str, ro
 
     others: as in `Plan`.
     """
-    there = json.loads(storage.get(RUN_FILE) or b"{}")
-    renewed = {**there, **_describe_manifest(config, manifest_digest, rows, others)}
+    there = storage.get(RUN_FILE) or b"{}"
+    renewed = _as_file({**json.loads(there), **_describe_manifest(config, manifest_digest, rows, others)})
     if renewed != there:
-        storage.put(RUN_FILE, _as_file(renewed))
+        storage.put(RUN_FILE, renewed)
 
 
 def _describe_manifest(config: RunConfig, manifest_digest: str, rows: int, others: int) -> dict[str, Any]:
     return {
-        "manifest": without_secrets(config.manifest),
+        "manifest": config.manifest,
         "manifest_sha256": manifest_digest,
         "rows": rows,
         "other_samples": others,
@@ -120,7 +120,7 @@ def _describe_manifest(config: RunConfig, manifest_digest: str, rows: int, other
 
 
 def _as_file(described: dict[str, Any]) -> bytes:
-    return json.dumps(described, indent=2, sort_keys=True).encode()
+    return json.dumps(without_secrets_in(described), indent=2, sort_keys=True).encode()
 
 
 def check_output(storage: Storage, config: RunConfig) -> dict[str, Any] | None:
@@ -162,12 +162,12 @@ def require_run(storage: Storage) -> dict[str, Any]:
 
 
 def describe_run(config: RunConfig, manifest_digest: str, rows: int) -> dict[str, Any]:
-    """What run.json says."""
+    """What run.json says, once its secrets are left out."""
     return {
         "fingerprint": config.fingerprint,
         "deciding": config.deciding(),
         **_describe_manifest(config, manifest_digest, rows, others=0),
-        "model": {**asdict(config.model), "source": without_secrets(config.model.source)},
+        "model": asdict(config.model),
         "model_revision": config.model_revision,
         "execution": asdict(config.execution),
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
@@ -192,7 +192,7 @@ def _check_unchanged(finished: pa.Table) -> None:
     changed = [
         row["sample_id"]
         for batch in finished.to_batches(max_chunksize=DIGESTED_AT_ONCE)
-        for row in batch.to_pylist()
+        for row in rows_of(pa.Table.from_batches([batch]))
         if row_digest(row) != row["_digest"]
     ]
     if changed:

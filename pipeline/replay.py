@@ -73,6 +73,13 @@ def recorded_config(storage: Storage) -> RunConfig:
         sampler=from_dict(SamplerConfig, deciding["sampler"], "sampler"),
         guidance=None if guidance is None else from_dict(GuidanceConfig, guidance, "guidance"),
         metrics=from_dict(MetricsConfig, deciding["metrics"], "metrics"),
-        execution=ExecutionConfig(threads_per_worker=run.get("execution", {}).get("threads_per_worker", 1)),
+        execution=_recorded_execution(run.get("execution", {})),
         seed=deciding["seed"],
     )
+
+
+def _recorded_execution(execution: dict[str, Any]) -> ExecutionConfig:
+    """What a replay needs of it: the bits of arithmetic, and what the manifest's rows may name."""
+    needed = ("threads_per_worker", "untrusted", "roots")
+    kept = {name: execution[name] for name in needed if name in execution}
+    return from_dict(ExecutionConfig, kept, "run")

@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from manifests.access import Access
 from manifests.images import decode_image, read_image_bytes, resolve_uri
-from manifests.schema import parse_row, row_digest
+from manifests.schema import parse_row, row_digest, rows_of
 from pipeline.attempts import Attempts, attempt, wait_for_room
 from pipeline.config import RunConfig, sample_seed
 from pipeline.in_flight import FATAL, InFlight, as_row, each_row, outcome_row, pixels_of, state_of
@@ -46,32 +47,35 @@ class Load:
         return each_row(table, "load", self._load)
 
     def _load(self, table: pa.Table) -> pa.Table:
-        from sgi2v.video import resize_image
-
         start = time.perf_counter()
-        row = table.to_pylist()[0]
-        sampler = self.config.sampler
+        # outside the attempt, as what becomes of the row is told with them; they take no more than MAX_BOXES allows
+        row = rows_of(table)[0]
         seed = row["seed"] if row["seed"] is not None else sample_seed(row["sample_id"], self.config.seed)
         state = InFlight(row["sample_id"], row["_attempts"], row_digest(row), seed)
         try:
-            sample = parse_row(row)
-            uri = resolve_uri(sample.image, self.config.manifest, self.config.execution.access)
-            with attempt(self.attempts, "load", sample.sample_id, self.config.execution.sample_timeout_s):
-                image_HWC = decode_image(_fetch(uri))
-                first_frame = resize_image(image_HWC, sampler.height, sampler.width).tobytes()
-            height, width = image_HWC.shape[:2]
-            tracks = sample.tracks(sampler.num_frames, height, width).clip_to_first_frame()
-            boxes = tracks.rescale(sampler.height, sampler.width).boxes_NT4.tolist()
-            state = replace(state, boxes_NT4=boxes)
+            with attempt(self.attempts, "load", state.sample_id, self.config.execution.sample_timeout_s):
+                first_frame, boxes = self._first_frame_and_boxes(row)
         except Exception as error:
             return as_row(state.failed(error).took("load", time.perf_counter() - start), None, None)
+        state = replace(state, boxes_NT4=boxes)
         return as_row(state.took("load", time.perf_counter() - start), first_frame, None)
 
+    def _first_frame_and_boxes(self, row: dict[str, Any]) -> tuple[bytes, list[list[list[float]]]]:
+        from sgi2v.video import resize_image
 
-def _fetch(uri: str) -> bytes:
+        sampler, access = self.config.sampler, self.config.execution.access
+        sample = parse_row(row)
+        image_HWC = decode_image(_fetch(resolve_uri(sample.image, self.config.manifest, access), access))
+        height, width = image_HWC.shape[:2]
+        tracks = sample.tracks(sampler.num_frames, height, width).clip_to_first_frame()
+        boxes_NT4: list[list[list[float]]] = tracks.rescale(sampler.height, sampler.width).boxes_NT4.tolist()
+        return resize_image(image_HWC, sampler.height, sampler.width).tobytes(), boxes_NT4
+
+
+def _fetch(uri: str, access: Access) -> bytes:
     """The image file's bytes; a place that does not answer fails its rows, and the others go on."""
     try:
-        return with_retries(f"reading {uri}", lambda: read_image_bytes(uri), FETCHES)
+        return with_retries(f"reading {uri}", lambda: read_image_bytes(uri, access=access), FETCHES)
     except (StorageError, OSError) as error:
         message = f"{error}: make it readable, then run again with --retry-failed"
         raise SampleError(ErrorCode.IMAGE_MISSING, message) from error

@@ -1,24 +1,34 @@
-"""`sgi2v-batch` whose generator cannot bear some rows: `python -m tests.chaos.poisoned run ...`.
+"""`sgi2v-batch` whose stages cannot bear some rows: `python -m tests.chaos.poisoned run ...`.
 
-The generator is the stand-in, all else is real. A row's seed says what happens while it is generated.
+The generator is the stand-in, all else is real. A row's seed says what happens while it is generated, and which library
+crashes over it before or after: the decoder of images, or that of videos.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import signal
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
+import pyarrow as pa
 
+import pipeline.run
+import pipeline.stages
+import sgi2v.video
 from pipeline.cli import main
+from pipeline.in_flight import InFlight
+from pipeline.stages import Commit, Load
 from sgi2v.generate import Generation
 from tests.stand_in import StandIn, install
 
 KILLS, HANGS, EATS = 666_001, 666_002, 666_003
 """Seeds: the process is killed, the sample never ends, memory is used up."""
+CRASHES_IMAGE, CRASHES_VIDEO = 666_004, 666_005
+"""Seeds: the decoder of images dies of a signal, the decoder of videos does."""
 MEMORY = 2 << 40
 """More than the limit that the eater runs under, bytes of address space."""
 
@@ -42,6 +52,32 @@ class Poisoned(StandIn):
         return StandIn.stand_in(model, image, tracks, sampler, guidance, seed, memory)
 
 
+def crash(*data: Any) -> NoReturn:
+    """What a decoder in C does on data that its authors have not thought of, in this very thread."""
+    ctypes.string_at(0)
+    raise AssertionError("this process has ended")
+
+
+class PoisonedLoad(Load):
+    """The stage as it is, with a decoder that crashes on some rows."""
+
+    def _load(self, table: pa.Table) -> pa.Table:
+        if table["seed"][0].as_py() == CRASHES_IMAGE:
+            pipeline.stages.decode_image = crash
+        return super()._load(table)
+
+
+class PoisonedCommit(Commit):
+    """The stage as it is, with a decoder that crashes on some rows."""
+
+    def _finish(self, table: pa.Table, state: InFlight) -> tuple[bytes, InFlight]:
+        if state.seed == CRASHES_VIDEO:
+            sgi2v.video.decode_mp4 = crash
+        return super()._finish(table, state)
+
+
 if __name__ == "__main__":
     install(Poisoned)
+    pipeline.run.Load = PoisonedLoad  # type: ignore[misc]
+    pipeline.run.Commit = PoisonedCommit  # type: ignore[misc]
     main()

@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SECRET = "hunter2"
 TIMEOUT_S = 20
+ROOTS = (f"https://user:{SECRET}@host/p", "https://host/pictures", "/data/pictures")
 
 
 def png(*chunks: tuple[bytes, bytes], width: int = 64, height: int = 64) -> bytes:
@@ -70,6 +71,8 @@ FILES: Mapping[str, tuple[str, Callable[[Path], object]]] = {
 PLACES: Mapping[str, str] = {
     "place-absolute": "/etc/passwd",
     "place-file-url": "file:///etc/passwd",
+    "place-second-scheme": "https://host/pictures/x://../../../private/a.png",
+    "place-second-scheme-of-a-file": "file:///data/pictures/x://../../../../etc/passwd",
     "place-dots": "../../../../../../etc/passwd",
     "place-home": "~/.ssh/id_rsa",
     "place-chain": "simplecache::file:///etc/passwd",
@@ -87,6 +90,8 @@ ROWS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     **{name: ("box_outside", {"boxes": [box]}) for name, box in BAD_BOXES.items()},
     **{name: ("trajectory_invalid", {"trajectories": paths}) for name, paths in BAD_PATHS.items()},
     "boxes-null": ("box_outside", {"boxes": None}),
+    "boxes-a-million": ("trajectory_invalid", {"boxes": [BOX] * 1_000_000}),
+    "points-a-million": ("trajectory_invalid", {"trajectories": [[[24.0, 24.0]] * 1_000_000]}),
     "box-three-numbers": ("box_outside", {"boxes": [[1.0, 2.0, 3.0]]}),
     "box-null-inside": ("box_outside", {"boxes": [[None, 2.0, 3.0, 4.0]]}),
     "box-astronomic": ("box_outside", {"boxes": [[1e300, 1e300, 1.1e300, 1.1e300]]}),
@@ -127,7 +132,8 @@ def test_a_table_of_hostile_rows(tmp_path: Path) -> None:
         codes[name] = code
     rows += [row(name, **{"image": "good.png", **changes}) for name, changes in ODD.items()]
     manifest, output = write_rows(tmp_path / "m.parquet", rows), tmp_path / "out"
-    words = ("run", manifest, "--output", output, *SETTINGS, "--untrusted", "--sample-timeout", str(TIMEOUT_S))
+    words = ("run", manifest, "--output", output, *SETTINGS, "--sample-timeout", str(TIMEOUT_S), "--untrusted")
+    words += tuple(word for root in ROOTS for word in ("--root", root))
     done = subprocess.run(
         command(*words, module=STAND_IN),
         capture_output=True,
@@ -145,6 +151,7 @@ def test_a_table_of_hostile_rows(tmp_path: Path) -> None:
     assert {name for name, record in found.items() if record["status"] == "committed"} == {*GOOD, *ODD}
     told = done.stdout + done.stderr + "".join(str(record["message"]) for record in found.values())
     told += "".join(file.read_text() for file in (output / "logs").rglob("*.jsonl"))
+    told += (output / "run.json").read_text()
     assert SECRET not in told
     assert not re.search(r"root:.?:0:0", told), "what a row must not read is not told either"
     assert "Traceback" not in told

@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.outcome import IS_WHOLE, scaled
-from tests.chaos.poisoned import EATS, HANGS, KILLS
+from tests.chaos.poisoned import CRASHES_IMAGE, CRASHES_VIDEO, EATS, HANGS, KILLS
 from tests.pipeline.runs import TINY, command, picture, records, row, table, write_rows
 
 pytestmark = pytest.mark.slow
 
 GOOD = scaled(5, 27)
-TIMEOUT_S = 7
-"""Of a sample: more than a worker's restart takes."""
+TIMEOUT_S = 10
+"""Of a sample: more than a worker's restart takes, also while others restart."""
 LIMIT_S = 400.0
 
 
 def run(manifest: Path, output: Path) -> tuple[subprocess.CompletedProcess[str], float]:
-    """A run whose model cannot bear some rows, and its seconds."""
+    """A run whose stages cannot bear some rows, and its seconds."""
     words = ["run", manifest, "--output", output, *TINY, "--workers", "2", "--sample-timeout", str(TIMEOUT_S)]
     start = time.monotonic()
     done = subprocess.run(
@@ -31,7 +31,13 @@ def run(manifest: Path, output: Path) -> tuple[subprocess.CompletedProcess[str],
 
 
 def test_poison_rows_are_quarantined_and_the_others_done(tmp_path: Path) -> None:
-    poison = {"kills": KILLS, "hangs": HANGS, "eats": EATS}
+    poison = {
+        "kills": KILLS,
+        "hangs": HANGS,
+        "eats": EATS,
+        "crashes-image": CRASHES_IMAGE,
+        "crashes-video": CRASHES_VIDEO,
+    }
     names = [f"good-{number:02d}" for number in range(GOOD)]
     for number, name in enumerate((*names, *poison)):
         picture(number).save(tmp_path / f"{name}.png")
@@ -45,14 +51,17 @@ def test_poison_rows_are_quarantined_and_the_others_done(tmp_path: Path) -> None
         clean = write_rows(tmp_path / "clean.parquet", [row(name) for name in names])
         alone, clean_seconds = run(clean, tmp_path / "clean")
         assert alone.returncode == 0, alone.stderr
-        print(f"{GOOD} rows and 3 poison rows: {seconds:.0f} s; the {GOOD} alone: {clean_seconds:.0f} s")
+        print(f"{GOOD} rows and {len(poison)} poison rows: {seconds:.0f} s; the {GOOD} alone: {clean_seconds:.0f} s")
     found = records(output)
     assert sorted(found) == sorted((*names, *poison))
     assert {name for name in names if found[name]["status"] != "committed"} == set()
     codes = {name: found[name]["error_code"] for name in poison}
-    assert codes == {"kills": "worker_died", "hangs": "timed_out", "eats": "out_of_memory"}
+    assert codes == {**dict.fromkeys(poison, "worker_died"), "hangs": "timed_out", "eats": "out_of_memory"}
     assert f"within {TIMEOUT_S} s in 3 attempts" in found["hangs"]["message"]
     assert "died in `generate` in 3 attempts of 3" in found["kills"]["message"]
+    for name, stage in {"crashes-image": "load", "crashes-video": "commit"}.items():
+        assert f"died in `{stage}` in 3 attempts of 3" in found[name]["message"]
+        assert "it crashed a library\nFatal Python error: Segmentation fault" in found[name]["message"]
     assert sorted(table(output)["sample_id"].to_pylist()) == names
     assert table(output, "failures.parquet").num_rows == len(poison)
     assert len(list((output / "videos").iterdir())) == GOOD, "no sample was made twice"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
-from manifests.access import Access, without_secrets
+from manifests.access import Access, without_secrets, without_secrets_in
 from manifests.images import resolve_uri
 from sgi2v.errors import SampleError
 
@@ -59,6 +60,10 @@ def test_every_other_place_is_open_to_a_trusted_manifest(image: str) -> None:
         "https://host/pictures/../private/a.png",
         "https://host.evil/pictures/a.png",
         "https://host@evil/pictures/a.png",
+        "https://host%2Fpictures%2F@evil/a.png",
+        "https://host/pictures/x://../../../private/a.png",
+        "http://evil/x?://host/pictures/a.png",
+        "file:///data/pictures/x://../../../../etc/passwd",
         "/etc/passwd",
         "file:///etc/passwd",
         "local:///etc/passwd",
@@ -110,8 +115,34 @@ def test_links_are_followed_before_they_are_judged(tmp_path: Path) -> None:
     [
         ("s3://key:secret@bucket/a.png: no", "s3://***@bucket/a.png: no"),
         ("'https://h/a.png?X-Amz-Signature=1&b=2', then", "'https://h/a.png?***', then"),
+        ("https://user:a@b'c@host/p@q: no", "https://***@host/p@q: no"),
+        ("https://token@host/a.png", "https://***@host/a.png"),
+        ("abfs://box@account.dfs.core.windows.net:443/a@b", "abfs://box@account.dfs.core.windows.net:443/a@b"),
+        ("abfs://box:secret@account/a", "abfs://***@account/a"),
+        ("https://web.org/web/https://h/a?token=1", "https://web.org/web/https://h/a?***"),
         ("user@example.org wrote a?b to s3://bucket/a@b.png", "user@example.org wrote a?b to s3://bucket/a@b.png"),
     ],
 )
 def test_secrets_of_urls_are_left_out(text: str, told: str) -> None:
     assert without_secrets(text) == told
+
+
+def test_secrets_of_plain_values_are_left_out_and_their_json_stays_whole() -> None:
+    run = {"roots": ("https://user:a@b@host/p", "abfs://box@account/p"), "query": 'https://h/a?x"y', "rows": 3}
+    told = {"roots": ["https://***@host/p", "abfs://box@account/p"], "query": 'https://h/a?***"y', "rows": 3}
+    assert without_secrets_in(run) == told
+
+
+@pytest.mark.parametrize("text", ["http://" * 150_000, "a." * 500_000, "a:" * 500_000 + "@", "s3://a:" + "'" * 10**6])
+def test_secrets_are_looked_for_in_hostile_text_in_no_time(text: str) -> None:
+    start = time.monotonic()
+    without_secrets(text)
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("image", ["https://user:{}@host/a.png", "zip://a::https://user:{}@host/a.zip"])
+def test_a_long_place_is_told_short_and_no_part_of_its_password(image: str) -> None:
+    with pytest.raises(SampleError) as caught:
+        resolve_uri(image.format("hunter2" * 100), MANIFEST, Access(()))
+    assert "hunter2" not in caught.value.message
+    assert len(caught.value.message) < 500

@@ -19,7 +19,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from manifests.images import decode_image, read_image_bytes, resolve_uri
+from manifests.access import Access
+from manifests.images import decode_image, load_image, read_image_bytes, resolve_uri
 from sgi2v.errors import ErrorCode, SampleError
 
 Pixels = NDArray[np.uint8]
@@ -207,7 +208,10 @@ class Answers(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         body = b"hello"
-        self.send_response(int(self.path.split("/")[1]))
+        status = int(self.path.split("/")[1])
+        self.send_response(status)
+        if status == 302:
+            self.send_header("Location", "/200/elsewhere.png")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command == "GET":
@@ -241,6 +245,17 @@ def test_a_web_server_s_no_is_told_from_its_not_now(server: str) -> None:
     # nothing listens on the discard port
     with pytest.raises(OSError, match="connect"):
         read_image_bytes("http://127.0.0.1:9/a.png")
+
+
+def test_a_redirect_is_followed_only_where_any_place_is_allowed(server: str) -> None:
+    uri, manifest = f"{server}/302/a.png", "/set/m.parquet"
+    assert read_image_bytes(uri) == b"hello"
+    assert read_image_bytes(uri, access=Access()) == b"hello"
+    access = Access((f"{server}/302", f"{server}/200"))
+    with pytest.raises(SampleError, match="it leads elsewhere") as caught:
+        load_image(uri, manifest, access)
+    assert caught.value.code is ErrorCode.IMAGE_MISSING
+    assert read_image_bytes(f"{server}/200/a.png", access=access) == b"hello"
 
 
 @pytest.mark.parametrize(

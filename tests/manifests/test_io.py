@@ -6,6 +6,7 @@ import datetime
 import decimal
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import fsspec
@@ -200,3 +201,18 @@ def test_nan_in_jsonl_is_left_to_the_row(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     path.write_text(LINE.replace("[1.0", "[NaN", 1))
     assert str(read_manifest(str(path)).to_pylist()[0]["boxes"][0][0]) == "nan"
+
+
+@pytest.mark.parametrize("depth", [900, 990, 100_000])
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_lists_in_lists_without_end_are_told_by_their_line(tmp_path: Path, depth: int, ending: str) -> None:
+    deep = "[" * depth + "]" * depth
+    text = {
+        "jsonl": f'{{"sample_id": "a", "boxes": [[1, 2, 3, 4]]}}\n{{"sample_id": "b", "boxes": {deep}}}\n',
+        "csv": f'sample_id,boxes\na,"[[1, 2, 3, 4]]"\nb,{deep}\n',
+    }[ending]
+    manifest = tmp_path / f"m.{ending}"
+    manifest.write_text(text)
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(str(manifest))
+    assert any(re.search(r"line 2 |row 1\b", str(problem)) for problem in caught.value.problems)

@@ -8,7 +8,17 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from manifests.schema import LISTED, MANIFEST_SCHEMA, conform, parse_row, row_digest, row_problems
+from manifests.schema import (
+    LISTED,
+    MANIFEST_SCHEMA,
+    MAX_BOXES,
+    MAX_POINTS,
+    conform,
+    parse_row,
+    row_digest,
+    row_problems,
+    rows_of,
+)
 from sgi2v.errors import ErrorCode, ManifestError, SampleError, TrajectoryError
 from tests.manifests.rows import row, table
 
@@ -216,6 +226,45 @@ def test_a_row_with_trouble_is_refused(column: str, value: Any, code: ErrorCode,
     with pytest.raises(SampleError, match=says) as caught:
         parse_row(broken)
     assert isinstance(caught.value, TrajectoryError) is (column != "image")
+
+
+BOX, POINT = [1.0, 2.0, 11.0, 12.0], [6.0, 7.0]
+
+
+def of_many(boxes: int = 1, points: int = 2, **changes: Any) -> dict[str, Any]:
+    return row(boxes=[BOX] * boxes, trajectories=[[POINT] * points] * boxes, scales=[[1.0] * points] * boxes) | changes
+
+
+def test_the_largest_row_is_a_sample() -> None:
+    assert len(parse_row(of_many(boxes=MAX_BOXES)).boxes_N4) == MAX_BOXES
+    assert len(parse_row(of_many(points=MAX_POINTS)).trajectories[0]) == MAX_POINTS
+
+
+@pytest.mark.parametrize(
+    ("large", "told"),
+    [
+        (of_many(boxes=100_000), [(name, "more than 256") for name in ("boxes", "trajectories", "scales")]),
+        (of_many(trajectories=[[POINT, POINT]] * 100_000), [("trajectories", "more than 256")]),
+        (of_many(points=100_000), [("trajectories", "trajectory 0 has more than 10,000 points")]),
+    ],
+)
+def test_a_row_of_too_much_is_cut_and_refused(large: dict[str, Any], told: list[tuple[str, str]]) -> None:
+    (cut,) = rows_of(table(large))
+    assert len(str(cut)) < 1_000_000
+    found = list(row_problems(cut))
+    assert [column for column, _ in found] == [column for column, _ in told]
+    for (_, error), (_, says) in zip(found, told, strict=True):
+        assert error.code is ErrorCode.TRAJECTORY_INVALID
+        assert says in error.message
+    assert [str(error) for _, error in row_problems(large)] == [str(error) for _, error in found]
+
+
+def test_rows_of_a_usual_size_are_not_cut_whatever_stands_beside_them() -> None:
+    usual = [row(), row(boxes=None, trajectories=None), row(scales=[[1.0, 2.0], None]), row(boxes=[None, [1.0]])]
+    assert rows_of(table(*usual)) == usual
+    assert rows_of(table(*usual, of_many(boxes=300)))[:-1] == usual
+    assert rows_of(table(of_many(points=20_000), *usual).slice(1)) == usual
+    assert rows_of(table()) == []
 
 
 def test_all_problems_of_a_row_are_told() -> None:

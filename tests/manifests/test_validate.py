@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import fsspec
@@ -68,6 +70,16 @@ def test_every_problem_of_every_row_is_told(folder: Path) -> None:
     assert {problem.row for problem in without} == {1, 2, 4, 5, 6}
 
 
+def test_rows_of_too_much_are_told(folder: Path) -> None:
+    path = [[5.0, 5.0]] * 10_001
+    many = table(row(sample_id="a", boxes=[[1.0, 2.0, 3.0, 4.0]] * 300), row(sample_id="b", trajectories=[path, path]))
+    assert told(validate(many, str(folder / "m.parquet"))) == [
+        (0, "a", "boxes", "trajectory_invalid"),
+        (1, "b", "trajectories", "trajectory_invalid"),
+        (1, "b", "trajectories", "trajectory_invalid"),
+    ]
+
+
 def test_rows_keep_their_numbers_over_chunks(folder: Path) -> None:
     rows = [row(sample_id=f"s{n}", image="none.png" if n == 4999 else "cat.png") for n in range(5000)]
     assert told(validate(table(*rows), str(folder / "m.csv"))) == [(4999, "s4999", "image", "image_missing")]
@@ -84,3 +96,28 @@ def test_an_image_that_cannot_be_fetched_now_is_told_as_such(folder: Path) -> No
     # nothing listens on the discard port
     away = table(row(image="http://127.0.0.1:9/a.png"))
     assert told(validate(away, str(folder / "m.csv"))) == [(0, "cat", "image", "image_unreadable")]
+
+
+@pytest.mark.parametrize("left", [160, 400], ids=["to read it", "to decode it"])
+def test_an_image_that_no_memory_is_left_for_is_told_as_such(folder: Path, left: int) -> None:
+    Image.new("1", (8000, 7999)).save(folder / "cat.png")
+    write_manifest(table(row()), str(folder / "m.parquet"))
+    script = """
+import resource, sys
+from manifests.io import read_manifest
+from manifests.validate import validate
+from PIL import Image
+
+Image.init()
+table = read_manifest(sys.argv[1])
+validate(table, sys.argv[1], images=False)
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + (LEFT << 20)  # the file is read into 256 MiB, and its pixels take 500
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+for problem in validate(table, sys.argv[1]):
+    print(problem.column, problem.code, problem.message)
+"""
+    words = [sys.executable, "-c", script.replace("LEFT", str(left)), folder / "m.parquet"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("image out_of_memory no memory is left")

@@ -74,7 +74,9 @@ def test_what_a_worker_logs_carries_its_sample() -> None:
 
 def test_secrets_are_not_logged(storage: Storage) -> None:
     with RunLog(storage, 1) as log:
-        log.write("planned", manifest="s3://key:secret@bucket/m.parquet", image="https://x.org/a.png?X-Sig=abc&y=1 ok")
+        place = "s3://key:secret@bucket/m.parquet"
+        log.write("planned", manifest=place, image="https://x.org/a.png?X-Sig=abc&y=1 ok", told='https://h/?x"y')
     (line,) = lines(storage)
     assert line["manifest"] == "s3://***@bucket/m.parquet"
     assert line["image"] == "https://x.org/a.png?*** ok"
+    assert line["told"] == 'https://h/?***"y', "a quote in a query leaves the line JSON"

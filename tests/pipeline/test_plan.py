@@ -9,13 +9,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from manifests.images import resolve_uri
 from manifests.schema import MANIFEST_SCHEMA, row_digest
 from pipeline.config import RunConfig, resolve
 from pipeline.plan import RUN_FILE, check_dtype, check_output, claim_output, make_plan, renew_manifest
 from pipeline.records import SampleRecord, Status, commit
+from pipeline.replay import recorded_config
 from pipeline.report import print_status
 from pipeline.storage import Storage
-from sgi2v.errors import ConfigError
+from sgi2v.errors import ConfigError, SampleError
 from tests.pipeline.runs import row
 
 IDS = ("a", "b", "c", "d")
@@ -145,6 +147,27 @@ def test_an_output_is_claimed_once_and_known_again(storage: Storage) -> None:
     assert described["manifest_sha256"] == "digest"
     assert described["model_revision"] == config().model_revision
     assert {"python", "torch", "ray", "diffusers"} <= set(described["versions"])
+
+
+def test_the_file_tells_no_secrets_and_is_found_the_same_again(storage: Storage) -> None:
+    roots = ["https://user:hunt@er2@host/p", "https://host/p?sig=hunter2", "abfs://box@account.dfs.core.windows.net/p"]
+    secretive = config(run={"untrusted": True, "roots": roots})
+    claim_output(storage, secretive, "digest", 4)
+    kept = storage.get(RUN_FILE) or b""
+    assert b"er2" not in kept
+    told = ["https://***@host/p", "https://host/p?***", "abfs://box@account.dfs.core.windows.net/p"]
+    assert json.loads(kept)["execution"]["roots"] == told
+    assert claim_output(storage, secretive, "digest", 4) is True
+    renew_manifest(storage, secretive, "digest", 4, others=0)
+    assert storage.get(RUN_FILE) == kept
+
+
+def test_a_replay_is_bound_by_what_the_manifest_s_rows_might_name(storage: Storage) -> None:
+    claim_output(storage, config(run={"untrusted": True, "roots": ["/data", "abfs://box@account/p"]}), "digest", 4)
+    replayed = recorded_config(storage).execution.access
+    resolve_uri("/data/a.png", "/set/m.parquet", replayed)
+    with pytest.raises(SampleError, match="under no --root"):
+        resolve_uri("/etc/passwd", "/set/m.parquet", replayed)
 
 
 def test_a_manifest_that_has_grown_is_described_anew(storage: Storage) -> None:

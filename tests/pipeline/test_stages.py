@@ -14,14 +14,17 @@ import torch
 
 import sgi2v.generate
 from manifests.io import read_manifest
+from pipeline.attempts import MAX_ATTEMPTS, Ledger
 from pipeline.config import RunConfig, resolve
-from pipeline.in_flight import InFlight
+from pipeline.in_flight import InFlight, state_of
 from pipeline.records import SampleRecord
 from pipeline.stages import Commit, Generate, Load
 from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import MemoryTier, ModelConfig
+from sgi2v.errors import ErrorCode
 from sgi2v.generate import Generation
 from tests.pipeline.runs import FRAMES, SIDE, row, write_good, write_rows
+from tests.pipeline.test_attempts import OnNode
 
 
 def config_of(manifest: Path, model: str = "embedded") -> RunConfig:
@@ -51,6 +54,16 @@ def test_a_failed_row_travels_through_every_stage_to_its_record(tmp_path: Path) 
     records = [SampleRecord.from_json(outcome["record"].encode()) for outcome in outcomes]
     assert [record.error_code for record in records] == ["image_missing", "trajectory_invalid"]
     assert not (tmp_path / "out" / "videos").exists()
+
+
+def test_a_row_that_ends_its_loader_is_given_up_whatever_in_it_does_so(tmp_path: Path) -> None:
+    config = config_of(write_rows(tmp_path / "m.parquet", [row("a", boxes=[[0.0] * 4] * 100_000)]))
+    attempts = OnNode(Ledger(lambda: {"one"}, 1), "one")
+    for expected in (ErrorCode.TRAJECTORY_INVALID, ErrorCode.WORKER_DIED):
+        state = state_of(Load(config, attempts)(rows_of(Path(config.manifest))))
+        assert state.error_code == expected, "what the row holds is looked at within the attempt"
+        for _ in range(MAX_ATTEMPTS):
+            attempts.start("load", "a")
 
 
 def test_weights_that_do_not_load_end_the_run_and_make_no_record(tmp_path: Path) -> None:
