@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import socket
 import time
 import uuid
@@ -24,7 +23,7 @@ from pipeline.lease import check_epoch
 from pipeline.records import SampleRecord, commit, video_key
 from pipeline.storage import Storage, with_retries
 from sgi2v.config import MemoryTier, SamplerConfig
-from sgi2v.errors import ConfigError, ErrorCode, ModelError, SampleError, StorageError
+from sgi2v.errors import ClusterError, ConfigError, ErrorCode, ModelError, SampleError, StorageError
 from sgi2v.trajectory import BoxTracks
 
 if TYPE_CHECKING:
@@ -63,6 +62,8 @@ class Load:
             tracks = sample.tracks(sampler.num_frames, height, width).clip_to_first_frame()
             boxes = tracks.rescale(sampler.height, sampler.width).boxes_NT4.tolist()
             state = replace(state, boxes_NT4=boxes)
+        except (ClusterError, StorageError) as error:
+            return as_row(state.ends_run(error), None, None)
         except Exception as error:
             return as_row(state.failed(error).took("load", time.perf_counter() - start), None, None)
         return as_row(state.took("load", time.perf_counter() - start), first_frame, None)
@@ -116,21 +117,23 @@ class Generate:
         state = state_of(table)
         if isinstance(self.model, ConfigError):
             return as_row(state.ends_run(self.model), None, None)
-        if state.error_code is not None:
+        if state.error_code is not None or state.fatal is not None:
             return as_row(state, None, None)
         sampler = self.config.sampler
         image_HWC = pixels_of(table, "first_frame", (sampler.height, sampler.width, 3))
         tracks = _tracks(state, sampler.num_frames, sampler.height, sampler.width)
-        wait_for_room(self.attempts, state.sample_id)
+        timeout_s = self.config.execution.sample_timeout_s
         try:
-            with attempt(self.attempts, "generate", state.sample_id, self.config.execution.sample_timeout_s):
+            wait_for_room(self.attempts, state.sample_id)
+            # a process that cannot use its GPU again ends; the row goes to another
+            with attempt(self.attempts, "generate", state.sample_id, timeout_s, breaks_worker=_device_is_lost):
                 generation = self._sample(self.model, image_HWC, tracks, state.seed)
+        except (ClusterError, StorageError) as error:
+            return as_row(state.ends_run(error), None, None)
         except Exception as error:
             if _is_out_of_memory(error):
                 failure = SampleError(ErrorCode.OUT_OF_MEMORY, f"{error}: make the frames smaller or fewer")
                 return as_row(state.failed(failure), None, None)
-            if _device_is_lost(error):
-                os._exit(1)  # the process cannot use its GPU again; the row goes to another
             return as_row(state.failed(error), None, None)
         state = replace(state, seconds={**state.seconds, **generation.seconds}, told=self._told(generation))
         return as_row(state, table["first_frame"][0].as_py(), generation.frames.tobytes())
@@ -201,6 +204,8 @@ class Commit:
             try:
                 with attempt(self.attempts, "commit", state.sample_id, self.config.execution.sample_timeout_s):
                     video, state = self._finish(table, state)
+            except (ClusterError, StorageError) as error:
+                return outcome_row(None, state.ends_run(error))
             except Exception as error:
                 state = state.failed(error)
         record = self._record(state.took("commit", time.perf_counter() - start))
@@ -282,14 +287,14 @@ def _tracks(state: InFlight, num_frames: int, height: int, width: int) -> BoxTra
 
 def _is_out_of_memory(error: BaseException) -> bool:
     """Torch's own error, that of a CUDA library that found no room for its workspace, or that of a CPU's allocator."""
-    told = ("ALLOC_FAILED", "DefaultCPUAllocator")
+    told = ("ALLOC_FAILED", "DefaultCPUAllocator", "CUDA error: out of memory")
     named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
     return named or any(words in str(error) for words in told)
 
 
 def _device_is_lost(error: BaseException) -> bool:
     """A GPU that asserted or fell off: everything after it fails too."""
-    return isinstance(error, RuntimeError) and "CUDA error" in str(error)
+    return isinstance(error, RuntimeError) and "CUDA error" in str(error) and not _is_out_of_memory(error)
 
 
 def quiet_libraries() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ import torch
 import sgi2v.generate
 from manifests.io import read_manifest
 from pipeline.config import RunConfig, resolve
-from pipeline.in_flight import InFlight
+from pipeline.in_flight import FATAL, InFlight
 from pipeline.records import SampleRecord
 from pipeline.stages import Commit, Generate, Load
 from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import MemoryTier, ModelConfig
+from sgi2v.errors import ClusterError
 from sgi2v.generate import Generation
 from tests.pipeline.runs import FRAMES, SIDE, row, write_good, write_rows
+from tests.stand_in import StandIn
 
 
 def config_of(manifest: Path, model: str = "embedded") -> RunConfig:
@@ -74,18 +77,58 @@ def test_a_store_that_refuses_ends_the_run(tmp_path: Path) -> None:
     assert f"writing {manifest}/out/videos/s00." in outcome["message"]
 
 
+class LedgerIsLost:
+    """Attempts that nobody counts any more."""
+
+    traces = None
+
+    def lost(self, *told: str) -> Any:
+        raise ClusterError("the ledger is lost")
+
+    start = finish = admit = leave = lost
+
+
+@pytest.mark.parametrize("lost_in", ["load", "generate", "commit"])
+def test_a_lost_ledger_ends_the_run_and_no_row(tmp_path: Path, lost_in: str) -> None:
+    manifest = write_good(tmp_path, 1)
+    config = config_of(manifest)
+    lost = {lost_in: LedgerIsLost()}
+    loaded = Load(config, lost.get("load"))(rows_of(manifest))
+    generated = StandIn(config, "cpu", lost.get("generate"))(loaded)
+    (outcome,) = Commit(config, 1, lost.get("commit"))(generated).to_pylist()
+    assert (outcome["record"], outcome["fatal"], outcome["message"]) == (None, "ClusterError", "the ledger is lost")
+    assert FATAL[outcome["fatal"]] is ClusterError
+    assert not (tmp_path / "out" / "records").exists()
+
+
+def test_a_worker_without_room_for_its_own_files_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = write_good(tmp_path, 1)
+    config = config_of(manifest)
+    generated = StandIn(config, "cpu")(Load(config)(rows_of(manifest)))
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc"])
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    (outcome,) = Commit(config, 1)(generated).to_pylist()
+    assert (outcome["record"], outcome["fatal"]) == (None, "StorageError")
+    assert "['/proc']; make room there" in outcome["message"]
+    assert not (tmp_path / "out" / "records").exists()
+
+
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
 class RunsOut:
     """A generator that has no room for a tier; made while the real one is there, which makes the rest."""
 
-    def __init__(self, *too_much: MemoryTier) -> None:
+    def __init__(self, *too_much: MemoryTier, error: Exception = OUT_OF_MEMORY) -> None:
         self.too_much = too_much
+        self.error = error
         self.tried: list[MemoryTier] = []
         self.real = sgi2v.generate.generate
 
     def __call__(self, *args: Any, memory: MemoryTier) -> Generation:
         self.tried.append(memory)
         if memory in self.too_much:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            raise self.error
         return self.real(*args, memory=memory)
 
 
@@ -99,10 +142,11 @@ def made_with(generator: RunsOut, config: RunConfig, monkeypatch: pytest.MonkeyP
     return [json.loads(outcome["record"]) for outcome in outcomes]
 
 
+@pytest.mark.parametrize("error", [OUT_OF_MEMORY, RuntimeError("CUDA error: out of memory")])
 def test_a_worker_that_runs_out_of_memory_tries_again_in_the_low_tier_and_stays_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    generator = RunsOut(MemoryTier.HIGH)
+    generator = RunsOut(MemoryTier.HIGH, error=error)
     records = made_with(generator, config_of(write_good(tmp_path, 2)), monkeypatch)
     assert generator.tried == [MemoryTier.HIGH, MemoryTier.LOW, MemoryTier.LOW]
     assert [(each["status"], each["memory"]) for each in records] == [("committed", "low")] * 2
