@@ -20,6 +20,7 @@ from pipeline.attempts import Attempts, attempt, wait_for_room
 from pipeline.config import RunConfig, sample_seed
 from pipeline.in_flight import FATAL, InFlight, as_row, each_row, outcome_row, pixels_of, state_of
 from pipeline.lease import check_epoch
+from pipeline.plan import RUN_FILE
 from pipeline.records import SampleRecord, commit, video_key
 from pipeline.storage import Storage, with_retries
 from sgi2v.config import MemoryTier, SamplerConfig
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from sgi2v.model import VideoModel
 
 FETCHES = 4
-"""Tries of an image's place before its rows fail: they may be far too many to wait long for each."""
+"""Tries of an image's place in a row: the rows that fail with it may be far too many to wait long for each."""
 
 
 class Load:
@@ -56,7 +57,7 @@ class Load:
             sample = parse_row(row)
             uri = resolve_uri(sample.image, self.config.manifest, self.config.execution.access)
             with attempt(self.attempts, "load", sample.sample_id, self.config.execution.sample_timeout_s):
-                image_HWC = decode_image(_fetch(uri))
+                image_HWC = decode_image(_fetch(uri, self.config))
                 first_frame = resize_image(image_HWC, sampler.height, sampler.width).tobytes()
             height, width = image_HWC.shape[:2]
             tracks = sample.tracks(sampler.num_frames, height, width).clip_to_first_frame()
@@ -69,13 +70,34 @@ class Load:
         return as_row(state.took("load", time.perf_counter() - start), first_frame, None)
 
 
-def _fetch(uri: str) -> bytes:
-    """The image file's bytes; a place that does not answer fails its rows, and the others go on."""
-    try:
-        return with_retries(f"reading {uri}", lambda: read_image_bytes(uri), FETCHES)
-    except (StorageError, OSError) as error:
-        message = f"{error}: make it readable, then run again with --retry-failed"
-        raise SampleError(ErrorCode.IMAGE_MISSING, message) from error
+def _fetch(uri: str, config: RunConfig) -> bytes:
+    """The image file's bytes; a place that does not answer fails its rows, and the others go on.
+
+    Where the run's own objects are in the same store, it is waited for as for those, and tried once more. Raises
+    StorageError if it does not come back: all rows would fail with it.
+    """
+    failed: Exception
+    for _ in range(2):
+        try:
+            return with_retries(f"reading {uri}", lambda: read_image_bytes(uri), FETCHES)
+        except (StorageError, OSError) as error:
+            failed = error
+        own = _own_object_beside(uri, config)
+        if own is None:
+            break
+        # waits for long where the store is down, and not for every row that names what cannot be read
+        Storage(own[0]).get(own[1])
+    message = f"{failed}: make it readable, then run again with --retry-failed"
+    raise SampleError(ErrorCode.IMAGE_MISSING, message) from failed
+
+
+def _own_object_beside(uri: str, config: RunConfig) -> tuple[str, str] | None:
+    """Folder and key of the run's own in the bucket or server of an image; None where it has nothing there."""
+    for own in (f"{config.output.rstrip('/')}/{RUN_FILE}", config.manifest):
+        if "://" in own and own.split("/")[:3] == uri.split("/")[:3]:
+            folder, _, key = own.rpartition("/")
+            return folder, key
+    return None
 
 
 class Generate:

@@ -6,6 +6,10 @@ import dataclasses
 import json
 import shutil
 import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +17,13 @@ import pyarrow as pa
 import pytest
 import torch
 
+import pipeline.storage
 import sgi2v.generate
 from manifests.io import read_manifest
 from pipeline.config import RunConfig, resolve
-from pipeline.in_flight import FATAL, InFlight
+from pipeline.in_flight import FATAL, InFlight, state_of
 from pipeline.records import SampleRecord
-from pipeline.stages import Commit, Generate, Load
+from pipeline.stages import FETCHES, Commit, Generate, Load
 from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import MemoryTier, ModelConfig
 from sgi2v.errors import ClusterError
@@ -111,6 +116,54 @@ def test_a_worker_without_room_for_its_own_files_ends_the_run(tmp_path: Path, mo
     assert (outcome["record"], outcome["fatal"]) == (None, "StorageError")
     assert "['/proc']; make room there" in outcome["message"]
     assert not (tmp_path / "out" / "records").exists()
+
+
+@contextmanager
+def web_server(folder: Path, fails: Callable[[str, int], bool]) -> Iterator[str]:
+    """The URL of a folder, served on this machine. fails: told the path, and how many calls there were before."""
+    calls: list[str] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(folder))
+
+        def send_head(self) -> Any:
+            calls.append(self.path)
+            return self.send_error(503) if fails(self.path, len(calls) - 1) else super().send_head()
+
+        def log_message(self, *told: object) -> None:
+            """Keep silent."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("fails", "code", "fatal"),
+    [
+        (lambda path, calls: calls < 2 * FETCHES, None, None),
+        (lambda path, calls: path == "/s00.png", "image_missing", None),
+        (lambda path, calls: True, None, "StorageError"),
+    ],
+    ids=["for a while", "for the image alone", "for good"],
+)
+def test_an_image_in_a_store_of_the_runs_own_that_fails(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fails: Callable[[str, int], bool],
+    code: str | None,
+    fatal: str | None,
+) -> None:
+    monkeypatch.setattr(pipeline.storage, "FIRST_DELAY_S", 0.001)
+    manifest = write_good(tmp_path, 1)
+    with web_server(tmp_path, fails) as url:
+        config = dataclasses.replace(config_of(manifest), manifest=f"{url}/m.parquet")
+        state = state_of(Load(config)(rows_of(manifest)))
+    assert (state.error_code, state.fatal) == (code, fatal)
 
 
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
