@@ -11,10 +11,8 @@ that ends its workers is then given up some starts later, and for once twice as 
 
 from __future__ import annotations
 
-import errno
 import faulthandler
 import os
-import socket
 import tempfile
 import time
 import uuid
@@ -26,7 +24,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.cluster import cluster_errors
-from sgi2v.errors import ErrorCode, SampleError, StorageError
+from pipeline.local_disk import full_disk_told
+from sgi2v.errors import ErrorCode, SampleError
 
 STDERR = 2
 LAST_WORDS = 2000
@@ -42,9 +41,6 @@ TIMED_OUT_SHARE = 0.99
 """A start that lasted this part of its deadline ended by it, where its last words do not say how it ended."""
 TIMEOUT, CRASH = "Timeout (", "Fatal Python error: "
 """How faulthandler begins."""
-FULL = {errno.ENOSPC, errno.EDQUOT}
-NO_FOLDER = "No usable temporary directory"
-"""What the standard library says where it could write to none."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +204,7 @@ def attempt(
     file = None if traces is None else traces.with_name(f"{traces.name}-{stage}-{sample_id}.txt")
     if len(lasted) >= MAX_ATTEMPTS:
         raise _given_up(stage, lasted, timeout_s, file)
-    with _full_disk_told(), _last_words(file) as descriptor:
+    with full_disk_told(), _last_words(file) as descriptor:
         if timeout_s is not None:
             # a thread of C, which no interpreter lock can keep waiting
             faulthandler.dump_traceback_later(timeout_s, exit=True, file=descriptor)
@@ -225,18 +221,6 @@ def attempt(
                 faulthandler.cancel_dump_traceback_later()
             if attempts is not None:
                 attempts.finish(stage, sample_id)
-
-
-@contextmanager
-def _full_disk_told() -> Iterator[None]:
-    """StorageError for a disk of this machine that is full: no row is at fault, and none would get any further."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in FULL and NO_FOLDER not in str(error):
-            raise
-        place = f"a disk of {socket.gethostname()} is full: {error}"
-        raise StorageError(f"{place}; make room there, then the same command goes on from where it stopped") from error
 
 
 @contextmanager
