@@ -5,22 +5,26 @@ Ray starts a row again for as long as its worker dies under it, and does not say
 to a ledger, an actor beside the driver, before the work begins; a start that is neither finished nor still running
 was ended by the death of its process. Where the whole node is gone too, the row had no part in that. A row that was
 started MAX_ATTEMPTS times otherwise is given up. The ledger lives as long as its run: rows of a driver that was killed
-have a clean slate.
+have a clean slate. So they have if the ledger's own process dies: Ray starts it anew, and it knows of nothing. A row
+that ends its workers is then given up some starts later, and for once twice as many rows may be on their way.
 """
 
 from __future__ import annotations
 
 import faulthandler
+import os
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipeline.cluster import cluster_errors
+from pipeline.local_disk import full_disk_told
 from sgi2v.errors import ErrorCode, SampleError
 
 STDERR = 2
@@ -31,8 +35,12 @@ MAX_ATTEMPTS = 3
 ROOM_PER_WORKER = 4
 """Rows of a worker between their generation and their commit, the one in its hands included."""
 ROOM_POLL_S = 0.1
+LOST_POLL_S = 1.0
+"""Between two looks of the ledger for nodes that are gone with what waited there, while there is no room."""
 TIMED_OUT_SHARE = 0.99
-"""A start that lasted this part of its deadline ended by it."""
+"""A start that lasted this part of its deadline ended by it, where its last words do not say how it ended."""
+TIMEOUT, CRASH = "Timeout (", "Fatal Python error: "
+"""How faulthandler begins."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,8 @@ class Ledger:
         """
         self._alive_nodes = alive_nodes
         self._room = room
-        self._held: set[str] = set()
+        self._held: dict[str, str] = {}
+        self._looked_at = -LOST_POLL_S
         self._starts: dict[tuple[str, str], list[Start]] = {}
 
     def start(self, stage: str, sample_id: str, node: str) -> list[float]:
@@ -72,19 +81,29 @@ class Ledger:
         """Forget the starts of a row that has come through."""
         self._starts.pop((stage, sample_id), None)
 
-    def admit(self, sample_id: str) -> bool:
-        """Whether a row may be generated now: a store that is slower than the workers keeps them waiting.
+    def admit(self, sample_id: str, node: str) -> bool:
+        """Whether a row may be generated now, on this node: a store that is slower than the workers keeps them waiting.
 
-        A row that was admitted before is again: what came of it may have been lost with a node.
+        A row that was admitted before is again: what came of it may have been lost with a node. Such rows give up
+        their place: they wait for a worker, and every worker may wait for a place.
         """
         if sample_id not in self._held and len(self._held) >= self._room:
-            return False
-        self._held.add(sample_id)
+            self._drop_lost()
+            if len(self._held) >= self._room:
+                return False
+        self._held[sample_id] = node
         return True
 
     def leave(self, sample_id: str) -> None:
         """Note that a row is committed."""
-        self._held.discard(sample_id)
+        self._held.pop(sample_id, None)
+
+    def _drop_lost(self) -> None:
+        if time.monotonic() - self._looked_at < LOST_POLL_S:
+            return
+        self._looked_at = time.monotonic()
+        alive = self._alive_nodes()
+        self._held = {sample_id: node for sample_id, node in self._held.items() if node in alive}
 
 
 class Attempts(Protocol):
@@ -100,14 +119,17 @@ class Attempts(Protocol):
         """As the ledger's."""
 
     def admit(self, sample_id: str) -> bool:
-        """As the ledger's."""
+        """As the ledger's, on this node."""
 
     def leave(self, sample_id: str) -> None:
         """As the ledger's."""
 
 
 class LedgerActor:
-    """The ledger of a run, as a Ray actor on the driver's node; to be handed to the stages of its flow."""
+    """The ledger of a run, as a Ray actor on the driver's node; to be handed to the stages of its flow.
+
+    Raises ClusterError where it cannot be had again.
+    """
 
     def __init__(self, room: int) -> None:
         """room: as the ledger's."""
@@ -116,14 +138,15 @@ class LedgerActor:
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.traces: Path | None = Path(tempfile.gettempdir()) / f"sgi2v-batch-{uuid.uuid4().hex[:12]}"
-        self._actor: Any = ray.remote(Ledger).options(num_cpus=0, scheduling_strategy=here).remote(_alive_nodes, room)
+        options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
+        self._actor: Any = ray.remote(Ledger).options(**options).remote(_alive_nodes, room)
 
     def start(self, stage: str, sample_id: str) -> list[float]:
         """As the ledger's, on the node of the process that calls."""
         import ray
 
-        node = ray.get_runtime_context().get_node_id()
-        lasted: list[float] = ray.get(self._actor.start.remote(stage, sample_id, node))
+        with cluster_errors():
+            lasted: list[float] = ray.get(self._actor.start.remote(stage, sample_id, _this_node()))
         return lasted
 
     def finish(self, stage: str, sample_id: str) -> None:
@@ -131,10 +154,11 @@ class LedgerActor:
         self._actor.finish.remote(stage, sample_id)
 
     def admit(self, sample_id: str) -> bool:
-        """As the ledger's."""
+        """As the ledger's, on the node of the process that calls."""
         import ray
 
-        admitted: bool = ray.get(self._actor.admit.remote(sample_id))
+        with cluster_errors():
+            admitted: bool = ray.get(self._actor.admit.remote(sample_id, _this_node()))
         return admitted
 
     def leave(self, sample_id: str) -> None:
@@ -148,6 +172,13 @@ def wait_for_room(attempts: Attempts | None, sample_id: str) -> None:
         time.sleep(ROOM_POLL_S)
 
 
+def _this_node() -> str:
+    import ray
+
+    node: str = ray.get_runtime_context().get_node_id()
+    return node
+
+
 def _alive_nodes() -> set[str]:
     import ray
 
@@ -155,23 +186,36 @@ def _alive_nodes() -> set[str]:
 
 
 @contextmanager
-def attempt(attempts: Attempts | None, stage: str, sample_id: str, timeout_s: float | None = None) -> Iterator[None]:
+def attempt(
+    attempts: Attempts | None,
+    stage: str,
+    sample_id: str,
+    timeout_s: float | None = None,
+    breaks_worker: Callable[[Exception], bool] | None = None,
+) -> Iterator[None]:
     """Work on a row that may end this process, within a deadline at which it does.
 
-    attempts: None keeps no count. timeout_s: None is no deadline. Raises SampleError(worker_died or timed_out) for a
-    row that has ended MAX_ATTEMPTS workers of this stage.
+    attempts: None keeps no count. timeout_s: None is no deadline. breaks_worker: tells the errors after which this
+    process is of no use: it ends. Raises SampleError(worker_died or timed_out) for a row that has ended MAX_ATTEMPTS
+    workers of this stage, and StorageError where this machine has no room for the stage's own files.
     """
     lasted = [] if attempts is None else attempts.start(stage, sample_id)
     traces = None if attempts is None else attempts.traces
     file = None if traces is None else traces.with_name(f"{traces.name}-{stage}-{sample_id}.txt")
     if len(lasted) >= MAX_ATTEMPTS:
         raise _given_up(stage, lasted, timeout_s, file)
-    with _last_words(file) as descriptor:
+    with full_disk_told(), _last_words(file) as descriptor:
         if timeout_s is not None:
             # a thread of C, which no interpreter lock can keep waiting
             faulthandler.dump_traceback_later(timeout_s, exit=True, file=descriptor)
         try:
             yield
+        except Exception as error:
+            if breaks_worker is not None and breaks_worker(error):
+                with suppress(OSError):
+                    os.write(descriptor, f"{type(error).__name__}: {error}".encode())
+                os._exit(1)  # before the ledger is told that the row has come through
+            raise
         finally:
             if timeout_s is not None:
                 faulthandler.cancel_dump_traceback_later()
@@ -181,34 +225,39 @@ def attempt(attempts: Attempts | None, stage: str, sample_id: str, timeout_s: fl
 
 @contextmanager
 def _last_words(file: Path | None) -> Iterator[int]:
-    """A descriptor to which this process writes where it was, should it crash or run out of time."""
+    """A descriptor to which this process writes where it was, should it end; if it does not, nothing stays of it."""
     if file is None:
         yield STDERR
         return
     was_enabled = faulthandler.is_enabled()
-    with file.open("wb") as stream:
-        faulthandler.enable(stream)
-        try:
-            yield stream.fileno()
-        finally:
-            faulthandler.disable()
-            if was_enabled:
-                faulthandler.enable(STDERR)
-    file.unlink(missing_ok=True)
+    try:
+        with file.open("wb") as stream:
+            faulthandler.enable(stream)
+            try:
+                yield stream.fileno()
+            finally:
+                faulthandler.disable()
+                if was_enabled:
+                    faulthandler.enable(STDERR)
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def _given_up(stage: str, lasted: list[float], timeout_s: float | None, file: Path | None) -> SampleError:
-    words = ""
+    words = None
     if file is not None and file.exists():
         words = file.read_text(errors="replace").strip()[:LAST_WORDS]
         file.unlink()
-    ends = ", ".join(f"{seconds:.0f} s" for seconds in lasted)
-    if timeout_s is not None and all(seconds >= TIMED_OUT_SHARE * timeout_s for seconds in lasted):
+    # a start lasts until the next one, with all that a worker takes to come back: what it said itself goes before that
+    lasted_long = timeout_s is not None and all(seconds >= TIMED_OUT_SHARE * timeout_s for seconds in lasted)
+    if timeout_s is not None and (lasted_long if words is None else words.startswith(TIMEOUT)):
         message = f"did not come out of `{stage}` within {timeout_s:g} s in {len(lasted)} attempts"
         message = f"{message}: raise --sample-timeout if that is too little for it"
         return SampleError(ErrorCode.TIMED_OUT, "\n".join(filter(None, [message, words])))
+    ends = ", ".join(f"{seconds:.0f} s" for seconds in lasted)
     message = f"its worker died in `{stage}` in {len(lasted)} attempts of {len(lasted)}, after {ends}"
     if words:
-        return SampleError(ErrorCode.WORKER_DIED, f"{message}: it crashed a library\n{words}")
+        how = "it crashed a library" if words.startswith(CRASH) else "it ended itself, of no use any more after this"
+        return SampleError(ErrorCode.WORKER_DIED, f"{message}: {how}\n{words}")
     advice = "killed from outside, which is what a system does that runs out of memory: see its own log"
     return SampleError(ErrorCode.WORKER_DIED, f"{message}: {advice}")

@@ -283,10 +283,12 @@ def _reporting(command: Callable[Parameters, None]) -> Callable[Parameters, None
 
     @wraps(command)
     def guarded(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        from pipeline.local_disk import full_disk_told
         from sgi2v.errors import ClusterError, SGI2VError, StorageError
 
         try:
-            command(*args, **kwargs)
+            with full_disk_told():
+                command(*args, **kwargs)
         except SGI2VError as error:
             typer.echo(f"error: {error}", err=True)
             sys.exit(EXIT_LOST if isinstance(error, (StorageError, ClusterError)) else EXIT_BAD_INPUT)

@@ -20,7 +20,7 @@ from manifests.access import without_secrets
 from pipeline.lease import LeaseError
 from pipeline.log import captured
 from pipeline.records import SampleRecord
-from sgi2v.errors import ConfigError, ErrorCode, ModelError, SampleError, SGI2VError, StorageError
+from sgi2v.errors import ClusterError, ConfigError, ErrorCode, ModelError, SampleError, SGI2VError, StorageError
 
 _IN_FLIGHT: dict[str, pa.DataType] = {
     "state": pa.string(),
@@ -35,7 +35,7 @@ OUTCOME_SCHEMA = pa.schema([(name, pa.string()) for name in ("record", "fatal", 
 Ray hands on as text whatever a stage raises, so that it could not be told from a bug.
 """
 FATAL: dict[str, type[SGI2VError]] = {
-    each.__name__: each for each in (StorageError, ConfigError, ModelError, LeaseError)
+    each.__name__: each for each in (StorageError, ClusterError, ConfigError, ModelError, LeaseError)
 }
 """Errors that end the run, by the name under which they travel."""
 

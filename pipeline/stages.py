@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import socket
 import time
 import uuid
@@ -15,17 +14,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from manifests.access import Access
 from manifests.images import decode_image, read_image_bytes, resolve_uri
 from manifests.schema import parse_row, row_digest, rows_of
 from pipeline.attempts import Attempts, attempt, wait_for_room
 from pipeline.config import RunConfig, sample_seed
 from pipeline.in_flight import FATAL, InFlight, as_row, each_row, outcome_row, pixels_of, state_of
 from pipeline.lease import check_epoch
+from pipeline.plan import RUN_FILE
 from pipeline.records import SampleRecord, commit, video_key
 from pipeline.storage import Storage, with_retries
 from sgi2v.config import MemoryTier, SamplerConfig
-from sgi2v.errors import ConfigError, ErrorCode, ModelError, SampleError, StorageError
+from sgi2v.errors import ClusterError, ConfigError, ErrorCode, ModelError, SampleError, StorageError
 from sgi2v.trajectory import BoxTracks
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from sgi2v.model import VideoModel
 
 FETCHES = 4
-"""Tries of an image's place before its rows fail: they may be far too many to wait long for each."""
+"""Tries of an image's place in a row: the rows that fail with it may be far too many to wait long for each."""
 
 
 class Load:
@@ -55,6 +54,8 @@ class Load:
         try:
             with attempt(self.attempts, "load", state.sample_id, self.config.execution.sample_timeout_s):
                 first_frame, boxes = self._first_frame_and_boxes(row)
+        except (ClusterError, StorageError) as error:
+            return as_row(state.ends_run(error), None, None)
         except Exception as error:
             return as_row(state.failed(error).took("load", time.perf_counter() - start), None, None)
         state = replace(state, boxes_NT4=boxes)
@@ -65,20 +66,44 @@ class Load:
 
         sampler, access = self.config.sampler, self.config.execution.access
         sample = parse_row(row)
-        image_HWC = decode_image(_fetch(resolve_uri(sample.image, self.config.manifest, access), access))
+        uri = resolve_uri(sample.image, self.config.manifest, access)
+        image_HWC = decode_image(_fetch(uri, self.config))
         height, width = image_HWC.shape[:2]
         tracks = sample.tracks(sampler.num_frames, height, width).clip_to_first_frame()
         boxes_NT4: list[list[list[float]]] = tracks.rescale(sampler.height, sampler.width).boxes_NT4.tolist()
         return resize_image(image_HWC, sampler.height, sampler.width).tobytes(), boxes_NT4
 
 
-def _fetch(uri: str, access: Access) -> bytes:
-    """The image file's bytes; a place that does not answer fails its rows, and the others go on."""
-    try:
-        return with_retries(f"reading {uri}", lambda: read_image_bytes(uri, access=access), FETCHES)
-    except (StorageError, OSError) as error:
-        message = f"{error}: make it readable, then run again with --retry-failed"
-        raise SampleError(ErrorCode.IMAGE_MISSING, message) from error
+def _fetch(uri: str, config: RunConfig) -> bytes:
+    """The image file's bytes; a place that does not answer fails its rows, and the others go on.
+
+    Where the run's own objects are in the same store, it is waited for as for those, and tried once more. Raises
+    StorageError if it does not come back: all rows would fail with it.
+    """
+    failed: Exception
+    for _ in range(2):
+        try:
+            return with_retries(
+                f"reading {uri}", lambda: read_image_bytes(uri, access=config.execution.access), FETCHES
+            )
+        except (StorageError, OSError) as error:
+            failed = error
+        own = _own_object_beside(uri, config)
+        if own is None:
+            break
+        # waits for long where the store is down, and not for every row that names what cannot be read
+        Storage(own[0]).get(own[1])
+    message = f"{failed}: make it readable, then run again with --retry-failed"
+    raise SampleError(ErrorCode.IMAGE_MISSING, message) from failed
+
+
+def _own_object_beside(uri: str, config: RunConfig) -> tuple[str, str] | None:
+    """Folder and key of the run's own in the bucket or server of an image; None where it has nothing there."""
+    for own in (f"{config.output.rstrip('/')}/{RUN_FILE}", config.manifest):
+        if "://" in own and own.split("/")[:3] == uri.split("/")[:3]:
+            folder, _, key = own.rpartition("/")
+            return folder, key
+    return None
 
 
 class Generate:
@@ -120,21 +145,23 @@ class Generate:
         state = state_of(table)
         if isinstance(self.model, ConfigError):
             return as_row(state.ends_run(self.model), None, None)
-        if state.error_code is not None:
+        if state.error_code is not None or state.fatal is not None:
             return as_row(state, None, None)
         sampler = self.config.sampler
         image_HWC = pixels_of(table, "first_frame", (sampler.height, sampler.width, 3))
         tracks = _tracks(state, sampler.num_frames, sampler.height, sampler.width)
-        wait_for_room(self.attempts, state.sample_id)
+        timeout_s = self.config.execution.sample_timeout_s
         try:
-            with attempt(self.attempts, "generate", state.sample_id, self.config.execution.sample_timeout_s):
+            wait_for_room(self.attempts, state.sample_id)
+            # a process that cannot use its GPU again ends; the row goes to another
+            with attempt(self.attempts, "generate", state.sample_id, timeout_s, breaks_worker=_device_is_lost):
                 generation = self._sample(self.model, image_HWC, tracks, state.seed)
+        except (ClusterError, StorageError) as error:
+            return as_row(state.ends_run(error), None, None)
         except Exception as error:
             if _is_out_of_memory(error):
                 failure = SampleError(ErrorCode.OUT_OF_MEMORY, f"{error}: make the frames smaller or fewer")
                 return as_row(state.failed(failure), None, None)
-            if _device_is_lost(error):
-                os._exit(1)  # the process cannot use its GPU again; the row goes to another
             return as_row(state.failed(error), None, None)
         state = replace(state, seconds={**state.seconds, **generation.seconds}, told=self._told(generation))
         return as_row(state, table["first_frame"][0].as_py(), generation.frames.tobytes())
@@ -205,6 +232,8 @@ class Commit:
             try:
                 with attempt(self.attempts, "commit", state.sample_id, self.config.execution.sample_timeout_s):
                     video, state = self._finish(table, state)
+            except (ClusterError, StorageError) as error:
+                return outcome_row(None, state.ends_run(error))
             except Exception as error:
                 state = state.failed(error)
         record = self._record(state.took("commit", time.perf_counter() - start))
@@ -286,14 +315,14 @@ def _tracks(state: InFlight, num_frames: int, height: int, width: int) -> BoxTra
 
 def _is_out_of_memory(error: BaseException) -> bool:
     """Torch's own error, that of a CUDA library that found no room for its workspace, or that of a CPU's allocator."""
-    told = ("ALLOC_FAILED", "DefaultCPUAllocator")
+    told = ("ALLOC_FAILED", "DefaultCPUAllocator", "CUDA error: out of memory")
     named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
     return named or any(words in str(error) for words in told)
 
 
 def _device_is_lost(error: BaseException) -> bool:
     """A GPU that asserted or fell off: everything after it fails too."""
-    return isinstance(error, RuntimeError) and "CUDA error" in str(error)
+    return isinstance(error, RuntimeError) and "CUDA error" in str(error) and not _is_out_of_memory(error)
 
 
 def quiet_libraries() -> None:

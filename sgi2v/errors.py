@@ -94,7 +94,7 @@ class TrajectoryError(SampleError):
 
 
 class StorageError(SGI2VError):
-    """The object store refused an operation after every retry."""
+    """The object store refused an operation after every retry, or a disk is full."""
 
 
 class ClusterError(SGI2VError):

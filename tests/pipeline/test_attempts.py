@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.attempts import MAX_ATTEMPTS, Ledger, attempt, wait_for_room
-from sgi2v.errors import ErrorCode, SampleError
+from sgi2v.errors import ErrorCode, SampleError, StorageError
+from tests.pipeline.runs import write_good
 
 ROOM = 2
 
@@ -31,7 +34,7 @@ class OnNode:
         self.ledger.finish(stage, sample_id)
 
     def admit(self, sample_id: str) -> bool:
-        return self.ledger.admit(sample_id)
+        return self.ledger.admit(sample_id, self.node)
 
     def leave(self, sample_id: str) -> None:
         self.ledger.leave(sample_id)
@@ -131,13 +134,36 @@ def test_a_deadline_that_was_kept_is_called_off() -> None:
     time.sleep(0.4)
 
 
+def test_no_room_on_the_machines_own_disk_is_no_fault_of_the_row(tmp_path: Path, ledger: Ledger) -> None:
+    attempts = OnNode(ledger, "one")
+    attempts.traces = tmp_path / "traces"
+    with (
+        pytest.raises(StorageError, match=r"a disk of .* is full: .*No space left on device.*/dev/full.*; make room"),
+        attempt(attempts, "commit", "a"),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/dev/full")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_rows_wait_while_too_many_are_on_their_way(ledger: Ledger) -> None:
-    assert [ledger.admit(sample_id) for sample_id in "abc"] == [True, True, False]
-    assert ledger.admit("a"), "what came of it was lost: it is done again, and has its place"
-    ledger.leave("b")
-    ledger.leave("b")
-    assert ledger.admit("c")
-    assert not ledger.admit("b")
+    worker = OnNode(ledger, "one")
+    assert [worker.admit(sample_id) for sample_id in "abc"] == [True, True, False]
+    assert worker.admit("a"), "what came of it was lost: it is done again, and has its place"
+    worker.leave("b")
+    worker.leave("b")
+    assert worker.admit("c")
+    assert not worker.admit("b")
+
+
+def test_rows_lost_with_their_node_keep_no_worker_waiting(ledger: Ledger, nodes: set[str]) -> None:
+    lost, worker = OnNode(ledger, "one"), OnNode(ledger, "two")
+    assert [each.admit(sample_id) for each, sample_id in ((lost, "a"), (worker, "b"), (worker, "c"))] == [1, 1, 0]
+    nodes.discard("one")
+    waiter = threading.Thread(target=wait_for_room, args=(worker, "c"), daemon=True)
+    waiter.start()
+    waiter.join(10)
+    assert not waiter.is_alive(), "it is the only worker, and the row that it waits for waits for it"
+    assert not worker.admit("a"), "that of a node which is alive keeps its place, and so does the new one"
 
 
 def test_a_worker_goes_on_as_soon_as_there_is_room(ledger: Ledger) -> None:
@@ -152,6 +178,37 @@ def test_a_worker_goes_on_as_soon_as_there_is_room(ledger: Ledger) -> None:
     waiter.join(10)
     assert not waiter.is_alive()
     wait_for_room(None, "d")
+
+
+@pytest.mark.slow
+def test_a_ledger_that_dies_starts_anew_and_one_that_cannot_ends_the_run() -> None:
+    script = """
+import psutil, ray
+from pipeline.attempts import LedgerActor
+from pipeline.cluster import ray_session
+from pipeline.config import ExecutionConfig
+from sgi2v.errors import ClusterError
+with ray_session(ExecutionConfig(), 1, None):
+    ledger = LedgerActor(1)
+    told = [ledger.start("load", "a"), ledger.admit("a"), ledger.admit("b")]
+    (process,) = [each for each in psutil.Process().children(recursive=True) if "ray::Ledger" in each.cmdline()]
+    process.kill()
+    process.wait()
+    print(*told, ledger.start("load", "a"), ledger.admit("b"))
+    ray.kill(ledger._actor)
+    for ask in (lambda: ledger.start("load", "a"), lambda: ledger.admit("b")):
+        try:
+            ask()
+        except ClusterError as error:
+            print(error)
+"""
+    at = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", script], check=True, timeout=120, cwd=at, capture_output=True)
+    lines = done.stdout.decode().splitlines()
+    told, *errors = [line for line in lines if "(raylet)" not in line]  # who calls the ledger hears of its restart
+    assert told == "[] True False [] True"
+    assert len(errors) == 2
+    assert all(re.match(r"the Ray cluster failed: ActorDiedError: .*the same command goes on", each) for each in errors)
 
 
 CRASHES = "import ctypes; ctypes.string_at(0)"
@@ -178,6 +235,7 @@ class Attempts:
         (CRASHES, None, ErrorCode.WORKER_DIED, "it crashed a library\nFatal Python error: Segmentation fault"),
         (HANGS, 0.5, ErrorCode.TIMED_OUT, "in 3 attempts: raise --sample-timeout .*\nTimeout .*\n.*\n.*line 11"),
         (DIES, None, ErrorCode.WORKER_DIED, "killed from outside, which is what a system does"),
+        (DIES, 0.5, ErrorCode.WORKER_DIED, "killed from outside, which is what a system does"),
     ],
 )
 def test_the_record_says_where_a_worker_died(
@@ -192,10 +250,42 @@ with attempt(Attempts(), "generate", "a", {timeout_s}):
     for _ in range(MAX_ATTEMPTS):
         die(attempts)
         subprocess.run([sys.executable, "-c", script], check=False, timeout=60, cwd=Path(__file__).parents[2])
-    error = given_up(attempts, timeout_s and 0.1)
+    error = given_up(attempts, timeout_s and 0.1)  # every start lasted longer, with the time that a process takes
     assert error.code is code
     assert re.search(told, error.message), error.message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_row_that_costs_a_worker_its_gpu_is_counted_and_says_so(tmp_path: Path, ledger: Ledger) -> None:
+    manifest = write_good(tmp_path / "in", 1)
+    script = f"""{counts_nothing(tmp_path)}
+    def finish(self, stage, sample_id):
+        print("has come through")
+    def admit(self, sample_id):
+        return True
+from pipeline.stages import Load
+from tests.pipeline.test_stages import config_of, rows_of
+from tests.stand_in import StandIn
+class LosesItsGpu(StandIn):
+    @staticmethod
+    def stand_in(*arguments, **named):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+manifest = Path({str(manifest)!r})
+config = config_of(manifest)
+LosesItsGpu(config, "cpu", Attempts())(Load(config)(rows_of(manifest)))
+"""
+    at = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=False, timeout=120, cwd=at, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    attempts = OnNode(ledger, "one")
+    attempts.traces = tmp_path / "traces"
+    die(attempts, MAX_ATTEMPTS, "s00")
+    with pytest.raises(SampleError) as caught, attempt(attempts, "generate", "s00"):
+        pass
+    assert caught.value.code is ErrorCode.WORKER_DIED
+    assert "after this\nRuntimeError: CUDA error: device-side assert triggered" in caught.value.message
 
 
 def test_a_row_that_comes_through_leaves_no_trace(tmp_path: Path, ledger: Ledger) -> None:
@@ -203,6 +293,14 @@ def test_a_row_that_comes_through_leaves_no_trace(tmp_path: Path, ledger: Ledger
     attempts.traces = tmp_path / "traces"
     with attempt(attempts, "generate", "a", 60):
         assert (tmp_path / "traces-generate-a.txt").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_row_that_fails_leaves_no_trace(tmp_path: Path, ledger: Ledger) -> None:
+    attempts = OnNode(ledger, "one")
+    attempts.traces = tmp_path / "traces"
+    with pytest.raises(ValueError, match="its own"), attempt(attempts, "generate", "a", 60):
+        raise ValueError("its own")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +17,21 @@ import pyarrow as pa
 import pytest
 import torch
 
+import pipeline.storage
 import sgi2v.generate
 from manifests.io import read_manifest
 from pipeline.attempts import MAX_ATTEMPTS, Ledger
 from pipeline.config import RunConfig, resolve
-from pipeline.in_flight import InFlight, state_of
+from pipeline.in_flight import FATAL, InFlight, state_of
 from pipeline.records import SampleRecord
-from pipeline.stages import Commit, Generate, Load
+from pipeline.stages import FETCHES, Commit, Generate, Load
 from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import MemoryTier, ModelConfig
-from sgi2v.errors import ErrorCode
+from sgi2v.errors import ClusterError, ErrorCode
 from sgi2v.generate import Generation
 from tests.pipeline.runs import FRAMES, SIDE, row, write_good, write_rows
 from tests.pipeline.test_attempts import OnNode
+from tests.stand_in import StandIn
 
 
 def config_of(manifest: Path, model: str = "embedded") -> RunConfig:
@@ -87,18 +94,106 @@ def test_a_store_that_refuses_ends_the_run(tmp_path: Path) -> None:
     assert f"writing {manifest}/out/videos/s00." in outcome["message"]
 
 
+class LedgerIsLost:
+    """Attempts that nobody counts any more."""
+
+    traces = None
+
+    def lost(self, *told: str) -> Any:
+        raise ClusterError("the ledger is lost")
+
+    start = finish = admit = leave = lost
+
+
+@pytest.mark.parametrize("lost_in", ["load", "generate", "commit"])
+def test_a_lost_ledger_ends_the_run_and_no_row(tmp_path: Path, lost_in: str) -> None:
+    manifest = write_good(tmp_path, 1)
+    config = config_of(manifest)
+    lost = {lost_in: LedgerIsLost()}
+    loaded = Load(config, lost.get("load"))(rows_of(manifest))
+    generated = StandIn(config, "cpu", lost.get("generate"))(loaded)
+    (outcome,) = Commit(config, 1, lost.get("commit"))(generated).to_pylist()
+    assert (outcome["record"], outcome["fatal"], outcome["message"]) == (None, "ClusterError", "the ledger is lost")
+    assert FATAL[outcome["fatal"]] is ClusterError
+    assert not (tmp_path / "out" / "records").exists()
+
+
+def test_a_worker_without_room_for_its_own_files_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = write_good(tmp_path, 1)
+    config = config_of(manifest)
+    generated = StandIn(config, "cpu")(Load(config)(rows_of(manifest)))
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc"])
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    (outcome,) = Commit(config, 1)(generated).to_pylist()
+    assert (outcome["record"], outcome["fatal"]) == (None, "StorageError")
+    assert "['/proc']; make room there" in outcome["message"]
+    assert not (tmp_path / "out" / "records").exists()
+
+
+@contextmanager
+def web_server(folder: Path, fails: Callable[[str, int], bool]) -> Iterator[str]:
+    """The URL of a folder, served on this machine. fails: told the path, and how many calls there were before."""
+    calls: list[str] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(folder))
+
+        def send_head(self) -> Any:
+            calls.append(self.path)
+            return self.send_error(503) if fails(self.path, len(calls) - 1) else super().send_head()
+
+        def log_message(self, *told: object) -> None:
+            """Keep silent."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("fails", "code", "fatal"),
+    [
+        (lambda path, calls: calls < 2 * FETCHES, None, None),
+        (lambda path, calls: path == "/s00.png", "image_missing", None),
+        (lambda path, calls: True, None, "StorageError"),
+    ],
+    ids=["for a while", "for the image alone", "for good"],
+)
+def test_an_image_in_a_store_of_the_runs_own_that_fails(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fails: Callable[[str, int], bool],
+    code: str | None,
+    fatal: str | None,
+) -> None:
+    monkeypatch.setattr(pipeline.storage, "FIRST_DELAY_S", 0.001)
+    manifest = write_good(tmp_path, 1)
+    with web_server(tmp_path, fails) as url:
+        config = dataclasses.replace(config_of(manifest), manifest=f"{url}/m.parquet")
+        state = state_of(Load(config)(rows_of(manifest)))
+    assert (state.error_code, state.fatal) == (code, fatal)
+
+
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
 class RunsOut:
     """A generator that has no room for a tier; made while the real one is there, which makes the rest."""
 
-    def __init__(self, *too_much: MemoryTier) -> None:
+    def __init__(self, *too_much: MemoryTier, error: Exception = OUT_OF_MEMORY) -> None:
         self.too_much = too_much
+        self.error = error
         self.tried: list[MemoryTier] = []
         self.real = sgi2v.generate.generate
 
     def __call__(self, *args: Any, memory: MemoryTier) -> Generation:
         self.tried.append(memory)
         if memory in self.too_much:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            raise self.error
         return self.real(*args, memory=memory)
 
 
@@ -112,10 +207,11 @@ def made_with(generator: RunsOut, config: RunConfig, monkeypatch: pytest.MonkeyP
     return [json.loads(outcome["record"]) for outcome in outcomes]
 
 
+@pytest.mark.parametrize("error", [OUT_OF_MEMORY, RuntimeError("CUDA error: out of memory")])
 def test_a_worker_that_runs_out_of_memory_tries_again_in_the_low_tier_and_stays_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    generator = RunsOut(MemoryTier.HIGH)
+    generator = RunsOut(MemoryTier.HIGH, error=error)
     records = made_with(generator, config_of(write_good(tmp_path, 2)), monkeypatch)
     assert generator.tried == [MemoryTier.HIGH, MemoryTier.LOW, MemoryTier.LOW]
     assert [(each["status"], each["memory"]) for each in records] == [("committed", "low")] * 2
