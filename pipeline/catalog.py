@@ -132,8 +132,11 @@ class Catalog:
         known = [*self._loose.values(), *self._superseded]
         self._settle([*known, *_read_loose(self.storage, {key for key, _ in known})])
 
-    def sweep(self) -> None:
-        """Delete the loose records that do not stand, and their videos. For the holder of the lease."""
+    def sweep(self, epoch: int) -> None:
+        """Delete the loose records that do not stand, and their videos. Raises LeaseError as seal_if_due."""
+        if not self._superseded:
+            return
+        check_epoch(self.storage, epoch)
         for key, record in self._superseded:
             standing = self.get(record.sample_id)
             if record.file_name is not None and (standing is None or standing.file_name != record.file_name):
@@ -141,8 +144,9 @@ class Catalog:
             self.storage.delete(key)
         self._superseded = []
 
-    def remove(self, sample_ids: Iterable[str]) -> None:
-        """Forget these samples, so that they are made again. For the holder of the lease."""
+    def remove(self, sample_ids: Iterable[str], epoch: int) -> None:
+        """Forget these samples, so that they are made again. Raises LeaseError as seal_if_due."""
+        check_epoch(self.storage, epoch)
         gone = set(sample_ids)
         for key, record in [*self._superseded, *self._loose.values()]:
             if record.sample_id in gone:

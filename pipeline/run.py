@@ -113,7 +113,7 @@ def _run(
     storage.abort_uploads()
     unchanged = claim_output(storage, config, digest, manifest.num_rows)
     plan = make_plan(manifest, storage, retry_failed, limit, unchanged)
-    plan.catalog.sweep()
+    plan.catalog.sweep(lease.epoch)
     plan.catalog.seal_if_due(lease.epoch)
     renew_manifest(storage, config, digest, manifest.num_rows, plan.others)
     observer.planned(plan)
@@ -134,8 +134,8 @@ def _run(
     result.seconds = time.monotonic() - start
     lease.check()
     plan.catalog.refresh()
-    plan.catalog.sweep()
-    write_tables(plan.catalog, manifest)
+    plan.catalog.sweep(lease.epoch)
+    write_tables(plan.catalog, manifest, lease.epoch)
     log.write("run_interrupted" if result.interrupted else "run_finished", seconds=round(result.seconds, 3))
     return result
 
@@ -195,6 +195,6 @@ def _drive(
             plan.catalog.seal_if_due(lease.epoch)
             if (start := time.monotonic()) > due_at:
                 lease.check()
-                write_tables(plan.catalog, manifest)
+                write_tables(plan.catalog, manifest, lease.epoch)
                 end = time.monotonic()
                 due_at = end + max(TABLES_EVERY_S, TABLES_SHARE * (end - start))

@@ -75,18 +75,18 @@ def repair(output: str, flaws: Sequence[Flaw]) -> int:
     Holds the output's lease meanwhile. Raises LeaseError where a run has it.
     """
     storage = Storage(output)
-    with acquire(storage):
+    with acquire(storage) as lease:
         catalog = Catalog(storage)
-        catalog.sweep()
+        catalog.sweep(lease.epoch)
         storage.delete_many(flaw.key for flaw in flaws if flaw.code == "video_orphan")
         index = catalog.index
         of_flaws = pc.is_in(index["sample_id"], value_set=pa.array([flaw.key for flaw in flaws], pa.string()))
         again = index.filter(of_flaws)
-        catalog.remove(again["sample_id"].to_pylist())
+        catalog.remove(again["sample_id"].to_pylist(), lease.epoch)
         kept = set(catalog.index["file_name"].to_pylist())
         storage.delete_many(name for name in again["file_name"].to_pylist() if name is not None and name not in kept)
         nothing = pa.table({"sample_id": pa.array([], pa.string())})
-        write_tables(catalog, nothing)  # which keep the manifest's columns that they have
+        write_tables(catalog, nothing, lease.epoch)  # which keep the manifest's columns that they have
     return int(again.num_rows)
 
 

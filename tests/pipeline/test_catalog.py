@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -113,7 +113,7 @@ def test_of_several_records_of_a_sample_one_stands(storage: Storage) -> None:
     catalog.seal(EPOCH)
     assert storage.keys("parts") == ["parts/000001-0000.parquet"]
     assert storage.keys("records") == ["records/d.json", "records/e.json"], "what did not stand is swept, not sealed"
-    catalog.sweep()
+    catalog.sweep(EPOCH)
     assert storage.keys("records") == []
     assert standing(storage) == expected
     assert videos(storage) == {name for _, _, name in expected.values() if name}
@@ -129,9 +129,9 @@ def test_a_run_killed_anywhere_while_it_seals_loses_and_doubles_nothing(
 
     def tidy(store: Storage, epoch: int) -> None:
         catalog = Catalog(store)
-        catalog.sweep()
+        catalog.sweep(epoch)
         catalog.seal(epoch)
-        write_tables(catalog, rows)
+        write_tables(catalog, rows, epoch)
 
     mortal = Mortal(storage.url, change, after)
     # 2 records are swept, 1 part is put, 5 records are deleted, 2 tables are put
@@ -182,7 +182,7 @@ def test_a_late_worker_cannot_double_what_has_been_sealed(storage: Storage) -> N
     put(storage, made("a", "late"))  # its loose record is gone, so the put goes through
     assert standing(storage) == {"a": ("committed", 1, "videos/a.one.mp4")}
     catalog.refresh()
-    catalog.sweep()
+    catalog.sweep(EPOCH)
     assert storage.keys("records") == []
     assert videos(storage) == {"videos/a.one.mp4"}
 
@@ -215,14 +215,22 @@ def test_what_fails_again_or_is_made_takes_the_place_of_what_was_sealed(storage:
     assert len(storage.keys("parts")) == 3
 
 
-def test_a_run_that_was_overtaken_neither_seals_nor_deletes(storage: Storage) -> None:
+def test_a_run_that_was_overtaken_neither_seals_nor_deletes_nor_writes_tables(storage: Storage) -> None:
     expected = fill(storage)
     catalog = Catalog(storage)
     acquire(storage)
     acquire(storage, take_over=True)
-    with pytest.raises(LeaseError):
-        catalog.seal(EPOCH)
+    before = {key: storage.get(key) for folder in ("records", "videos") for key in storage.keys(folder)}
+    overtaken: list[Callable[[], None]] = [
+        *(lambda: catalog.seal(EPOCH), lambda: catalog.sweep(EPOCH), lambda: catalog.remove(expected, EPOCH)),
+        lambda: write_tables(catalog, manifest(*expected), EPOCH),
+    ]
+    for write in overtaken:
+        with pytest.raises(LeaseError):
+            write()
     assert storage.keys("parts") == []
+    assert [storage.get(name) for name in (METADATA, FAILURES)] == [None, None]
+    assert {key: storage.get(key) for folder in ("records", "videos") for key in storage.keys(folder)} == before
     assert standing(storage) == expected
 
 
@@ -240,7 +248,7 @@ def test_samples_are_forgotten_wherever_they_are(storage: Storage) -> None:
     put(storage, made("a"), made("b"))
     Catalog(storage).seal(EPOCH)
     put(storage, made("a", "late"), made("c"), failed("d"), failed("d", attempts=2))
-    Catalog(storage).remove(["a", "c", "d"])
+    Catalog(storage).remove(["a", "c", "d"], EPOCH)
     assert set(standing(storage)) == {"b"}
     assert storage.keys("records") == []
 

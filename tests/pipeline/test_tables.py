@@ -11,11 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.catalog import Catalog
+from pipeline.lease import LeaseError, acquire
 from pipeline.records import RECORD_SCHEMA, SampleRecord
 from pipeline.storage import Storage
 from pipeline.tables import FAILURE_COLUMNS, FAILURES, METADATA, check_tables, read_ids, write_tables
 from sgi2v.errors import ConfigError
 from tests.pipeline.outputs import failed, made, manifest
+
+EPOCH = 1
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ def write(storage: Storage, records: Sequence[SampleRecord], rows: pa.Table) -> 
     catalog = Catalog(storage)
     for record in records:
         assert catalog.add(record)
-    write_tables(catalog, rows)
+    write_tables(catalog, rows, EPOCH)
 
 
 def test_tables_have_one_schema_whatever_is_null(storage: Storage) -> None:
@@ -168,9 +171,33 @@ def test_a_table_is_the_same_from_parts_and_from_loose_records(storage: Storage)
     for record in records:
         catalog.add(record)
         if record.sample_id in "bd":
-            catalog.seal(1)
-    write_tables(catalog, rows)
+            catalog.seal(EPOCH)
+    write_tables(catalog, rows, EPOCH)
     for name, table in whole.items():
         assert read(storage, name).equals(table)
         assert read_ids(storage, name) == set(table["sample_id"].to_pylist())
     assert whole[METADATA]["caption"].to_pylist() == ["1", "3", "5"]
+
+
+def test_a_driver_that_is_overtaken_while_it_makes_a_table_leaves_the_one_that_is_there(storage: Storage) -> None:
+    overtaken = acquire(storage)
+    newer, rows = b"the newer run's", manifest("a", "b")
+    catalog = Catalog(storage)
+    for record in (made("a"), failed("b")):
+        catalog.add(record)
+    catalog.seal(overtaken.epoch)
+
+    class Stopped(Storage):
+        """Where another driver takes over while this one reads a part."""
+
+        def get(self, key: str) -> bytes | None:
+            if key.startswith("parts/"):
+                acquire(storage, take_over=True)
+                for name in (METADATA, FAILURES):
+                    storage.put(name, newer)
+            return super().get(key)
+
+    catalog.storage = Stopped(storage.url)
+    with pytest.raises(LeaseError, match="taken over by another run"):
+        write_tables(catalog, rows, overtaken.epoch)
+    assert (storage.get(METADATA), storage.get(FAILURES)) == (newer, newer)
