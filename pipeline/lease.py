@@ -123,7 +123,7 @@ def acquire(storage: Storage, take_over: bool = False, say: Callable[[str], None
     waits = False
     while True:
         holder = read_claim(storage)
-        if holder is None or take_over or not _is_alive(holder):
+        if holder is None or take_over or not is_alive(holder):
             now = time.time()
             number = 1 if holder is None else holder.epoch + 1
             claim = Claim(number, uuid.uuid4().hex, socket.gethostname(), os.getpid(), _machine(), now, now)
@@ -167,7 +167,7 @@ def read_claim(storage: Storage) -> Claim | None:
         raise ConfigError(f"{storage.url}/{keys[-1]} is not a lease of this program: move it away") from error
 
 
-def _is_alive(claim: Claim) -> bool:
+def is_alive(claim: Claim) -> bool:
     """Whether its driver may still be at work."""
     if claim.released or time.time() - claim.renewed_at > EXPIRY_S:
         return False

@@ -49,9 +49,9 @@ def rewrite(output: Path, sample_id: str, **changes: object) -> None:
     file.write_bytes(replace(record, **changes).to_json())  # type: ignore[arg-type]
 
 
-def truncate(output: Path) -> None:
-    data = video(output).read_bytes()
-    video(output).write_bytes(data[: len(data) // 2])
+def truncate(output: Path, sample_id: str = "s00") -> None:
+    data = video(output, sample_id).read_bytes()
+    video(output, sample_id).write_bytes(data[: len(data) // 2])
 
 
 def flip(output: Path) -> None:
@@ -135,6 +135,72 @@ def test_a_video_that_crashes_the_decoder_is_its_own_flaw(output: Path, monkeypa
     (flaw,) = check(str(output)).flaws
     assert (flaw.code, flaw.key) == ("video_damaged", "s01")
     assert "crashes the decoder" in flaw.message
+
+
+@pytest.mark.parametrize("kind", ["no record", "truncated", "shared"])
+def test_what_has_been_healed_since_it_was_found_is_left_alone(output: Path, whole: Path, kind: str) -> None:
+    DAMAGE[kind][0](output)
+    flaws = check(str(output)).flaws
+    shutil.copytree(whole, output, dirs_exist_ok=True)  # such as by a worker that commits what it had in hand
+    before = {path: path.read_bytes() for folder in ("videos", "records") for path in (output / folder).iterdir()}
+    assert repair(str(output), flaws) == 0
+    assert {path: path.read_bytes() for path in before} == before
+    assert check(str(output)).flaws == []
+
+
+def test_what_is_committed_while_verify_looks_is_no_flaw(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, record = video(output, "s02"), output / "records" / "s02.json"
+    made = {path: path.read_bytes() for path in (file, record)}
+    listed: list[str] = []
+
+    class Committing(Storage):
+        """Where a sample is committed between the listing of the one folder and that of the other."""
+
+        def keys(self, folder: str) -> list[str]:
+            if folder in {"videos", "records"}:
+                listed.append(folder)
+            for path, data in made.items():
+                if len(listed) < 2:
+                    path.unlink(missing_ok=True)
+                else:
+                    path.write_bytes(data)
+            return super().keys(folder)
+
+    monkeypatch.setattr(verify, "Storage", Committing)
+    assert check(str(output)).flaws == []
+    assert len(listed) == 2
+
+
+def test_while_a_run_goes_on_its_videos_in_flight_and_its_stale_tables_are_no_flaws(output: Path) -> None:
+    (output / "records" / "s00.json").unlink()
+    with acquire(Storage(str(output))) as lease:
+        assert check(str(output)).flaws == []
+        truncate(output, "s01")
+        told = cli("verify", output)
+        claim = lease.claim.told()
+    assert told.returncode == 1
+    lines = told.stdout.splitlines()
+    assert [line.rpartition("[")[2] for line in lines[:-2]] == ["video_damaged]"]
+    assert lines[1].startswith(f"a run is at work on it ({claim}): ")
+    assert check(str(output)).running is None
+    assert {flaw.code for flaw in check(str(output)).flaws} == {"video_damaged", "video_orphan", "table_stale"}
+
+
+def test_the_tables_never_name_a_video_that_repair_has_deleted(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (output / "records" / "s00.json").unlink()
+    truncate(output, "s01")
+    flaws = check(str(output)).flaws
+    named: list[bool] = []
+
+    class Watched(Storage):
+        def delete(self, key: str) -> None:
+            if key.startswith("videos/"):
+                named.append(key in table(output)["file_name"].to_pylist())
+            super().delete(key)
+
+    monkeypatch.setattr(verify, "Storage", Watched)
+    repair(str(output), flaws)
+    assert named == [False, False]
 
 
 def test_an_output_in_use_is_not_repaired(output: Path) -> None:
