@@ -74,14 +74,18 @@ class Storage:
     def put_new(self, key: str, data: bytes) -> bool:
         """Put an object only if there is none; False if somebody else's is there.
 
-        An answer that got lost on the way is told from a competitor by the object's bytes.
+        An answer that got lost on the way is told from a competitor by the object's bytes. Where the object is gone
+        before it can be looked at, nobody knows whose it was, and it is put again.
         """
 
         def operation() -> bool:
             try:
                 self._link(key, data) if self.is_local else self._create(key, data)
-            except FileExistsError:
-                return self.get(key) == data
+            except FileExistsError as error:
+                there = self.get(key)
+                if there is None:
+                    raise OSError("what was there is gone") from error  # tried again
+                return there == data
             return True
 
         return self._guarded(f"writing {self.url}/{key}", operation)
