@@ -24,6 +24,7 @@ from pipeline.records import SampleRecord
 from pipeline.stages import Commit, Generate, Load
 from pipeline.storage import Storage
 from pipeline.tables import check_tables, write_tables
+from sgi2v.errors import ClusterError
 
 TABLES_EVERY_S = 60.0
 """How often the tables are renewed while a run goes on, at most."""
@@ -136,6 +137,12 @@ def _run(
     plan.catalog.refresh()
     plan.catalog.sweep(lease.epoch)
     write_tables(plan.catalog, manifest, lease.epoch)
+    missing = plan.todo.num_rows - result.finished.num_rows
+    if missing and not result.interrupted:
+        raise ClusterError(
+            f"the flow has ended without a word on {missing} of {plan.todo.num_rows} rows, which have no record. "
+            "What is committed is safe: the same command goes on with them."
+        )
     log.write("run_interrupted" if result.interrupted else "run_finished", seconds=round(result.seconds, 3))
     return result
 
