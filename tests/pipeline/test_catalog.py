@@ -175,6 +175,33 @@ def test_a_reader_who_comes_while_records_are_sealed_misses_nothing(storage: Sto
     assert seen == {sample_id: attempts for sample_id, (_, attempts, _) in expected.items()}
 
 
+def test_what_a_kill_inside_sealing_left_is_swept_at_once_and_without_reading_parts(storage: Storage) -> None:
+    expected = fill(storage)
+    loose = {key: storage.get(key) for key in storage.keys("records")}
+    Catalog(storage).seal(EPOCH)
+    for key, data in loose.items():
+        storage.put(key, data or b"")
+    put(storage, made("late"), made("late", "later", attempts=2))
+    calls: list[str] = []
+
+    class Counted(Storage):
+        def get(self, key: str) -> bytes | None:
+            calls.append("part" if key.startswith("parts/") else "other")
+            return super().get(key)
+
+        def delete_many(self, keys: Iterable[str]) -> None:
+            calls.append("many")
+            super().delete_many(keys)
+
+    catalog = Catalog(Counted(storage.url))
+    calls.clear()
+    catalog.sweep(EPOCH)
+    assert calls == ["many", "many"]
+    assert standing(storage) == {**expected, "late": ("committed", 2, "videos/late.later.mp4")}
+    assert storage.keys("records") == [record_key("late", 2)]
+    assert videos(storage) == {name for _, _, name in standing(storage).values() if name}
+
+
 def test_a_late_worker_cannot_double_what_has_been_sealed(storage: Storage) -> None:
     put(storage, made("a"))
     catalog = Catalog(storage)
