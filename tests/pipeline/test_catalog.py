@@ -242,6 +242,34 @@ def test_what_fails_again_or_is_made_takes_the_place_of_what_was_sealed(storage:
     assert len(storage.keys("parts")) == 3
 
 
+def test_many_that_are_tried_again_are_taken_out_of_the_index_together(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [f"s{number:02d}" for number in range(20)]
+    put(storage, *(failed(sample_id) for sample_id in ids))
+    catalog = Catalog(storage)
+    catalog.seal(EPOCH)
+    looked: list[int] = []
+    is_in = catalog_module.pc.is_in
+
+    def counted(values: object, **options: object) -> object:
+        looked.append(1)
+        return is_in(values, **options)
+
+    monkeypatch.setattr(catalog_module.pc, "is_in", counted)
+    for sample_id in ids[:15]:
+        assert catalog.add(made(sample_id, attempts=2))
+    for _ in range(2):
+        assert (count(catalog.index, "committed"), count(catalog.index, "failed")) == (15, 5)
+    for sample_id in ids[15:]:
+        catalog.add(failed(sample_id, attempts=2))
+    assert len(looked) == 1
+    catalog.seal(EPOCH)
+    assert len(looked) == 2
+    assert catalog.index.num_rows == len(ids)
+    assert set(catalog.index["attempts"].to_pylist()) == {2}
+
+
 def test_a_run_that_was_overtaken_neither_seals_nor_deletes_nor_writes_tables(storage: Storage) -> None:
     expected = fill(storage)
     catalog = Catalog(storage)
