@@ -24,7 +24,7 @@ from pipeline.records import SampleRecord
 from pipeline.stages import Commit, Generate, Load
 from pipeline.storage import Storage
 from pipeline.tables import check_tables, write_tables
-from sgi2v.errors import ClusterError
+from sgi2v.errors import ClusterError, StorageError
 
 TABLES_EVERY_S = 60.0
 """How often the tables are renewed while a run goes on, at most."""
@@ -111,7 +111,11 @@ def _run(
 ) -> RunResult:
     digest = digest_file(config.manifest)
     log.write("run_started", **describe_run(config, digest, manifest.num_rows))
-    storage.abort_uploads()
+    try:
+        if aborted := storage.abort_uploads():
+            log.write("uploads_aborted", uploads=aborted)
+    except StorageError as error:  # what is left costs room, and harms no run
+        log.write("uploads_not_aborted", message=str(error))
     unchanged = claim_output(storage, config, digest, manifest.num_rows)
     plan = make_plan(manifest, storage, retry_failed, limit, unchanged)
     plan.catalog.sweep(lease.epoch)

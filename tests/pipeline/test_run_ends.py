@@ -1,7 +1,8 @@
-"""How a run ends where Ray hands over less than was asked; Ray itself is left out of it."""
+"""A run around its flow: what it does before, and how it ends where Ray hands over less than was asked; without Ray."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +15,12 @@ import pipeline.run
 from manifests.io import read_manifest
 from pipeline.cluster import Width
 from pipeline.config import RunConfig
-from pipeline.records import record_key
+from pipeline.records import RECORDS, record_key
 from pipeline.run import RunResult, run
 from pipeline.stages import Commit, Load
 from pipeline.storage import Storage
 from pipeline.tables import FAILURES, read_ids
-from sgi2v.errors import ClusterError
+from sgi2v.errors import ClusterError, StorageError
 from tests.pipeline.runs import row, write_rows
 from tests.pipeline.test_stages import config_of
 
@@ -60,7 +61,7 @@ def test_a_flow_that_ends_early_without_an_error_is_not_taken_for_done(
     with pytest.raises(ClusterError, match=r"without a word on 2 of 3 rows.*the same command goes on with them"):
         run_with_flow_of(config, monkeypatch, 1)
     storage = Storage(config.output)
-    assert storage.keys("records") == [record_key("a", 1)]
+    assert storage.keys(RECORDS) == [record_key("a", 1)]
     assert read_ids(storage, FAILURES) == {"a"}, "the tables say what there is"
     assert run_with_flow_of(config, monkeypatch, 2).finished["sample_id"].to_pylist() == ["b", "c"]
     assert run_with_flow_of(config, monkeypatch, 0).finished.num_rows == 0
@@ -69,3 +70,16 @@ def test_a_flow_that_ends_early_without_an_error_is_not_taken_for_done(
 def test_an_interrupted_flow_may_leave_rows(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     result = run_with_flow_of(config, monkeypatch, 1, KeyboardInterrupt())
     assert (result.interrupted, result.finished.num_rows) == (True, 1)
+
+
+def test_a_store_that_lists_no_uploads_does_not_end_the_run(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Storage) -> int:
+        raise StorageError("aborting the uploads failed: PermissionError: AccessDenied")
+
+    monkeypatch.setattr(Storage, "abort_uploads", refuse)
+    assert run_with_flow_of(config, monkeypatch, len(ROWS)).finished.num_rows == len(ROWS)
+    storage = Storage(config.output)
+    (key,) = storage.keys("logs")
+    lines = [json.loads(line) for line in (storage.get(key) or b"").splitlines()]
+    told = [line["message"] for line in lines if line["event"] == "uploads_not_aborted"]
+    assert told == ["aborting the uploads failed: PermissionError: AccessDenied"]
