@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.storage import Storage
-from sgi2v.errors import ConfigError, StorageError
+from sgi2v.errors import ConfigError, SGI2VError, StorageError
 
 FOLDER = "lease"
 HEARTBEAT_S = 10.0
@@ -104,9 +104,10 @@ class Lease:
                 self.claim = renewed
             except LeaseError as error:
                 self._lose(str(error))
-            except StorageError as error:
+            except Exception as error:  # whatever it is, a driver without a heartbeat must not go on unheard
                 if time.time() - self.claim.renewed_at > EXPIRY_S:
-                    self._lose(f"the lease on {self.storage.url} ran out, since it could not be renewed: {error}")
+                    told = str(error) if isinstance(error, SGI2VError) else f"{type(error).__name__}: {error}"
+                    self._lose(f"the lease on {self.storage.url} ran out, since it could not be renewed: {told}")
 
     def _lose(self, message: str) -> None:
         """Say so, and interrupt the driver wherever it waits."""
