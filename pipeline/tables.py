@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import BinaryIO, TypeVar
 
 import pyarrow as pa
@@ -15,7 +15,7 @@ from pipeline.catalog import Catalog
 from pipeline.lease import check_epoch
 from pipeline.records import RECORD_SCHEMA, Status
 from pipeline.storage import Storage
-from sgi2v.errors import ConfigError
+from sgi2v.errors import ConfigError, StorageError
 
 METADATA = "metadata.parquet"
 FAILURES = "failures.parquet"
@@ -64,13 +64,17 @@ def _write(
     ids = index.filter(pc.equal(index["status"], status))["sample_id"]
     own, places = _riding_along(ids, manifest, catalog.storage, name, taken)
     fields = [*(RECORD_SCHEMA.field(each) for each in columns), *own.schema]
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / name
-        with pq.ParquetWriter(file, pa.schema(fields), compression="zstd") as writer:
-            for table in _joined(catalog.tables(status), columns, own, places):
-                writer.write_table(table)
-        check_epoch(catalog.storage, epoch)  # as late as can be: a driver may have been stopped for long meanwhile
-        catalog.storage.put_file(name, file)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / name
+            with pq.ParquetWriter(file, pa.schema(fields), compression="zstd") as writer:
+                for table in _joined(catalog.tables(status), columns, own, places):
+                    writer.write_table(table)
+            check_epoch(catalog.storage, epoch)  # as late as can be: a driver may have been stopped for long meanwhile
+            catalog.storage.put_file(name, file)
+    except OSError as error:  # of this machine's disk: the store's are StorageErrors
+        message = f"making {name} in {tempfile.gettempdir()} failed: {error}"
+        raise StorageError(f"{message}: make room there, or set TMPDIR to another folder") from error
 
 
 def _joined(

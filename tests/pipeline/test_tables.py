@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
+import resource
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from pipeline.lease import LeaseError, acquire
 from pipeline.records import RECORD_SCHEMA, SampleRecord
 from pipeline.storage import Storage
 from pipeline.tables import FAILURE_COLUMNS, FAILURES, METADATA, check_tables, read_ids, write_tables
-from sgi2v.errors import ConfigError
+from sgi2v.errors import ConfigError, StorageError
 from tests.pipeline.outputs import failed, made, manifest
 
 EPOCH = 1
@@ -177,6 +180,23 @@ def test_a_table_is_the_same_from_parts_and_from_loose_records(storage: Storage)
         assert read(storage, name).equals(table)
         assert read_ids(storage, name) == set(table["sample_id"].to_pylist())
     assert whole[METADATA]["caption"].to_pylist() == ["1", "3", "5"]
+
+
+def test_a_temporary_folder_that_takes_no_table_is_a_storage_error(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told = r"making metadata\.parquet in {} failed: .*{}.*: make room there, or set TMPDIR"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(StorageError, match=told.format(re.escape(tempfile.gettempdir()), "File too large")):
+            write(storage, [made("a")], manifest("a"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    nowhere = str(tmp_path / "none")
+    monkeypatch.setattr(tempfile, "tempdir", nowhere)
+    with pytest.raises(StorageError, match=told.format(re.escape(nowhere), "No such file")):
+        write(storage, [made("a")], manifest("a"))
 
 
 def test_a_driver_that_is_overtaken_while_it_makes_a_table_leaves_the_one_that_is_there(storage: Storage) -> None:
