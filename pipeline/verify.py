@@ -9,22 +9,26 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from manifests.io import digest_file, read_manifest
 from pipeline.catalog import Catalog, count
 from pipeline.lease import Lease, acquire, check_epoch, is_alive, read_claim
 from pipeline.plan import RUN_FILE, require_run
 from pipeline.records import VIDEOS, SampleRecord, Status
 from pipeline.storage import Storage
 from pipeline.tables import FAILURES, METADATA, read_ids, write_tables
-from sgi2v.errors import SampleError
+from sgi2v.errors import ConfigError, SampleError, SGI2VError
 
 DECODERS = 2
 """Processes that decode videos."""
 AT_ONCE = 16
 """Videos fetched before they are handed to the decoders: what is held in memory."""
+SHOWN = 5
+"""Samples that a flaw of the whole names."""
 PASSING = ("video_orphan", "table_stale")
 """What is no flaw while a run goes on: its videos go up before their records, its tables follow them."""
 
@@ -55,22 +59,27 @@ class Verdict:
     flaws: list[Flaw] = field(default_factory=list)
     running: str | None = None
     """Who has been at work on the output meanwhile, if anybody: what is PASSING has then not been judged."""
+    unread: str | None = None
+    """Why the records have been held against run.json's sums alone; None: against the manifest's ids."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every row is finished, and nothing is wrong with any."""
+        return not self.flaws and not self.left and self.running is None
 
 
 def verify(output: str) -> Verdict:
     """Read the whole output. Raises ConfigError where there is no run, StorageError."""
     storage = Storage(output)
-    run = require_run(storage)
+    require_run(storage)
     holder = read_claim(storage)
     was_running = holder is not None and is_alive(holder)
     videos = _videos(storage)
     catalog = Catalog(storage)
     index = catalog.index
-    own = index.num_rows - run["other_samples"]
-    committed, failed = count(index, "committed"), count(index, "failed")
-    verdict = Verdict(run["rows"], committed, failed, max(run["rows"] - own, 0))
-    if own > run["rows"]:
-        verdict.flaws.append(Flaw("row_missing", RUN_FILE, f"{own} samples are finished of {run['rows']} rows"))
+    run = require_run(storage)  # behind the records: a new run tells its manifest before it finishes any of its rows
+    verdict = Verdict(run["rows"], count(index, "committed"), count(index, "failed"))
+    verdict.flaws += _check_rows(run, index, verdict)
     verdict.flaws += _check_videos(catalog, videos)
     verdict.flaws += _check_tables(catalog)
     last = read_claim(storage)
@@ -116,6 +125,35 @@ def _repair(storage: Storage, flaws: Sequence[Flaw], lease: Lease) -> int:
 def _videos(storage: Storage) -> set[str]:
     """Their keys; listed before the records are read, so that what is committed meanwhile is no orphan."""
     return set(storage.keys(VIDEOS))
+
+
+def _check_rows(run: dict[str, Any], index: pa.Table, verdict: Verdict) -> Iterator[Flaw]:
+    """The records against the manifest's rows; fills in what is left of these."""
+    rows, others = run["rows"], run["other_samples"]
+    try:
+        ids = _manifest_ids(run)
+    except SGI2VError as error:
+        verdict.unread = " ".join(str(error).split())
+        own = index.num_rows - others
+        verdict.left = max(rows - own, 0)
+        if own > rows:
+            yield Flaw("row_missing", RUN_FILE, f"{own} samples are finished of {rows} rows")
+        return
+    verdict.left = int(pc.sum(pc.invert(pc.is_in(ids, value_set=index["sample_id"].combine_chunks()))).as_py())
+    beyond = index["sample_id"].filter(pc.invert(pc.is_in(index["sample_id"], value_set=ids)))
+    if len(beyond) > others:
+        shown = ", ".join(sorted(beyond.to_pylist())[:SHOWN])
+        told = f"{len(beyond)} samples are in no row of {run['manifest']}, and {others} are known from others"
+        yield Flaw("row_missing", RUN_FILE, f"{told}: {shown}{', ...' if len(beyond) > SHOWN else ''}")
+    if len(ids) != rows:
+        yield Flaw("row_missing", RUN_FILE, f"{rows} rows are told, and {run['manifest']} has {len(ids)}")
+
+
+def _manifest_ids(run: dict[str, Any]) -> pa.Array:
+    """Raises ConfigError for a manifest that is another by now, ManifestError or StorageError for none."""
+    if digest_file(run["manifest"]) != run.get("manifest_sha256"):
+        raise ConfigError(f"{run['manifest']} is not what it was when the run was started")
+    return read_manifest(run["manifest"])["sample_id"].combine_chunks()
 
 
 def _check_videos(catalog: Catalog, there: set[str], among: set[str] | None = None) -> Iterator[Flaw]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from manifests.io import digest_file
 from pipeline import verify
 from pipeline.lease import LeaseError, acquire
 from pipeline.records import SampleRecord
@@ -19,7 +20,7 @@ from pipeline.storage import Storage
 from pipeline.verify import repair
 from pipeline.verify import verify as check
 from sgi2v.errors import ConfigError
-from tests.pipeline.runs import cli, records, run_tiny, table, write_good
+from tests.pipeline.runs import cli, records, row, run_tiny, table, write_good, write_rows
 
 pytestmark = pytest.mark.slow
 
@@ -120,6 +121,57 @@ def test_what_was_taken_away_is_made_again(output: Path, whole: Path) -> None:
     assert check(str(output)).flaws == []
     digests = [{name: record["frames_sha256"] for name, record in records(each).items()} for each in (output, whole)]
     assert digests[0] == digests[1]
+
+
+def retell(output: Path, **changes: object) -> None:
+    run = json.loads((output / "run.json").read_text())
+    (output / "run.json").write_text(json.dumps({**run, **changes}))
+
+
+def put_manifest(output: Path, *ids: str) -> None:
+    """Have run.json tell of a manifest of these rows, in place of the one that was run."""
+    manifest = write_rows(output.parent / "other.parquet", [row(sample_id) for sample_id in ids])
+    retell(output, manifest=str(manifest), manifest_sha256=digest_file(str(manifest)))
+
+
+def test_a_run_that_is_not_finished_is_not_called_whole(output: Path) -> None:
+    put_manifest(output, "s00", "s01", "s02", "s03")
+    retell(output, rows=4)
+    done = cli("verify", output)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout == "3 made, 0 failed, 1 left, of 4 rows: no flaws, but the run is not finished\n"
+
+
+def test_samples_are_held_against_the_rows_of_the_manifest(output: Path) -> None:
+    put_manifest(output, "s00", "s01", "x01")  # as many rows as there are samples, but not theirs
+    verdict = check(str(output))
+    (flaw,) = verdict.flaws
+    assert (flaw.code, flaw.key, verdict.left, verdict.unread) == ("row_missing", "run.json", 1, None)
+    assert flaw.message.endswith("other.parquet, and 0 are known from others: s02")
+    assert repair(str(output), verdict.flaws) == 0
+    retell(output, other_samples=1)
+    assert (check(str(output)).flaws, check(str(output)).left) == ([], 1)
+    retell(output, rows=4)
+    assert "4 rows are told, and" in check(str(output)).flaws[0].message
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_without_the_manifest_sums_are_held_against_run_json_and_that_is_said(output: Path, gone: bool) -> None:
+    put_manifest(output, "s00", "s01", "s02")
+    manifest = output.parent / "other.parquet"
+    if gone:
+        manifest.unlink()
+    else:
+        write_rows(manifest, [row("x00")])
+    done = cli("verify", output)
+    why = f"{manifest} {'cannot be used: manifest: no such file' if gone else 'is not what it was'}"
+    first, last = done.stdout.splitlines()
+    assert first.startswith(f"counts were held against run.json alone: {why}")
+    assert (done.returncode, last) == (0, "3 made, 0 failed, 0 left, of 3 rows: everything is there and whole")
+    retell(output, rows=4 if gone else 2)
+    verdict = check(str(output))
+    assert (verdict.left, [flaw.code for flaw in verdict.flaws]) == ((1, []) if gone else (0, ["row_missing"]))
+    assert not verdict.is_whole
 
 
 def crash(video: bytes, shape: tuple[int, int, int]) -> str | None:
@@ -225,6 +277,5 @@ def test_a_sample_is_replayed_to_the_bit(output: Path) -> None:
 def test_what_cannot_be_replayed_is_told(output: Path) -> None:
     unknown = cli("replay", output, "nobody")
     assert (unknown.returncode, unknown.stderr) == (2, f"error: {output} has no sample 'nobody'\n")
-    run = json.loads((output / "run.json").read_text())
-    (output / "run.json").write_text(json.dumps({**run, "manifest": str(output / "none.parquet")}))
+    retell(output, manifest=str(output / "none.parquet"))
     assert cli("replay", output, "s00").returncode == 2
