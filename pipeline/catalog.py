@@ -57,11 +57,21 @@ class Catalog:
         loose = _read_loose(storage, set())
         self._parts = [key for key in storage.keys(PARTS) if key.endswith(".parquet")]
         placed = [_place(_read_part(storage, key).select(INDEX_SCHEMA.names), n) for n, key in enumerate(self._parts)]
-        self._sealed = pa.concat_tables([_PLACED_SCHEMA.empty_table(), *placed])
+        self._placed = pa.concat_tables([_PLACED_SCHEMA.empty_table(), *placed])
+        self._replaced: list[str] = []
         self._added: set[str] = set()
         self._loose: dict[str, Loose] = {}
         self._superseded: list[Loose] = []
         self._settle(loose)
+
+    @property
+    def _sealed(self) -> pa.Table:
+        """The samples that stand in parts. What has been replaced is taken out here: once for many, not at each."""
+        if self._replaced:
+            found = pc.is_in(self._placed["sample_id"], value_set=pa.array(self._replaced, pa.string()))
+            self._placed = self._placed.filter(pc.invert(found))
+            self._replaced = []
+        return self._placed
 
     @property
     def index(self) -> pa.Table:
@@ -100,7 +110,7 @@ class Catalog:
         if earlier is not None:
             self._superseded.append(earlier)
         elif record.attempts > 1:  # a first finish has nothing before it, and to look for it would take its time
-            self._unseal([record.sample_id])
+            self._replaced.append(record.sample_id)
         self._loose[record.sample_id] = (record_key(record.sample_id, record.attempts), record)
         return True
 
@@ -123,7 +133,7 @@ class Catalog:
             raise ConfigError(f"{self.storage.url}/{key} is not of this run: move it away")
         check_epoch(self.storage, epoch)
         self.storage.delete_many(key for key, _ in self._loose.values())
-        self._sealed = pa.concat_tables([self._sealed, _place(_index(records), len(self._parts))])
+        self._placed = pa.concat_tables([self._sealed, _place(_index(records), len(self._parts))])
         self._parts.append(key)
         self._loose = {}
 
@@ -132,17 +142,23 @@ class Catalog:
         known = [*self._loose.values(), *self._superseded]
         self._settle([*known, *_read_loose(self.storage, {key for key, _ in known})])
 
-    def sweep(self) -> None:
-        """Delete the loose records that do not stand, and their videos. For the holder of the lease."""
-        for key, record in self._superseded:
-            standing = self.get(record.sample_id)
-            if record.file_name is not None and (standing is None or standing.file_name != record.file_name):
-                self.storage.delete(record.file_name)
-            self.storage.delete(key)
+    def sweep(self, epoch: int) -> None:
+        """Delete the loose records that do not stand, and their videos. Raises LeaseError as seal_if_due."""
+        if not self._superseded:
+            return
+        check_epoch(self.storage, epoch)
+        # behind a kill inside sealing these are a part's records, whose videos stand in it: no part is read for that
+        swept = pa.array([record.sample_id for _, record in self._superseded], pa.string())
+        index = self.index
+        standing = set(index.filter(pc.is_in(index["sample_id"], value_set=swept))["file_name"].to_pylist())
+        names = [record.file_name for _, record in self._superseded if record.file_name is not None]
+        self.storage.delete_many(name for name in names if name not in standing)
+        self.storage.delete_many(key for key, _ in self._superseded)
         self._superseded = []
 
-    def remove(self, sample_ids: Iterable[str]) -> None:
-        """Forget these samples, so that they are made again. For the holder of the lease."""
+    def remove(self, sample_ids: Iterable[str], epoch: int) -> None:
+        """Forget these samples, so that they are made again. Raises LeaseError as seal_if_due."""
+        check_epoch(self.storage, epoch)
         gone = set(sample_ids)
         for key, record in [*self._superseded, *self._loose.values()]:
             if record.sample_id in gone:
@@ -153,24 +169,18 @@ class Catalog:
             kept = part.filter(pc.invert(pc.is_in(part["sample_id"], value_set=ids)))
             if kept.num_rows < part.num_rows:
                 self.storage.put(key, _parquet(kept))
-        self._unseal(gone)
+        self._replaced.extend(gone)
         self._loose = {sample_id: each for sample_id, each in self._loose.items() if sample_id not in gone}
         self._superseded = [each for each in self._superseded if each[1].sample_id not in gone]
 
     def _standing_loose(self) -> list[SampleRecord]:
         return [self._loose[sample_id][1] for sample_id in sorted(self._loose)]
 
-    def _unseal(self, sample_ids: Iterable[str]) -> None:
-        ids = pa.array(sample_ids, pa.string())
-        found = pc.is_in(self._sealed["sample_id"], value_set=ids)
-        if pc.any(found).as_py():
-            self._sealed = self._sealed.filter(pc.invert(found))
-
     def _settle(self, loose: list[Loose]) -> None:
         """Find the record that stands for each sample."""
         every = pa.concat_tables([self._sealed, _place(_index(record for _, record in loose), _LOOSE)])
         stands = _stands(every)
-        self._sealed = every.filter(pa.array(stands & (every["_part"].to_numpy() != _LOOSE)))
+        self._placed = every.filter(pa.array(stands & (every["_part"].to_numpy() != _LOOSE)))
         of_loose = stands[len(stands) - len(loose) :]
         self._loose = {each[1].sample_id: each for each, it_does in zip(loose, of_loose, strict=True) if it_does}
         self._superseded = [each for each, it_does in zip(loose, of_loose, strict=True) if not it_does]

@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.storage import Storage
-from sgi2v.errors import ConfigError, StorageError
+from sgi2v.errors import ConfigError, SGI2VError, StorageError
 
 FOLDER = "lease"
 HEARTBEAT_S = 10.0
@@ -104,9 +104,10 @@ class Lease:
                 self.claim = renewed
             except LeaseError as error:
                 self._lose(str(error))
-            except StorageError as error:
+            except Exception as error:  # whatever it is, a driver without a heartbeat must not go on unheard
                 if time.time() - self.claim.renewed_at > EXPIRY_S:
-                    self._lose(f"the lease on {self.storage.url} ran out, since it could not be renewed: {error}")
+                    told = str(error) if isinstance(error, SGI2VError) else f"{type(error).__name__}: {error}"
+                    self._lose(f"the lease on {self.storage.url} ran out, since it could not be renewed: {told}")
 
     def _lose(self, message: str) -> None:
         """Say so, and interrupt the driver wherever it waits."""
@@ -123,7 +124,7 @@ def acquire(storage: Storage, take_over: bool = False, say: Callable[[str], None
     waits = False
     while True:
         holder = read_claim(storage)
-        if holder is None or take_over or not _is_alive(holder):
+        if holder is None or take_over or not is_alive(holder):
             now = time.time()
             number = 1 if holder is None else holder.epoch + 1
             claim = Claim(number, uuid.uuid4().hex, socket.gethostname(), os.getpid(), _machine(), now, now)
@@ -167,7 +168,7 @@ def read_claim(storage: Storage) -> Claim | None:
         raise ConfigError(f"{storage.url}/{keys[-1]} is not a lease of this program: move it away") from error
 
 
-def _is_alive(claim: Claim) -> bool:
+def is_alive(claim: Claim) -> bool:
     """Whether its driver may still be at work."""
     if claim.released or time.time() - claim.renewed_at > EXPIRY_S:
         return False

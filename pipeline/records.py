@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 
+from pipeline.lease import LeaseError
 from pipeline.storage import Storage
 from sgi2v.metrics import Fidelity, SampleQuality
 
@@ -138,15 +139,24 @@ def video_key(sample_id: str, attempt: str) -> str:
     return f"{VIDEOS}/{sample_id}.{attempt}.mp4"
 
 
-def commit(storage: Storage, record: SampleRecord, video: bytes | None) -> SampleRecord:
+def commit(
+    storage: Storage, record: SampleRecord, video: bytes | None, fence: Callable[[], None] = lambda: None
+) -> SampleRecord:
     """Make a sample final, exactly once. Returns the record that stands: this one or an earlier winner's.
 
-    Where the winner's has been sealed meanwhile it cannot be told here, and this one is returned.
+    Where the winner's has been sealed meanwhile it cannot be told here, and this one is returned. fence: raises
+    LeaseError where the run has been overtaken; asked again once the video is up, which can take long.
     """
     key = record_key(record.sample_id, record.attempts)
+    fence()
     if video is not None:
         assert record.file_name is not None
         storage.put(record.file_name, video)
+        try:
+            fence()
+        except LeaseError:
+            storage.delete(record.file_name)
+            raise
     if storage.put_new(key, record.to_json()):
         return record
     if video is not None:

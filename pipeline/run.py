@@ -24,6 +24,7 @@ from pipeline.records import SampleRecord
 from pipeline.stages import Commit, Generate, Load
 from pipeline.storage import Storage
 from pipeline.tables import check_tables, write_tables
+from sgi2v.errors import ClusterError, StorageError
 
 TABLES_EVERY_S = 60.0
 """How often the tables are renewed while a run goes on, at most."""
@@ -110,10 +111,14 @@ def _run(
 ) -> RunResult:
     digest = digest_file(config.manifest)
     log.write("run_started", **describe_run(config, digest, manifest.num_rows))
-    storage.abort_uploads()
+    try:
+        if aborted := storage.abort_uploads():
+            log.write("uploads_aborted", uploads=aborted)
+    except StorageError as error:  # what is left costs room, and harms no run
+        log.write("uploads_not_aborted", message=str(error))
     unchanged = claim_output(storage, config, digest, manifest.num_rows)
     plan = make_plan(manifest, storage, retry_failed, limit, unchanged)
-    plan.catalog.sweep()
+    plan.catalog.sweep(lease.epoch)
     plan.catalog.seal_if_due(lease.epoch)
     renew_manifest(storage, config, digest, manifest.num_rows, plan.others)
     observer.planned(plan)
@@ -134,8 +139,14 @@ def _run(
     result.seconds = time.monotonic() - start
     lease.check()
     plan.catalog.refresh()
-    plan.catalog.sweep()
-    write_tables(plan.catalog, manifest)
+    plan.catalog.sweep(lease.epoch)
+    write_tables(plan.catalog, manifest, lease.epoch)
+    missing = plan.todo.num_rows - result.finished.num_rows
+    if missing and not result.interrupted:
+        raise ClusterError(
+            f"the flow has ended without a word on {missing} of {plan.todo.num_rows} rows, which have no record. "
+            "What is committed is safe: the same command goes on with them."
+        )
     log.write("run_interrupted" if result.interrupted else "run_finished", seconds=round(result.seconds, 3))
     return result
 
@@ -196,6 +207,6 @@ def _drive(
             plan.catalog.seal_if_due(lease.epoch)
             if (start := time.monotonic()) > due_at:
                 lease.check()
-                write_tables(plan.catalog, manifest)
+                write_tables(plan.catalog, manifest, lease.epoch)
                 end = time.monotonic()
                 due_at = end + max(TABLES_EVERY_S, TABLES_SHARE * (end - start))

@@ -238,13 +238,15 @@ class Commit:
                 state = state.failed(error)
         record = self._record(state.took("commit", time.perf_counter() - start))
         try:
-            check_epoch(self.storage, self.epoch)
-            return outcome_row(commit(self.storage, record, video), state)
+            return outcome_row(commit(self.storage, record, video, self._fence), state)
         except (StorageError, ConfigError) as error:
             return outcome_row(None, state.ends_run(error))
         finally:
             if self.attempts is not None:
                 self.attempts.leave(state.sample_id)
+
+    def _fence(self) -> None:
+        check_epoch(self.storage, self.epoch)
 
     def _finish(self, table: pa.Table, state: InFlight) -> tuple[bytes, InFlight]:
         """Encode, read back what a user will get, and measure that."""

@@ -9,6 +9,7 @@ import errno
 import io
 import os
 import random
+import re
 import shutil
 import time
 import uuid
@@ -27,7 +28,10 @@ FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 20.0
 DELETES = 16
 """Objects deleted at once."""
+PARTIAL_S = 3600.0
+"""Since its last change a writer's hidden file is a killed one's."""
 
+_PARTIAL = re.compile(r"\..+\.[0-9a-f]{32}\.partial")
 _FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 _BUGS = (AssertionError, AttributeError, LookupError, NameError, TypeError)
 _FULL = {errno.ENOSPC, errno.EROFS, errno.EDQUOT}
@@ -74,14 +78,18 @@ class Storage:
     def put_new(self, key: str, data: bytes) -> bool:
         """Put an object only if there is none; False if somebody else's is there.
 
-        An answer that got lost on the way is told from a competitor by the object's bytes.
+        An answer that got lost on the way is told from a competitor by the object's bytes. Where the object is gone
+        before it can be looked at, nobody knows whose it was, and it is put again.
         """
 
         def operation() -> bool:
             try:
                 self._link(key, data) if self.is_local else self._create(key, data)
-            except FileExistsError:
-                return self.get(key) == data
+            except FileExistsError as error:
+                there = self.get(key)
+                if there is None:
+                    raise OSError("what was there is gone") from error  # tried again
+                return there == data
             return True
 
         return self._guarded(f"writing {self.url}/{key}", operation)
@@ -190,25 +198,47 @@ class Storage:
                 pass
 
     def abort_uploads(self) -> int:
-        """Abort the uploads in parts that a killed process has left below the root, where the store has such.
+        """Take away what killed writers have left below the root: uploads in parts, and on a disk their hidden files.
 
-        They cost money and are seen in no listing. Returns how many there were; for the holder of the lease.
+        They cost money or room and are seen in no listing. Returns how many there were; for the holder of the lease.
+        Tried once: a store need not have this call, nor allow it. Raises StorageError.
         """
-        if not hasattr(self._filesystem, "list_multipart_uploads"):
+        if self.is_local:
+            clear = self._remove_partial_files
+        elif hasattr(self._filesystem, "list_multipart_uploads"):
+            clear = self._abort_multipart_uploads
+        else:
             return 0
-        bucket, _, prefix = self.root.partition("/")
+        return self._guarded(f"aborting the uploads that killed writers have left in {self.url}", clear, attempts=1)
 
-        def operation() -> int:
-            uploads = self._filesystem.list_multipart_uploads(bucket)
-            ours = [each for each in uploads if each["Key"].startswith(f"{prefix}/" if prefix else "")]
-            for each in ours:
+    def _abort_multipart_uploads(self) -> int:
+        bucket, _, prefix = self.root.partition("/")
+        below = f"{prefix}/" if prefix else ""
+        seen: set[str] = set()
+        while True:
+            # what a page listed is gone, so that the next one is the first again: stores differ in their markers
+            listed = self._filesystem.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=below)
+            ours = [each for each in listed.get("Uploads", []) if each["Key"].startswith(below)]
+            new = [each for each in ours if each["UploadId"] not in seen]
+            for each in new:
                 with suppress(FileNotFoundError):  # gone meanwhile
                     self._filesystem.call_s3(
                         "abort_multipart_upload", Bucket=bucket, Key=each["Key"], UploadId=each["UploadId"]
                     )
-            return len(ours)
+            seen.update(each["UploadId"] for each in new)
+            if not new or not listed.get("IsTruncated"):
+                return len(seen)
 
-        return self._guarded(f"listing the uploads of {self.url}", operation)
+    def _remove_partial_files(self) -> int:
+        """Old ones alone: a late worker of an overtaken run may be at work on its own."""
+        removed = 0
+        for folder, _, names in os.walk(self.root):
+            for file in (Path(folder) / name for name in names if _PARTIAL.fullmatch(name)):
+                with suppress(FileNotFoundError):
+                    if time.time() - file.stat().st_mtime > PARTIAL_S:
+                        file.unlink()
+                        removed += 1
+        return removed
 
     def _check_size(self, key: str, size: int) -> None:
         """That an upload has arrived whole; its bytes are checked by the store, against a checksum sent with them."""
@@ -216,9 +246,9 @@ class Storage:
         if stored != size:
             raise OSError(f"{stored} of {size} bytes have arrived")
 
-    def _guarded(self, what: str, operation: Callable[[], ResultT]) -> ResultT:
+    def _guarded(self, what: str, operation: Callable[[], ResultT], attempts: int = ATTEMPTS) -> ResultT:
         try:
-            return with_retries(what, operation)
+            return with_retries(what, operation, attempts)
         except _FINAL as error:
             raise StorageError(f"{what} failed: {type(error).__name__}: {error}") from error
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import BinaryIO, TypeVar
 
 import pyarrow as pa
@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.catalog import Catalog
+from pipeline.lease import check_epoch
 from pipeline.records import RECORD_SCHEMA, Status
 from pipeline.storage import Storage
-from sgi2v.errors import ConfigError
+from sgi2v.errors import ConfigError, StorageError
 
 METADATA = "metadata.parquet"
 FAILURES = "failures.parquet"
@@ -26,14 +27,15 @@ FAILURE_COLUMNS = ("sample_id", "error_code", "message", "attempts", "finished_a
 ResultT = TypeVar("ResultT")
 
 
-def write_tables(catalog: Catalog, manifest: pa.Table) -> None:
+def write_tables(catalog: Catalog, manifest: pa.Table, epoch: int) -> None:
     """Write both tables, each with the manifest's own columns, by sample id within each part of the catalog.
 
     A sample that this manifest does not hold keeps the manifest columns that it has in the tables there. Needs the
-    memory of a part and of the manifest. Raises ConfigError where a table there is none of ours.
+    memory of a part and of the manifest. epoch: of the run's lease. Raises ConfigError where a table there is none of
+    ours, LeaseError where the run has been overtaken.
     """
-    _write(catalog, manifest, METADATA, "committed", METADATA_COLUMNS, set(RECORD_SCHEMA.names))
-    _write(catalog, manifest, FAILURES, "failed", FAILURE_COLUMNS, set(FAILURE_COLUMNS))
+    _write(catalog, manifest, epoch, METADATA, "committed", METADATA_COLUMNS, set(RECORD_SCHEMA.names))
+    _write(catalog, manifest, epoch, FAILURES, "failed", FAILURE_COLUMNS, set(FAILURE_COLUMNS))
 
 
 def check_tables(storage: Storage) -> None:
@@ -49,19 +51,30 @@ def read_ids(storage: Storage, name: str) -> set[str]:
 
 
 def _write(
-    catalog: Catalog, manifest: pa.Table, name: str, status: Status, columns: tuple[str, ...], taken: set[str]
+    catalog: Catalog,
+    manifest: pa.Table,
+    epoch: int,
+    name: str,
+    status: Status,
+    columns: tuple[str, ...],
+    taken: set[str],
 ) -> None:
     """Write one table through a file of this machine's, a part at a time."""
     index = catalog.index
     ids = index.filter(pc.equal(index["status"], status))["sample_id"]
     own, places = _riding_along(ids, manifest, catalog.storage, name, taken)
     fields = [*(RECORD_SCHEMA.field(each) for each in columns), *own.schema]
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / name
-        with pq.ParquetWriter(file, pa.schema(fields), compression="zstd") as writer:
-            for table in _joined(catalog.tables(status), columns, own, places):
-                writer.write_table(table)
-        catalog.storage.put_file(name, file)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / name
+            with pq.ParquetWriter(file, pa.schema(fields), compression="zstd") as writer:
+                for table in _joined(catalog.tables(status), columns, own, places):
+                    writer.write_table(table)
+            check_epoch(catalog.storage, epoch)  # as late as can be: a driver may have been stopped for long meanwhile
+            catalog.storage.put_file(name, file)
+    except OSError as error:  # of this machine's disk: the store's are StorageErrors
+        message = f"making {name} in {tempfile.gettempdir()} failed: {error}"
+        raise StorageError(f"{message}: make room there, or set TMPDIR to another folder") from error
 
 
 def _joined(

@@ -9,22 +9,28 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from manifests.io import digest_file, read_manifest
 from pipeline.catalog import Catalog, count
-from pipeline.lease import acquire
+from pipeline.lease import Lease, acquire, check_epoch, is_alive, read_claim
 from pipeline.plan import RUN_FILE, require_run
 from pipeline.records import VIDEOS, SampleRecord, Status
 from pipeline.storage import Storage
 from pipeline.tables import FAILURES, METADATA, read_ids, write_tables
-from sgi2v.errors import SampleError
+from sgi2v.errors import ConfigError, SampleError, SGI2VError
 
 DECODERS = 2
 """Processes that decode videos."""
 AT_ONCE = 16
 """Videos fetched before they are handed to the decoders: what is held in memory."""
+SHOWN = 5
+"""Samples that a flaw of the whole names."""
+PASSING = ("video_orphan", "table_stale")
+"""What is no flaw while a run goes on: its videos go up before their records, its tables follow them."""
 
 
 @dataclass(frozen=True)
@@ -51,53 +57,115 @@ class Verdict:
     left: int = 0
     """Rows without a record: they are the next run's."""
     flaws: list[Flaw] = field(default_factory=list)
+    running: str | None = None
+    """Who has been at work on the output meanwhile, if anybody: what is PASSING has then not been judged."""
+    unread: str | None = None
+    """Why the records have been held against run.json's sums alone; None: against the manifest's ids."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every row is finished, and nothing is wrong with any."""
+        return not self.flaws and not self.left and self.running is None
 
 
 def verify(output: str) -> Verdict:
     """Read the whole output. Raises ConfigError where there is no run, StorageError."""
     storage = Storage(output)
-    run = require_run(storage)
+    require_run(storage)
+    holder = read_claim(storage)
+    was_running = holder is not None and is_alive(holder)
+    videos = _videos(storage)
     catalog = Catalog(storage)
     index = catalog.index
-    own = index.num_rows - run["other_samples"]
-    committed, failed = count(index, "committed"), count(index, "failed")
-    verdict = Verdict(run["rows"], committed, failed, max(run["rows"] - own, 0))
-    if own > run["rows"]:
-        verdict.flaws.append(Flaw("row_missing", RUN_FILE, f"{own} samples are finished of {run['rows']} rows"))
-    verdict.flaws += _check_videos(catalog)
+    run = require_run(storage)  # behind the records: a new run tells its manifest before it finishes any of its rows
+    verdict = Verdict(run["rows"], count(index, "committed"), count(index, "failed"))
+    verdict.flaws += _check_rows(run, index, verdict)
+    verdict.flaws += _check_videos(catalog, videos)
     verdict.flaws += _check_tables(catalog)
+    last = read_claim(storage)
+    if last is not None and (was_running or is_alive(last) or holder is None or holder.epoch != last.epoch):
+        verdict.running = last.told()
+        verdict.flaws = [flaw for flaw in verdict.flaws if flaw.code not in PASSING]
     return verdict
 
 
 def repair(output: str, flaws: Sequence[Flaw]) -> int:
-    """Take away what is flawed, so that the next run makes it again; returns how many samples that are.
+    """Take away what is still flawed, so that the next run makes it again; returns how many samples that are.
 
-    Holds the output's lease meanwhile. Raises LeaseError where a run has it.
+    Holds the output's lease meanwhile. Raises LeaseError where a run has it, or takes it.
     """
     storage = Storage(output)
-    with acquire(storage):
-        catalog = Catalog(storage)
-        catalog.sweep()
-        storage.delete_many(flaw.key for flaw in flaws if flaw.code == "video_orphan")
-        index = catalog.index
-        of_flaws = pc.is_in(index["sample_id"], value_set=pa.array([flaw.key for flaw in flaws], pa.string()))
-        again = index.filter(of_flaws)
-        catalog.remove(again["sample_id"].to_pylist())
-        kept = set(catalog.index["file_name"].to_pylist())
-        storage.delete_many(name for name in again["file_name"].to_pylist() if name is not None and name not in kept)
-        nothing = pa.table({"sample_id": pa.array([], pa.string())})
-        write_tables(catalog, nothing)  # which keep the manifest's columns that they have
+    with acquire(storage) as lease:
+        try:
+            return _repair(storage, flaws, lease)
+        except KeyboardInterrupt:
+            lease.check()
+            raise
+
+
+def _repair(storage: Storage, flaws: Sequence[Flaw], lease: Lease) -> int:
+    videos = _videos(storage)
+    catalog = Catalog(storage)
+    catalog.sweep(lease.epoch)
+    # a run may have come and gone since, and its dead driver's workers may have committed what they had in hand
+    found = list(_check_videos(catalog, videos, {flaw.key for flaw in flaws}))
+    index = catalog.index
+    again = index.filter(pc.is_in(index["sample_id"], value_set=pa.array([flaw.key for flaw in found], pa.string())))
+    catalog.remove(again["sample_id"].to_pylist(), lease.epoch)
+    nothing = pa.table({"sample_id": pa.array([], pa.string())})
+    write_tables(catalog, nothing, lease.epoch)  # which keep the manifest's columns that they have
+    # behind the tables, which must never name what is gone
+    orphans = [flaw.key for flaw in found if flaw.code == "video_orphan"]
+    kept = set(catalog.index["file_name"].to_pylist())
+    check_epoch(storage, lease.epoch)
+    storage.delete_many([*orphans, *(name for name in again["file_name"].drop_null().to_pylist() if name not in kept)])
     return int(again.num_rows)
 
 
-def _check_videos(catalog: Catalog) -> Iterator[Flaw]:
+def _videos(storage: Storage) -> set[str]:
+    """Their keys; listed before the records are read, so that what is committed meanwhile is no orphan."""
+    return set(storage.keys(VIDEOS))
+
+
+def _check_rows(run: dict[str, Any], index: pa.Table, verdict: Verdict) -> Iterator[Flaw]:
+    """The records against the manifest's rows; fills in what is left of these."""
+    rows, others = run["rows"], run["other_samples"]
+    try:
+        ids = _manifest_ids(run)
+    except SGI2VError as error:
+        verdict.unread = " ".join(str(error).split())
+        own = index.num_rows - others
+        verdict.left = max(rows - own, 0)
+        if own > rows:
+            yield Flaw("row_missing", RUN_FILE, f"{own} samples are finished of {rows} rows")
+        return
+    verdict.left = int(pc.sum(pc.invert(pc.is_in(ids, value_set=index["sample_id"].combine_chunks()))).as_py())
+    beyond = index["sample_id"].filter(pc.invert(pc.is_in(index["sample_id"], value_set=ids)))
+    if len(beyond) > others:
+        shown = ", ".join(sorted(beyond.to_pylist())[:SHOWN])
+        told = f"{len(beyond)} samples are in no row of {run['manifest']}, and {others} are known from others"
+        yield Flaw("row_missing", RUN_FILE, f"{told}: {shown}{', ...' if len(beyond) > SHOWN else ''}")
+    if len(ids) != rows:
+        yield Flaw("row_missing", RUN_FILE, f"{rows} rows are told, and {run['manifest']} has {len(ids)}")
+
+
+def _manifest_ids(run: dict[str, Any]) -> pa.Array:
+    """Raises ConfigError for a manifest that is another by now, ManifestError or StorageError for none."""
+    if digest_file(run["manifest"]) != run.get("manifest_sha256"):
+        raise ConfigError(f"{run['manifest']} is not what it was when the run was started")
+    return read_manifest(run["manifest"])["sample_id"].combine_chunks()
+
+
+def _check_videos(catalog: Catalog, there: set[str], among: set[str] | None = None) -> Iterator[Flaw]:
+    """there: `_videos`, listed before. among: samples and keys to look at; None is every one."""
     storage = catalog.storage
     names = Counter(catalog.index["file_name"].drop_null().to_pylist())
-    there = set(storage.keys(VIDEOS))
-    yield from (Flaw("video_orphan", key, "no record names it") for key in sorted(there - set(names)))
+    orphans = sorted(there - set(names) if among is None else (there - set(names)) & among)
+    yield from (Flaw("video_orphan", key, "no record names it") for key in orphans)
     with _Decoders() as decoders:
-        for some in _in_batches(catalog, "committed"):
-            videos = storage.get_many(record.file_name for record in some if record.file_name in there)
+        for batch in _in_batches(catalog, "committed"):
+            some = [record for record in batch if among is None or record.sample_id in among]
+            videos = storage.get_many(record.file_name for record in some if record.file_name is not None)
             for record in some:
                 if names[record.file_name] > 1:
                     yield Flaw("video_shared", record.sample_id, f"{record.file_name} is another sample's too")

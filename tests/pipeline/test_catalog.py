@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -113,7 +113,7 @@ def test_of_several_records_of_a_sample_one_stands(storage: Storage) -> None:
     catalog.seal(EPOCH)
     assert storage.keys("parts") == ["parts/000001-0000.parquet"]
     assert storage.keys("records") == ["records/d.json", "records/e.json"], "what did not stand is swept, not sealed"
-    catalog.sweep()
+    catalog.sweep(EPOCH)
     assert storage.keys("records") == []
     assert standing(storage) == expected
     assert videos(storage) == {name for _, _, name in expected.values() if name}
@@ -129,9 +129,9 @@ def test_a_run_killed_anywhere_while_it_seals_loses_and_doubles_nothing(
 
     def tidy(store: Storage, epoch: int) -> None:
         catalog = Catalog(store)
-        catalog.sweep()
+        catalog.sweep(epoch)
         catalog.seal(epoch)
-        write_tables(catalog, rows)
+        write_tables(catalog, rows, epoch)
 
     mortal = Mortal(storage.url, change, after)
     # 2 records are swept, 1 part is put, 5 records are deleted, 2 tables are put
@@ -175,6 +175,33 @@ def test_a_reader_who_comes_while_records_are_sealed_misses_nothing(storage: Sto
     assert seen == {sample_id: attempts for sample_id, (_, attempts, _) in expected.items()}
 
 
+def test_what_a_kill_inside_sealing_left_is_swept_at_once_and_without_reading_parts(storage: Storage) -> None:
+    expected = fill(storage)
+    loose = {key: storage.get(key) for key in storage.keys("records")}
+    Catalog(storage).seal(EPOCH)
+    for key, data in loose.items():
+        storage.put(key, data or b"")
+    put(storage, made("late"), made("late", "later", attempts=2))
+    calls: list[str] = []
+
+    class Counted(Storage):
+        def get(self, key: str) -> bytes | None:
+            calls.append("part" if key.startswith("parts/") else "other")
+            return super().get(key)
+
+        def delete_many(self, keys: Iterable[str]) -> None:
+            calls.append("many")
+            super().delete_many(keys)
+
+    catalog = Catalog(Counted(storage.url))
+    calls.clear()
+    catalog.sweep(EPOCH)
+    assert calls == ["many", "many"]
+    assert standing(storage) == {**expected, "late": ("committed", 2, "videos/late.later.mp4")}
+    assert storage.keys("records") == [record_key("late", 2)]
+    assert videos(storage) == {name for _, _, name in standing(storage).values() if name}
+
+
 def test_a_late_worker_cannot_double_what_has_been_sealed(storage: Storage) -> None:
     put(storage, made("a"))
     catalog = Catalog(storage)
@@ -182,7 +209,7 @@ def test_a_late_worker_cannot_double_what_has_been_sealed(storage: Storage) -> N
     put(storage, made("a", "late"))  # its loose record is gone, so the put goes through
     assert standing(storage) == {"a": ("committed", 1, "videos/a.one.mp4")}
     catalog.refresh()
-    catalog.sweep()
+    catalog.sweep(EPOCH)
     assert storage.keys("records") == []
     assert videos(storage) == {"videos/a.one.mp4"}
 
@@ -215,14 +242,50 @@ def test_what_fails_again_or_is_made_takes_the_place_of_what_was_sealed(storage:
     assert len(storage.keys("parts")) == 3
 
 
-def test_a_run_that_was_overtaken_neither_seals_nor_deletes(storage: Storage) -> None:
+def test_many_that_are_tried_again_are_taken_out_of_the_index_together(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [f"s{number:02d}" for number in range(20)]
+    put(storage, *(failed(sample_id) for sample_id in ids))
+    catalog = Catalog(storage)
+    catalog.seal(EPOCH)
+    looked: list[int] = []
+    is_in = catalog_module.pc.is_in
+
+    def counted(values: object, **options: object) -> object:
+        looked.append(1)
+        return is_in(values, **options)
+
+    monkeypatch.setattr(catalog_module.pc, "is_in", counted)
+    for sample_id in ids[:15]:
+        assert catalog.add(made(sample_id, attempts=2))
+    for _ in range(2):
+        assert (count(catalog.index, "committed"), count(catalog.index, "failed")) == (15, 5)
+    for sample_id in ids[15:]:
+        catalog.add(failed(sample_id, attempts=2))
+    assert len(looked) == 1
+    catalog.seal(EPOCH)
+    assert len(looked) == 2
+    assert catalog.index.num_rows == len(ids)
+    assert set(catalog.index["attempts"].to_pylist()) == {2}
+
+
+def test_a_run_that_was_overtaken_neither_seals_nor_deletes_nor_writes_tables(storage: Storage) -> None:
     expected = fill(storage)
     catalog = Catalog(storage)
     acquire(storage)
     acquire(storage, take_over=True)
-    with pytest.raises(LeaseError):
-        catalog.seal(EPOCH)
+    before = {key: storage.get(key) for folder in ("records", "videos") for key in storage.keys(folder)}
+    overtaken: list[Callable[[], None]] = [
+        *(lambda: catalog.seal(EPOCH), lambda: catalog.sweep(EPOCH), lambda: catalog.remove(expected, EPOCH)),
+        lambda: write_tables(catalog, manifest(*expected), EPOCH),
+    ]
+    for write in overtaken:
+        with pytest.raises(LeaseError):
+            write()
     assert storage.keys("parts") == []
+    assert [storage.get(name) for name in (METADATA, FAILURES)] == [None, None]
+    assert {key: storage.get(key) for folder in ("records", "videos") for key in storage.keys(folder)} == before
     assert standing(storage) == expected
 
 
@@ -240,7 +303,7 @@ def test_samples_are_forgotten_wherever_they_are(storage: Storage) -> None:
     put(storage, made("a"), made("b"))
     Catalog(storage).seal(EPOCH)
     put(storage, made("a", "late"), made("c"), failed("d"), failed("d", attempts=2))
-    Catalog(storage).remove(["a", "c", "d"])
+    Catalog(storage).remove(["a", "c", "d"], EPOCH)
     assert set(standing(storage)) == {"b"}
     assert storage.keys("records") == []
 

@@ -136,7 +136,13 @@ def test_an_overtaken_driver_is_interrupted_and_told_by_whom(storage: Storage, m
         check_epoch(storage, held.epoch)
 
 
-def test_heartbeats_renew_and_a_store_that_fails_for_long_loses(disk: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(StorageError("no answer"), "no answer"), (RuntimeError("no threads left"), "RuntimeError: no threads left")],
+)
+def test_heartbeats_renew_and_what_fails_them_for_long_loses(
+    disk: Storage, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
     monkeypatch.setattr(lease, "HEARTBEAT_S", 0.05)
     monkeypatch.setattr(lease, "EXPIRY_S", 0.3)
     with acquire(disk) as held:
@@ -147,12 +153,12 @@ def test_heartbeats_renew_and_a_store_that_fails_for_long_loses(disk: Storage, m
         assert claim.renewed_at > claim.started_at + 0.2
 
         def refuse(*_: object) -> None:
-            raise StorageError("no answer")
+            raise error
 
         with pytest.raises(KeyboardInterrupt):  # noqa: PT012 it may come at either line
             monkeypatch.setattr(lease, "_write", refuse)
             time.sleep(20)
-        with pytest.raises(LeaseError, match="ran out, since it could not be renewed: no answer"):
+        with pytest.raises(LeaseError, match=f"ran out, since it could not be renewed: {told}"):
             held.check()
 
 

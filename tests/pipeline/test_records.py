@@ -7,7 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from pipeline import storage as storage_module
 from pipeline.catalog import Catalog
+from pipeline.lease import LeaseError, acquire, check_epoch
 from pipeline.records import RECORD_SCHEMA, SampleRecord, commit, record_key, video_key
 from pipeline.storage import Storage
 from sgi2v.metrics import Fidelity
@@ -48,6 +50,50 @@ def test_every_attempt_has_a_key_of_its_own() -> None:
     keys = [record_key(sample_id, attempts) for sample_id in ids for attempts in (1, 2, 3)]
     assert len(set(keys)) == len(keys)
     assert keys[:2] == ["records/a.json", "records/attempt-2/a.json"]
+
+
+def test_a_run_that_is_overtaken_while_a_video_goes_up_leaves_neither_it_nor_a_record(storage: Storage) -> None:
+    overtaken = acquire(storage)
+
+    class Slow(Storage):
+        def put(self, key: str, data: bytes) -> None:
+            super().put(key, data)
+            acquire(storage, take_over=True)
+
+    slow = Slow(storage.url)
+    with pytest.raises(LeaseError, match="taken over by another run"):
+        commit(slow, made("a"), b"video", lambda: check_epoch(slow, overtaken.epoch))
+    assert storage.keys("videos") == storage.keys("records") == []
+    commit(storage, made("a"), b"video", lambda: check_epoch(storage, overtaken.epoch + 1))
+    assert Catalog(storage).get("a") == made("a")
+
+
+def test_a_video_stays_whose_record_was_sealed_before_its_put_was_answered(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_module, "FIRST_DELAY_S", 0.001)
+    tries: list[str] = []
+
+    class Unanswered(Storage):
+        """Where the first answer gets lost, and the next driver seals the record as the second try meets it."""
+
+        def _link(self, key: str, data: bytes) -> None:
+            tries.append(key)
+            try:
+                super()._link(key, data)
+            except FileExistsError:
+                Catalog(storage).seal(1)
+                raise
+            if len(tries) == 1:
+                raise ConnectionResetError("reset by peer")
+
+    assert commit(Unanswered(storage.url), made("a"), b"video") == made("a")
+    assert len(tries) == 3
+    catalog = Catalog(storage)
+    catalog.sweep(1)
+    assert storage.keys("records") == []
+    assert storage.keys("videos") == [str(made("a").file_name)]
+    assert catalog.index["file_name"].to_pylist() == [made("a").file_name]
 
 
 def test_a_loser_whose_winner_has_been_sealed_leaves_no_video(storage: Storage) -> None:

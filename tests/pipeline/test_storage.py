@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -272,3 +275,59 @@ def test_uploads_that_a_killed_process_has_left_are_aborted(bucket: str) -> None
     assert ours.abort_uploads() == 1
     assert (ours.abort_uploads(), others.abort_uploads()) == (0, 1)
     assert Storage("memory://x").abort_uploads() == 0
+
+
+def test_uploads_are_aborted_page_by_page_and_those_below_the_root_alone(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = Storage(f"{bucket}/out")
+    call_s3, name = storage._filesystem.call_s3, bucket.removeprefix("s3://")
+    for key in ("aaa/big", "out/1", "out/2", "out/2", "out/3", "zzz/big"):
+        call_s3("create_multipart_upload", Bucket=name, Key=key)
+    asked: list[str] = []
+
+    def small_pages(method: str, **words: object) -> object:
+        asked.append(method)
+        return call_s3(method, **words, **({"MaxUploads": 2} if method.startswith("list") else {}))
+
+    monkeypatch.setattr(storage._filesystem, "call_s3", small_pages)
+    assert storage.abort_uploads() == 4
+    assert asked.count("list_multipart_uploads") == 3, "two pages, and one to see that it was the last"
+    left = call_s3("list_multipart_uploads", Bucket=name)["Uploads"]
+    assert {each["Key"] for each in left} == {"aaa/big", "zzz/big"}
+
+
+@pytest.mark.parametrize("error", [PermissionError("AccessDenied"), NotImplementedError("a header that you provided")])
+def test_a_store_without_uploads_is_asked_once(bucket: str, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    storage = Storage(bucket)
+    asked: list[str] = []
+
+    def refuse(method: str, **_: object) -> None:
+        asked.append(method)
+        raise error
+
+    monkeypatch.setattr(storage._filesystem, "call_s3", refuse)
+    with pytest.raises(StorageError, match=f"left in {bucket} failed: {type(error).__name__}: {error}"):
+        storage.abort_uploads()
+    assert asked == ["list_multipart_uploads"]
+
+
+def test_hidden_files_that_killed_writers_have_left_are_removed_once_they_are_old(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    assert Storage(str(tmp_path / "none")).abort_uploads() == 0
+    writer = "import os, sys, pipeline.storage as s; s.os.fsync = lambda _: os._exit(1); "
+    for key in ("videos/a.one.mp4", "records/attempt-2/a.json", "run.json"):
+        script = f"{writer} s.Storage({storage.url!r}).put({key!r}, b'half')"
+        assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 1
+    hidden = list(tmp_path.rglob(".*.partial"))
+    assert len(hidden) == 3
+    storage.put("videos/b.one.mp4", b"whole")
+    others = [tmp_path / name for name in (".m.parquet.4711.partial", "notes.partial", "videos/b.one.mp4")]
+    for path in others:
+        path.touch()
+    for path in [*others, *hidden[1:]]:
+        os.utime(path, (0, time.time() - storage_module.PARTIAL_S - 1))
+    assert storage.abort_uploads() == 2
+    assert list(tmp_path.rglob(".*.partial")).count(hidden[0]) == 1
+    assert all(path.exists() for path in others)
+    assert storage.abort_uploads() == 0

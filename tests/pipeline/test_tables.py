@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
+import resource
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,11 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.catalog import Catalog
+from pipeline.lease import LeaseError, acquire
 from pipeline.records import RECORD_SCHEMA, SampleRecord
 from pipeline.storage import Storage
 from pipeline.tables import FAILURE_COLUMNS, FAILURES, METADATA, check_tables, read_ids, write_tables
-from sgi2v.errors import ConfigError
+from sgi2v.errors import ConfigError, StorageError
 from tests.pipeline.outputs import failed, made, manifest
+
+EPOCH = 1
 
 
 @pytest.fixture
@@ -32,7 +38,7 @@ def write(storage: Storage, records: Sequence[SampleRecord], rows: pa.Table) -> 
     catalog = Catalog(storage)
     for record in records:
         assert catalog.add(record)
-    write_tables(catalog, rows)
+    write_tables(catalog, rows, EPOCH)
 
 
 def test_tables_have_one_schema_whatever_is_null(storage: Storage) -> None:
@@ -168,9 +174,50 @@ def test_a_table_is_the_same_from_parts_and_from_loose_records(storage: Storage)
     for record in records:
         catalog.add(record)
         if record.sample_id in "bd":
-            catalog.seal(1)
-    write_tables(catalog, rows)
+            catalog.seal(EPOCH)
+    write_tables(catalog, rows, EPOCH)
     for name, table in whole.items():
         assert read(storage, name).equals(table)
         assert read_ids(storage, name) == set(table["sample_id"].to_pylist())
     assert whole[METADATA]["caption"].to_pylist() == ["1", "3", "5"]
+
+
+def test_a_temporary_folder_that_takes_no_table_is_a_storage_error(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told = r"making metadata\.parquet in {} failed: .*{}.*: make room there, or set TMPDIR"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(StorageError, match=told.format(re.escape(tempfile.gettempdir()), "File too large")):
+            write(storage, [made("a")], manifest("a"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    nowhere = str(tmp_path / "none")
+    monkeypatch.setattr(tempfile, "tempdir", nowhere)
+    with pytest.raises(StorageError, match=told.format(re.escape(nowhere), "No such file")):
+        write(storage, [made("a")], manifest("a"))
+
+
+def test_a_driver_that_is_overtaken_while_it_makes_a_table_leaves_the_one_that_is_there(storage: Storage) -> None:
+    overtaken = acquire(storage)
+    newer, rows = b"the newer run's", manifest("a", "b")
+    catalog = Catalog(storage)
+    for record in (made("a"), failed("b")):
+        catalog.add(record)
+    catalog.seal(overtaken.epoch)
+
+    class Stopped(Storage):
+        """Where another driver takes over while this one reads a part."""
+
+        def get(self, key: str) -> bytes | None:
+            if key.startswith("parts/"):
+                acquire(storage, take_over=True)
+                for name in (METADATA, FAILURES):
+                    storage.put(name, newer)
+            return super().get(key)
+
+    catalog.storage = Stopped(storage.url)
+    with pytest.raises(LeaseError, match="taken over by another run"):
+        write_tables(catalog, rows, overtaken.epoch)
+    assert (storage.get(METADATA), storage.get(FAILURES)) == (newer, newer)

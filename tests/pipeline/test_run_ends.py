@@ -1,0 +1,85 @@
+"""A run around its flow: what it does before, and how it ends where Ray hands over less than was asked; without Ray."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+import pipeline.run
+from manifests.io import read_manifest
+from pipeline.cluster import Width
+from pipeline.config import RunConfig
+from pipeline.records import RECORDS, record_key
+from pipeline.run import RunResult, run
+from pipeline.stages import Commit, Load
+from pipeline.storage import Storage
+from pipeline.tables import FAILURES, read_ids
+from sgi2v.errors import ClusterError, StorageError
+from tests.pipeline.runs import row, write_rows
+from tests.pipeline.test_stages import config_of
+
+ROWS = ("a", "b", "c")
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+    """Of rows that fail when they are loaded, so that no generator is needed."""
+
+    @contextmanager
+    def no_session(*_: object) -> Iterator[Width]:
+        yield Width(1, 0.0, 1.0, 1, "no Ray")
+
+    monkeypatch.setattr(pipeline.run, "ray_session", no_session)
+    return config_of(write_rows(tmp_path / "m.parquet", [row(name, image="none.png") for name in ROWS]))
+
+
+def run_with_flow_of(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch, rows: int, error: BaseException | None = None
+) -> RunResult:
+    """A run whose flow ends behind so many rows."""
+
+    def flow(config: RunConfig, todo: pa.Table, width: Width, epoch: int) -> Generator[dict[str, Any], None, None]:
+        load, commit = Load(config), Commit(config, epoch)
+        for number in range(rows):
+            yield from commit(load(todo.slice(number, 1))).to_pylist()
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(pipeline.run, "flow", flow)
+    return run(config, read_manifest(config.manifest))
+
+
+def test_a_flow_that_ends_early_without_an_error_is_not_taken_for_done(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ClusterError, match=r"without a word on 2 of 3 rows.*the same command goes on with them"):
+        run_with_flow_of(config, monkeypatch, 1)
+    storage = Storage(config.output)
+    assert storage.keys(RECORDS) == [record_key("a", 1)]
+    assert read_ids(storage, FAILURES) == {"a"}, "the tables say what there is"
+    assert run_with_flow_of(config, monkeypatch, 2).finished["sample_id"].to_pylist() == ["b", "c"]
+    assert run_with_flow_of(config, monkeypatch, 0).finished.num_rows == 0
+
+
+def test_an_interrupted_flow_may_leave_rows(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = run_with_flow_of(config, monkeypatch, 1, KeyboardInterrupt())
+    assert (result.interrupted, result.finished.num_rows) == (True, 1)
+
+
+def test_a_store_that_lists_no_uploads_does_not_end_the_run(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Storage) -> int:
+        raise StorageError("aborting the uploads failed: PermissionError: AccessDenied")
+
+    monkeypatch.setattr(Storage, "abort_uploads", refuse)
+    assert run_with_flow_of(config, monkeypatch, len(ROWS)).finished.num_rows == len(ROWS)
+    storage = Storage(config.output)
+    (key,) = storage.keys("logs")
+    lines = [json.loads(line) for line in (storage.get(key) or b"").splitlines()]
+    told = [line["message"] for line in lines if line["event"] == "uploads_not_aborted"]
+    assert told == ["aborting the uploads failed: PermissionError: AccessDenied"]
