@@ -1,8 +1,8 @@
-"""The suite's table, told at the end of the test run."""
+"""The suite's table and figures, told at the end of the test run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -11,7 +11,14 @@ from tests.pipeline.conftest import S3Server, bucket, s3_server
 
 __all__ = ["S3Server", "bucket", "s3_server"]
 
+SUITE = "tests/chaos/"
 _outcomes: list[Outcome] = []
+
+
+@pytest.fixture
+def outcomes() -> Sequence[Outcome]:
+    """What the table holds so far."""
+    return tuple(_outcomes)
 
 
 @pytest.fixture
@@ -26,6 +33,11 @@ def judged() -> Callable[[Outcome], None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of faults, and what else the suite's tests have printed, which is shown of failed tests alone."""
+    passed = terminalreporter.stats.get("passed", [])
+    for report in (each for each in passed if each.nodeid.startswith(SUITE) and each.capstdout):
+        terminalreporter.section(report.nodeid.removeprefix(SUITE))
+        terminalreporter.write_line(report.capstdout.strip())
     if _outcomes:
         terminalreporter.section("chaos")
         terminalreporter.write_line(Outcome.head())

@@ -5,17 +5,20 @@ Shortened in every test run; whole by `make chaos`. The generator is a stand-in,
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import signal
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import psutil
 import pytest
 import s3fs
 
@@ -34,6 +37,9 @@ WORKERS = 2
 SETTINGS = (*TINY, "--workers", str(WORKERS))
 SEED = 817
 RUN_S = 1200.0
+IMAGES = 8
+FAULTS = 200
+"""Of the whole suite, at least."""
 Judge = Callable[[Outcome], None]
 
 
@@ -92,9 +98,13 @@ def made_at_least(at: Scene, number: int, process: subprocess.Popen[bytes]) -> N
 
 
 def scene(folder: Path, rows: int, output: str | None = None, **environment: str) -> Scene:
-    for number in range(8):
-        picture(number).save(folder / f"{number}.png")
-    good = [row(f"s{number:04d}", image=f"{number % 8}.png") for number in range(rows)]
+    """The images are in the folder, or in the output's bucket."""
+    place = output.rpartition("/")[0] if output and "://" in output else str(folder)
+    for number in range(IMAGES):
+        sink = io.BytesIO()
+        picture(number).save(sink, "PNG")
+        Storage(place).put(f"images/{number}.png", sink.getvalue())
+    good = [row(f"s{number:04d}", image=f"{place}/images/{number % IMAGES}.png") for number in range(rows)]
     manifest = write_rows(folder / "m.parquet", good)
     own = {JOURNAL: str(folder / "journal"), PART_ROWS: "16", **environment}
     return Scene(folder, manifest, output or str(folder / "out"), {**os.environ, **own})
@@ -118,9 +128,10 @@ def test_workers_killed(tmp_path: Path, judged: Judge, stages: str) -> None:
 @pytest.mark.skipif(
     not IS_WHOLE, reason="in every test run a driver is killed by tests/pipeline/test_run_interrupted.py"
 )
-def test_drivers_killed(tmp_path: Path, judged: Judge) -> None:
-    kills = 20
-    at = scene(tmp_path, 200, **{SECONDS: "0.2"})
+@pytest.mark.parametrize(("store", "kills"), [("disk", 20), ("s3", 10)])
+def test_drivers_killed(tmp_path: Path, judged: Judge, store: str, kills: int, request: pytest.FixtureRequest) -> None:
+    root = str(tmp_path) if store == "disk" else request.getfixturevalue("bucket")
+    at = scene(tmp_path, 10 * kills, f"{root}/out", **{SECONDS: "0.2"})
     rng = random.Random(SEED)
     start = time.monotonic()
     for _ in range(kills):
@@ -130,7 +141,29 @@ def test_drivers_killed(tmp_path: Path, judged: Judge) -> None:
             time.sleep(rng.uniform(0, 1))
             process.send_signal(signal.SIGKILL)
     at.finish()
-    judged(judged_scene("driver killed", at, kills, start))
+    judged(judged_scene(f"driver killed, output on {store}", at, kills, start))
+
+
+def kill_ledger(driver: subprocess.Popen[bytes]) -> bool:
+    """Kill the process that counts the run's attempts, if it is there."""
+    for each in psutil.Process(driver.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if " ".join(each.cmdline()).startswith("ray::Ledger"):
+                each.kill()
+                return True
+    return False
+
+
+def test_ledgers_killed(tmp_path: Path, judged: Judge) -> None:
+    kills = scaled(2, 12)
+    at = scene(tmp_path, scaled(12, 100), **{SECONDS: "0.3"})
+    start = time.monotonic()
+    with (tmp_path / "log").open("wb") as log, at.started(log) as process:
+        for number in range(1, kills + 1):
+            made_at_least(at, 4 * number, process)
+            until("the ledger is there", lambda: kill_ledger(process))
+        assert process.wait(RUN_S) == 0, (tmp_path / "log").read_text()
+    judged(judged_scene("ledger of attempts killed", at, kills, start))
 
 
 def test_a_store_that_fails_one_call_in_twenty(tmp_path: Path, judged: Judge, s3_server: S3Server, bucket: str) -> None:
@@ -166,27 +199,33 @@ def test_a_store_that_is_killed_and_comes_back(tmp_path: Path, judged: Judge, mo
         store.kill()
 
 
-def test_a_disk_that_is_full(tmp_path: Path, judged: Judge) -> None:
-    fills = scaled(1, 5)
+@pytest.mark.parametrize("what", ["output", "temporary files"] if IS_WHOLE else ["output"])
+def test_a_disk_that_is_full(tmp_path: Path, judged: Judge, what: str) -> None:
+    fills = scaled(1, 5) if what == "output" else 1
     disk = tmp_path / "disk"
     disk.mkdir()
     with ExitStack() as stack:
         size = 96
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(disk)], check=False)
+        # for temporary files: room to see that one can write there, and not for a folder with a video
+        limit = f"size={size}k" if what == "output" else "nr_inodes=2"
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", limit, "tmpfs", str(disk)], check=False)
         if mounted.returncode:
             pytest.skip("a disk of a chosen size can be mounted by root alone")
         stack.callback(subprocess.run, ["umount", "-l", str(disk)], check=True)
-        at = scene(tmp_path, scaled(20, 60), str(disk / "out"))
+        if what == "output":
+            at = scene(tmp_path, scaled(20, 60), str(disk / "out"))
+        else:
+            at = scene(tmp_path, 20, TMPDIR=str(disk), RAY_TMPDIR=tempfile.gettempdir())
         start = time.monotonic()
         for number in range(fills):
             full = at.run()
             assert full.returncode == 3, full.stderr
             assert "No space left on device" in full.stderr
             assert "Traceback" not in full.stderr
-            more = f"remount,size={size * (number + 2)}k" if number + 1 < fills else "remount,size=64m"
+            more = f"remount,size={size * (number + 2)}k" if number + 1 < fills else "remount,size=64m,nr_inodes=1k"
             subprocess.run(["mount", "-o", more, str(disk)], check=True)
         at.finish()
-        judged(judged_scene("disk full", at, fills, start))
+        judged(judged_scene(f"disk of {what} full", at, fills, start))
 
 
 def test_a_store_that_is_slower_than_the_workers(
@@ -228,3 +267,9 @@ def test_nodes_killed(tmp_path: Path, judged: Judge, monkeypatch: pytest.MonkeyP
         judged(judged_scene("node killed", at, kills, start))
     finally:
         cluster.shutdown()
+
+
+@pytest.mark.skipif(not IS_WHOLE, reason="the shortened form has few of each kind")
+def test_there_were_faults_enough(outcomes: Sequence[Outcome]) -> None:
+    """The last test of this file: of what those before have put in."""
+    assert sum(each.faults for each in outcomes) >= FAULTS
