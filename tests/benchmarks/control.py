@@ -72,14 +72,13 @@ def report(rows: list[Row]) -> Iterator[str]:
     """A Markdown table; `of unguided` and `improved` are against unguided videos of the same samples and seeds."""
     table = Table(rows)
     columns = ["variant", "videos", "ObjMC px", "of unguided", "improved", "static - ObjMC px"]
-    columns += ["projection", "looks", "kept", "s"]
+    columns += ["projection", "looks", "kept"]
     unguided = table.column(UNGUIDED, "objmc_px")
 
     def cells(variant: str) -> list[str]:
         objmc, static = table.column(variant, "objmc_px"), table.column(variant, "static_objmc_px")
         paired = ~np.isnan(objmc) & ~np.isnan(unguided)
-        seconds = table.column(variant, "seconds")
-        nulls = int(np.isnan(objmc[~np.isnan(seconds)]).sum())
+        nulls = int(np.isnan(objmc[~np.isnan(table.column(variant, "projection"))]).sum())
         return [
             variant,
             f"{int((~np.isnan(objmc)).sum())}" + (f" + {nulls} null" if nulls else ""),
@@ -90,7 +89,6 @@ def report(rows: list[Row]) -> Iterator[str]:
             cell(mean(table.column(variant, "projection"))),
             f"{np.nanmean(table.column(variant, 'template_error')):.0f}",
             f"{np.nanmean(table.column(variant, 'kept')):.0%}",
-            f"{np.nanmean(seconds):.1f}",
         ]
 
     return markdown(columns, map(cells, table.variants))

@@ -79,7 +79,7 @@ def _told(variant: str) -> str:
 def report(rows: list[Row], here: dict[str, float], full_size: dict[str, float]) -> Iterator[str]:
     """A Markdown table; costs of a sample on the embedded checkpoint and on full-size SVD, and `of paper` in pairs."""
     table = Table(rows)
-    columns = ["settings", "videos", "cost", "cost on SVD", "s", "ObjMC px", "of paper", "projection", "kept"]
+    columns = ["settings", "videos", "cost", "cost on SVD", "ObjMC px", "of paper", "projection", "kept"]
     paper = table.column(GUIDED, "objmc_px")
 
     def cells(variant: str) -> list[str]:
@@ -89,7 +89,6 @@ def report(rows: list[Row], here: dict[str, float], full_size: dict[str, float])
             f"{int((~np.isnan(objmc)).sum())}",
             f"{here[variant]:.1%}",
             f"{full_size[variant]:.1%}",
-            f"{np.nanmedian(table.column(variant, 'seconds')):.1f}",
             f"{np.nanmean(objmc):.2f}",
             cell(ratio(objmc, paper)),
             cell(mean(table.column(variant, "projection"))),
