@@ -124,7 +124,10 @@ def _cast(column: Any, wanted: pa.DataType) -> Any:
     if pa.types.is_floating(column.type) and pa.types.is_integer(wanted):
         # pandas turns integers with gaps into floats with NaN
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
-    return column.cast(wanted)
+    cast = column.cast(wanted)
+    if pa.types.is_string(wanted):
+        cast.validate(full=True)  # Parquet's bytes are taken for UTF-8 until somebody reads them
+    return cast
 
 
 def _castable(found: Any, wanted: Any) -> bool:

@@ -126,6 +126,14 @@ def test_wrongly_typed_columns_are_refused(name: str, kind: pa.DataType, values:
     assert f"is {kind}, wanted {MANIFEST_SCHEMA.field(name).type}" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["sample_id", "image"])
+def test_text_that_is_no_utf_8_is_refused(name: str) -> None:
+    letters = pa.array([b"ab", b"\xff\xfe"])
+    broken = pa.Array.from_buffers(pa.string(), 2, letters.buffers())
+    whole = table(row(), row(sample_id="dog"))
+    assert codes(whole.set_column(whole.column_names.index(name), name, broken)) == [(name, "column_type")]
+
+
 def test_every_fatal_problem_is_told_at_once() -> None:
     broken = pa.table({"sample_id": ["a", "../b", "a", None], "seed": ["x"] * 4, "boxes": pa.nulls(4)})
     assert codes(broken) == [
