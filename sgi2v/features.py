@@ -45,8 +45,7 @@ class _RecordingProcessor:
         query = heads(attn.to_q(hidden_states))
         if self.feature is Feature.MODIFIED_SELF_ATTENTION:
             # of their own, as the last guided layer ends the pass here and no other frame's are computed
-            with torch.no_grad():
-                first_key, first_value = (heads(project(hidden_states[:1])) for project in (attn.to_k, attn.to_v))
+            first_key, first_value = (heads(project(hidden_states[:1])).detach() for project in (attn.to_k, attn.to_v))
             self.recorder.add_cells(_attend(query, first_key.expand_as(query), first_value.expand_as(query)))
         key, value = (heads(project(hidden_states)) for project in (attn.to_k, attn.to_v))
         attended = _attend(query, key, value)

@@ -95,7 +95,7 @@ def report(rows: list[Row], here: dict[str, float], full_size: dict[str, float])
             f"{np.nanmean(table.column(variant, 'kept')):.0%}",
         ]
 
-    return markdown(columns, map(cells, here))
+    return markdown(columns, map(cells, (each for each in here if each in table.variants)))
 
 
 def plot(rows: list[Row], here: dict[str, float], file: Path) -> None:
@@ -109,6 +109,8 @@ def plot(rows: list[Row], here: dict[str, float], file: Path) -> None:
     paper = table.column(GUIDED, "objmc_px")
     figure, axis = pyplot.subplots(figsize=(8, 4.5))
     for variant, cost in here.items():
+        if variant not in table.variants:
+            continue
         found, low, high = ratio(table.column(variant, "objmc_px"), paper)
         colour = "tab:blue" if variant in (GUIDED, FAST) else "tab:red" if variant == UNGUIDED else "tab:gray"
         axis.errorbar(cost, found, yerr=[[found - low], [high - found]], fmt="o", color=colour, capsize=3)
