@@ -18,7 +18,7 @@ test: $(VENV)/installed-dev  ## set everything up and pass lint, types and tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not gpu"
 
-chaos: $(VENV)/installed-dev  ## the whole chaos suite: more than 200 faults, an hour on two cores
+chaos: $(VENV)/installed-dev  ## the whole chaos suite: more than 200 faults, forty minutes on two cores
 	SGI2V_CHAOS=whole $(BIN)/python -m pytest tests/chaos
 
 $(VENV)/installed: pyproject.toml constraints.txt
