@@ -103,7 +103,7 @@ def test_a_settings_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         {"sampler": {"height": 128}},
         {"sampler": {"fps": 8}},
         {"guidance": {"learning_rate": 0.1}},
-        {"guidance": {"layers": [[2, 1]]}},
+        {"guidance": {"layers": [[2, 0]]}},
         {"run": {"seed": 1}},
         {"model": {"source": "embedded", "dtype": "bfloat16"}},
         {"unguided": True},
