@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig
 from sgi2v.estimate import choose_tier, estimate_cost, matrix_rate
@@ -77,6 +78,15 @@ class Benchmark:
         return {**asdict(self), "seconds": self.seconds, "videos_per_hour": self.videos_per_hour}
 
 
+def moving_box(sampler: SamplerConfig) -> tuple[NDArray[np.uint8], BoxTracks]:
+    """A sample of any size: noise for a picture [H, W, 3], and one box that crosses it."""
+    height, width = sampler.height, sampler.width
+    image_HWC = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    boxes_N4 = np.array([[width / 8, height / 4, 3 * width / 8, 3 * height / 4]])
+    path = np.array([[width / 4, height / 2], [3 * width / 4, height / 2]])
+    return image_HWC, BoxTracks.from_paths(boxes_N4, [path], sampler.num_frames, height, width)
+
+
 def benchmark(
     config: ModelConfig,
     sampler: SamplerConfig,
@@ -97,12 +107,7 @@ def benchmark(
     load_s = time.perf_counter() - start
     tier = choose_tier(memory, model, sampler, guidance)
     make = partial(generate, model, memory=tier)
-    rng = np.random.default_rng(0)
-    image_HWC = rng.integers(0, 256, (sampler.height, sampler.width, 3), np.uint8)
-    height, width = sampler.height, sampler.width
-    boxes_N4 = np.array([[width / 8, height / 4, 3 * width / 8, 3 * height / 4]])
-    path = np.array([[width / 4, height / 2], [3 * width / 4, height / 2]])
-    tracks = BoxTracks.from_paths(boxes_N4, [path], sampler.num_frames, height, width)
+    image_HWC, tracks = moving_box(sampler)
     before = matrix_rate(device, model.dtype)
     start = time.perf_counter()
     make(image_HWC, tracks, sampler, guidance)
@@ -117,8 +122,8 @@ def benchmark(
         device=torch.cuda.get_device_name() if is_gpu else "cpu",
         dtype=str(model.dtype).removeprefix("torch."),
         threads=None if is_gpu else threads,
-        height=height,
-        width=width,
+        height=sampler.height,
+        width=sampler.width,
         num_frames=sampler.num_frames,
         steps=sampler.steps,
         guided_steps=0 if guidance is None else len(guidance.step_indices(sampler.steps)),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,18 @@ def read_settings(config: dict[str, Any]) -> tuple[SamplerConfig, GuidanceConfig
     return sampler, GuidanceConfig(**values)
 
 
+def read_inputs(case: Path, golden: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """What `generate` is given for a case: its picture, tracks, settings and noise."""
+    sampler, guidance = read_settings(json.loads((case / "config.json").read_text()))
+    return {
+        "image": golden["image"],
+        "tracks": BoxTracks(golden["boxes_hwhw"][..., [1, 0, 3, 2]], sampler.height, sampler.width),
+        "sampler": sampler,
+        "guidance": guidance,
+        "noise": Noise(torch.from_numpy(golden["noise_aug_noise"]), torch.from_numpy(golden["init_noise"])[0]),
+    }
+
+
 def run_case(model: VideoModel, case: Path) -> list[Difference]:
     """Generate a case with its own noise and compare every stage that it recorded."""
     golden, computed = compute_case(model, case)
@@ -95,21 +108,15 @@ def run_case(model: VideoModel, case: Path) -> list[Difference]:
 def compute_case(model: VideoModel, case: Path) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
     """A case's recorded arrays, and ours of every stage."""
     golden = dict(np.load(case / "golden.npz", allow_pickle=False))
-    sampler, guidance = read_settings(json.loads((case / "config.json").read_text()))
-    noise = Noise(torch.from_numpy(golden["noise_aug_noise"]), torch.from_numpy(golden["init_noise"])[0])
-    tracks = BoxTracks(golden["boxes_hwhw"][..., [1, 0, 3, 2]], sampler.height, sampler.width)
-    image = golden["image"]
+    given = read_inputs(case, golden)
+    sampler, image, noise = given["sampler"], given["image"], given["noise"]
 
     schedule = Schedule(model, sampler.steps)
     conditioning = encode_image(model, image, noise.augmentation_1CHW, sampler)
     stages: dict[str, dict[int, list[torch.Tensor]]] = {"before": {}, "update": {}, "merged": {}}
     generation = generate(
         model,
-        image,
-        tracks,
-        sampler,
-        guidance,
-        noise=noise,
+        **given,
         on_stage=lambda stage, step, _, latents: stages[stage].setdefault(step, []).append(latents.clone()),
     )
     frames = decode_latents(model, generation.latents, sampler.decode_chunk_size)

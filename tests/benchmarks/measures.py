@@ -12,7 +12,6 @@ picture and the noise are those of a conformance case, and the case is held agai
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -27,16 +26,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import sgi2v.features
 import sgi2v.model
+from sgi2v.bench import moving_box
 from sgi2v.config import MemoryTier
 from sgi2v.generate import Generation, generate
 from sgi2v.model import VideoModel, load_model
-from sgi2v.sampling import Noise
-from sgi2v.trajectory import BoxTracks
-from tests.conformance import read_settings, run_case
+from tests.conformance import read_inputs, run_case
 
 AS_IT_IS, NONE_TAKEN = "as it is", "none taken"
-SIDE_PX = (1 / 8, 1 / 4, 3 / 8, 3 / 4)
-"""Box that the path starts at, in parts of the frame: x0, y0, x1, y1."""
 
 
 @dataclass(frozen=True)
@@ -129,18 +125,9 @@ class Made:
 def sample_of(model: VideoModel, case: Path | None) -> dict[str, Any]:
     """Arguments of `generate`: those of a case, or noise for a picture and one box that crosses it."""
     if case is not None:
-        golden = dict(np.load(case / "golden.npz", allow_pickle=False))
-        sampler, guidance = read_settings(json.loads((case / "config.json").read_text()))
-        tracks = BoxTracks(golden["boxes_hwhw"][..., [1, 0, 3, 2]], sampler.height, sampler.width)
-        noise = Noise(torch.from_numpy(golden["noise_aug_noise"]), torch.from_numpy(golden["init_noise"])[0])
-        made = {"image": golden["image"], "tracks": tracks, "noise": noise}
-        return {**made, "sampler": sampler, "guidance": guidance}
+        return read_inputs(case, dict(np.load(case / "golden.npz", allow_pickle=False)))
     sampler, guidance = model.checkpoint.sampler(), model.checkpoint.guidance()
-    height, width = sampler.height, sampler.width
-    image_HWC = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    box = np.array(SIDE_PX) * [width, height, width, height]
-    path = np.array([[width / 4, height / 2], [3 * width / 4, height / 2]])
-    tracks = BoxTracks.from_paths(box[None], [path], sampler.num_frames, height, width)
+    image_HWC, tracks = moving_box(sampler)
     return {"image": image_HWC, "tracks": tracks, "sampler": sampler, "guidance": guidance}
 
 
