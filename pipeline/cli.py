@@ -53,6 +53,7 @@ def run(
     unguided: options.Unguided = False,
     sample_timeout: options.SampleTimeout = None,
     memory: options.Memory = None,
+    compile: options.Compile = False,
     untrusted: options.Untrusted = False,
     root: options.Roots = None,
     take_over: options.TakeOver = False,
@@ -114,6 +115,7 @@ def submit(
     unguided: options.Unguided = False,
     sample_timeout: options.SampleTimeout = None,
     memory: options.Memory = None,
+    compile: options.Compile = False,
     untrusted: options.Untrusted = False,
     root: options.Roots = None,
     take_over: options.TakeOver = False,
@@ -264,6 +266,7 @@ def bench(
     frames: options.Frames = None,
     steps: options.Steps = None,
     memory: options.Memory = None,
+    compile: options.Compile = False,
     unguided: options.Unguided = False,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Videos to measure, after one to warm up.")] = 3,
     json_file: Annotated[Path | None, typer.Option("--json", help="File for the figures.")] = None,
@@ -278,8 +281,16 @@ def bench(
     flags = options.by_section(locals())
     settled, _ = resolve("bench.parquet", None, read_toml(config) if config else {}, flags, unguided)
     quiet_libraries()
-    threads = settled.execution.threads_per_worker
-    found = benchmark(settled.model, settled.sampler, settled.guidance, samples, threads, settled.execution.memory)
+    execution = settled.execution
+    found = benchmark(
+        settled.model,
+        settled.sampler,
+        settled.guidance,
+        samples,
+        execution.threads_per_worker,
+        execution.memory,
+        execution.compile,
+    )
     typer.echo("\n".join(lines(found)))
     if json_file is not None:
         json_file.write_text(json.dumps(found.as_dict(), indent=2) + "\n")

@@ -52,6 +52,8 @@ class ExecutionConfig:
     memory: str = "auto"
     """Memory tier of the samples, `high` or `low`; auto: the one that the device has room for, and the low one after a
     sample that ran out of memory."""
+    compile: bool = False
+    """Whether a worker compiles its U-Net's blocks before its first sample."""
     untrusted: bool = False
     """Whether images must lie below the manifest's folder or one of `roots`."""
     roots: tuple[str, ...] = ()

@@ -53,6 +53,9 @@ Memory = Annotated[
     str | None,
     typer.Option("--memory", help="auto, high or low: low takes more time and less memory.  [default: auto]"),
 ]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Compile the U-Net's blocks first: minutes once on a machine, then faster.")
+]
 Untrusted = Annotated[
     bool, typer.Option("--untrusted", help="Refuse images outside the manifest's folder and every --root.")
 ]
@@ -78,6 +81,7 @@ SECTION_OF: Mapping[str, tuple[str, str]] = {
     "untrusted": ("run", "untrusted"),
     "root": ("run", "roots"),
     "memory": ("run", "memory"),
+    "compile": ("run", "compile"),
     "sample_timeout": ("run", "sample_timeout_s"),
     "height": ("sampler", "height"),
     "width": ("sampler", "width"),

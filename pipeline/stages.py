@@ -23,7 +23,7 @@ from pipeline.lease import check_epoch
 from pipeline.plan import RUN_FILE
 from pipeline.records import SampleRecord, commit, video_key
 from pipeline.storage import Storage, with_retries
-from sgi2v.config import MemoryTier, SamplerConfig
+from sgi2v.config import GuidanceConfig, MemoryTier, SamplerConfig
 from sgi2v.errors import ClusterError, ConfigError, ErrorCode, ModelError, SampleError, StorageError
 from sgi2v.trajectory import BoxTracks
 
@@ -137,6 +137,24 @@ class Generate:
                 self.model = ModelError(f"{message} where the run was started: give every node the same weights")
             else:
                 self.memory = choose_tier(config.execution.memory, self.model, config.sampler, config.guidance)
+                if config.execution.compile:
+                    self._compile(self.model)
+
+    def _compile(self, model: VideoModel) -> None:
+        """Before any sample: none is to be blamed for it, nor timed with it."""
+        from sgi2v.compiled import compile_blocks
+        from sgi2v.trial import moving_box, shortest
+
+        compile_blocks(model.unet)
+        sampler, guidance = shortest(self.config.sampler, self.config.guidance)
+        try:
+            self._sample(model, *moving_box(sampler), sampler, guidance, seed=0)
+        except Exception as error:
+            if _is_out_of_memory(error):
+                return  # the samples tell it
+            told = " ".join(str(error).partition("\n\n")[0].split())  # the rest is torch's advice to its developers
+            message = f"{self.config.model.source} cannot be compiled on {socket.gethostname()}: {told}"
+            self.model = ModelError(f"{message}: install a C++ compiler there, or leave --compile out")
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return each_row(table, "generate", self._generate)
@@ -155,7 +173,7 @@ class Generate:
             wait_for_room(self.attempts, state.sample_id)
             # a process that cannot use its GPU again ends; the row goes to another
             with attempt(self.attempts, "generate", state.sample_id, timeout_s, breaks_worker=_device_is_lost):
-                generation = self._sample(self.model, image_HWC, tracks, state.seed)
+                generation = self._sample(self.model, image_HWC, tracks, sampler, self.config.guidance, state.seed)
         except (ClusterError, StorageError) as error:
             return as_row(state.ends_run(error), None, None)
         except Exception as error:
@@ -166,13 +184,20 @@ class Generate:
         state = replace(state, seconds={**state.seconds, **generation.seconds}, told=self._told(generation))
         return as_row(state, table["first_frame"][0].as_py(), generation.frames.tobytes())
 
-    def _sample(self, model: VideoModel, image_HWC: NDArray[np.uint8], tracks: BoxTracks, seed: int) -> Generation:
+    def _sample(
+        self,
+        model: VideoModel,
+        image_HWC: NDArray[np.uint8],
+        tracks: BoxTracks,
+        sampler: SamplerConfig,
+        guidance: GuidanceConfig | None,
+        seed: int,
+    ) -> Generation:
         """Make the video; where memory runs out, once more in the low tier, in which this worker then stays."""
         import torch
 
         from sgi2v.generate import generate
 
-        sampler, guidance = self.config.sampler, self.config.guidance
         try:
             return generate(model, image_HWC, tracks, sampler, guidance, seed, memory=self.memory)
         except Exception as error:

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from sgi2v.compiled import compile_blocks
 from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig
 from sgi2v.estimate import choose_tier, estimate_cost, matrix_rate
 from sgi2v.generate import PHASES, generate
 from sgi2v.model import load_model
-from sgi2v.trajectory import BoxTracks
+from sgi2v.trial import moving_box
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Benchmark:
     iterations: int
     memory: str
     """Tier, `high` or `low`."""
+    compiled: bool
     samples: int
     """Measured, after one that was not."""
     load_s: float
@@ -78,15 +79,6 @@ class Benchmark:
         return {**asdict(self), "seconds": self.seconds, "videos_per_hour": self.videos_per_hour}
 
 
-def moving_box(sampler: SamplerConfig) -> tuple[NDArray[np.uint8], BoxTracks]:
-    """A sample of any size: noise for a picture [H, W, 3], and one box that crosses it."""
-    height, width = sampler.height, sampler.width
-    image_HWC = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    boxes_N4 = np.array([[width / 8, height / 4, 3 * width / 8, 3 * height / 4]])
-    path = np.array([[width / 4, height / 2], [3 * width / 4, height / 2]])
-    return image_HWC, BoxTracks.from_paths(boxes_N4, [path], sampler.num_frames, height, width)
-
-
 def benchmark(
     config: ModelConfig,
     sampler: SamplerConfig,
@@ -94,10 +86,12 @@ def benchmark(
     samples: int,
     threads: int,
     memory: str = "auto",
+    compiled: bool = False,
 ) -> Benchmark:
     """Make one sample to warm up, then `samples` that count: noise for a picture, one box that crosses it.
 
-    threads: of torch, on a CPU. memory: a tier, or `auto` by what is free. Raises ConfigError as `load_model` does.
+    threads: of torch, on a CPU. memory: a tier, or `auto` by what is free. compiled: whether the
+    U-Net's blocks are, which the first sample waits for. Raises ConfigError as `load_model` does.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
@@ -105,6 +99,8 @@ def benchmark(
     start = time.perf_counter()
     model = load_model(config, device=device)
     load_s = time.perf_counter() - start
+    if compiled:
+        compile_blocks(model.unet)
     tier = choose_tier(memory, model, sampler, guidance)
     make = partial(generate, model, memory=tier)
     image_HWC, tracks = moving_box(sampler)
@@ -129,6 +125,7 @@ def benchmark(
         guided_steps=0 if guidance is None else len(guidance.step_indices(sampler.steps)),
         iterations=0 if guidance is None else guidance.iterations,
         memory=tier.value,
+        compiled=compiled,
         samples=samples,
         load_s=load_s,
         first_s=first_s,
@@ -147,8 +144,9 @@ def lines(found: Benchmark) -> list[str]:
     """A table for people."""
     threads = "" if found.threads is None else f", {found.threads} thread{'s' if found.threads > 1 else ''}"
     guided = f"{found.guided_steps} of them guided, {found.iterations} iterations" if found.guided_steps else "unguided"
+    compiled = ", compiled" if found.compiled else ""
     told = [
-        f"{found.source} on {found.device}, {found.dtype}{threads}",
+        f"{found.source} on {found.device}, {found.dtype}{threads}{compiled}",
         f"{found.num_frames} frames of {found.height} x {found.width} px, {found.steps} steps, {guided}",
         f"{'phase':10} {'seconds':>9} {'share':>6} {'TFLOP':>9} {'TFLOP/s':>9} {'of matrix rate':>15}",
     ]

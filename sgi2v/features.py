@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sgi2v.checkpoint import check_layers
+from sgi2v.compiled import as_written
 from sgi2v.config import Feature, GuidanceConfig
 
 
@@ -121,6 +122,7 @@ def record_features(unet: Any, guidance: GuidanceConfig, height: int, width: int
                 continue
             transformer = block.attentions[index]
             temporal = guidance.feature is Feature.TEMPORAL_ATTENTION
+            stack.enter_context(as_written(transformer))
             blocks = transformer.temporal_transformer_blocks if temporal else transformer.transformer_blocks
             stack.enter_context(_processor(blocks[0].attn1, _RecordingProcessor(recorder, guidance.feature)))
         yield recorder.features

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from sgi2v.compiled import blocks_of, forward_replaced
 from sgi2v.config import GuidanceConfig, MemoryTier
 
 
@@ -26,26 +27,14 @@ def memory_of(unet: Any, guidance: GuidanceConfig, tier: MemoryTier) -> Iterator
 
 @contextmanager
 def _recomputed_blocks(unet: Any, guidance: GuidanceConfig) -> Iterator[None]:
-    from diffusers.models.resnet import SpatioTemporalResBlock
-    from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
-
     guided: set[nn.Module] = set()
     for block_index, index in guidance.layers:
         block = unet.up_blocks[block_index]
         guided |= {parts[index] for name in ("resnets", "attentions") if (parts := getattr(block, name, None))}
     with ExitStack() as stack:
-        for module in unet.modules():
-            if isinstance(module, SpatioTemporalResBlock | TransformerSpatioTemporalModel) and module not in guided:
-                stack.enter_context(_recomputed(module))
+        for block in blocks_of(unet):
+            if block not in guided:
+                # not the reentrant kind: it would keep nothing of a block whose weights have no gradient
+                recomputing = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+                stack.enter_context(forward_replaced(block, recomputing))
         yield
-
-
-@contextmanager
-def _recomputed(module: nn.Module) -> Iterator[None]:
-    # not the reentrant kind: it would keep nothing of a block whose weights have no gradient
-    recomputing = partial(checkpoint, module.forward, use_reentrant=False, preserve_rng_state=False)
-    module.forward = recomputing
-    try:
-        yield
-    finally:
-        del module.forward  # the class's own is seen again

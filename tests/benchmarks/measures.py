@@ -26,10 +26,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import sgi2v.features
 import sgi2v.model
-from sgi2v.bench import moving_box
+from sgi2v.compiled import compile_blocks
 from sgi2v.config import MemoryTier
 from sgi2v.generate import Generation, generate
 from sgi2v.model import VideoModel, load_model
+from sgi2v.trial import moving_box
 from tests.conformance import read_inputs, run_case
 
 AS_IT_IS, NONE_TAKEN = "as it is", "none taken"
@@ -49,17 +50,6 @@ class Variant:
 def _in_channels_last(model: VideoModel) -> None:
     for part in (model.unet, model.vae):
         part.to(memory_format=torch.channels_last)
-
-
-def _compiled(model: VideoModel) -> None:
-    from diffusers.models.resnet import SpatioTemporalResBlock
-    from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
-
-    torch._dynamo.config.recompile_limit = 200  # all blocks of a kind share one function
-    guided = {model.unet.up_blocks[block].attentions[index] for block, index in model.checkpoint.guidance().layers}
-    for module in model.unet.modules():
-        if isinstance(module, SpatioTemporalResBlock | TransformerSpatioTemporalModel) and module not in guided:
-            module.compile(dynamic=False)
 
 
 @contextmanager
@@ -90,9 +80,9 @@ VARIANTS: dict[str, Variant] = {
     NONE_TAKEN: Variant((CROSS_ATTENTION, CONVOLUTIONS), _wanting_gradients, _nothing_left_out),
     "low memory tier": Variant(memory=MemoryTier.LOW),
     "channels last": Variant(change=_in_channels_last),
-    "compiled blocks": Variant(change=_compiled),
+    "compiled blocks": Variant(change=lambda model: compile_blocks(model.unet)),
 }
-"""The last three are not taken."""
+"""The last three are not taken; two of them can be asked for."""
 
 
 def load(source: str, variant: Variant) -> VideoModel:

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 import pipeline.storage
+import sgi2v.compiled
 import sgi2v.generate
 from manifests.io import read_manifest
 from pipeline.attempts import MAX_ATTEMPTS, Ledger
@@ -27,7 +28,7 @@ from pipeline.records import SampleRecord
 from pipeline.stages import FETCHES, Commit, Generate, Load
 from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import MemoryTier, ModelConfig
-from sgi2v.errors import ClusterError, ErrorCode
+from sgi2v.errors import ClusterError, ConfigError, ErrorCode
 from sgi2v.generate import Generation
 from tests.pipeline.runs import FRAMES, SIDE, row, write_good, write_rows
 from tests.pipeline.test_attempts import OnNode
@@ -237,6 +238,42 @@ def test_a_sample_that_no_tier_has_room_for_fails_alone(
     assert generator.tried == tried
     assert (record["status"], record["error_code"]) == ("failed", "out_of_memory")
     assert "2.00 GiB.: make the frames smaller or fewer" in record["message"]
+
+
+def compiled(config: RunConfig) -> RunConfig:
+    return dataclasses.replace(config, execution=dataclasses.replace(config.execution, compile=True))
+
+
+def test_a_worker_compiles_before_its_first_sample_and_learns_of_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units: list[object] = []
+    monkeypatch.setattr(sgi2v.compiled, "compile_blocks", units.append)
+    monkeypatch.setattr(sgi2v.generate, "generate", generator := RunsOut(MemoryTier.HIGH))
+    config = compiled(config_of(write_good(tmp_path, 1)))
+    worker = Generate(config, "cpu")
+    assert not isinstance(worker.model, ConfigError)
+    assert units == [worker.model.unet]
+    assert generator.tried == [MemoryTier.HIGH, MemoryTier.LOW]
+    (outcome,) = Commit(config, 1)(worker(Load(config)(rows_of(Path(config.manifest))))).to_pylist()
+    record = json.loads(outcome["record"])
+    assert (record["status"], record["memory"]) == ("committed", "low")
+
+
+def test_a_worker_that_cannot_compile_ends_the_run_and_blames_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("InvalidCxxCompiler: No working\nC++ compiler found\n\nSet TORCHDYNAMO_VERBOSE=1")
+
+    monkeypatch.setattr(sgi2v.compiled.torch, "compile", lambda *_, **__: fails)
+    config = compiled(config_of(write_good(tmp_path, 1)))
+    state = state_of(Generate(config, "cpu")(Load(config)(rows_of(Path(config.manifest)))))
+    assert (state.fatal, state.error_code) == ("ModelError", None)
+    assert "cannot be compiled on" in state.message
+    assert state.message.endswith(
+        "InvalidCxxCompiler: No working C++ compiler found: install a C++ compiler there, or leave --compile out"
+    )
 
 
 @pytest.mark.parametrize("stage", [Load, Commit])

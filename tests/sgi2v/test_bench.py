@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
+import sgi2v.bench
+from sgi2v.bench import benchmark, lines
+from sgi2v.checkpoint import open_checkpoint
+from sgi2v.config import ModelConfig
 from sgi2v.generate import PHASES
+from sgi2v.trial import shortest
 from tests.pipeline.runs import cli
 
 SMALL = ("--model", "embedded", "--frames", "4", "--steps", "2", "--samples", "1")
@@ -33,6 +39,18 @@ def test_every_phase_is_measured_and_counted(tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines[3:8]] == [*PHASES, "sample"]
     assert f"{found['videos_per_hour']:.1f} videos an hour" in lines[-1]
+
+
+def test_a_compiled_model_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    units: list[object] = []
+    monkeypatch.setattr(sgi2v.bench, "compile_blocks", units.append)
+    checkpoint = open_checkpoint(ModelConfig("embedded"))
+    sampler, guidance = shortest(checkpoint.sampler(), checkpoint.guidance())
+    sampler = dataclasses.replace(sampler, num_frames=2)
+    found = benchmark(ModelConfig("embedded"), sampler, guidance, samples=1, threads=1, compiled=True)
+    assert found.compiled
+    assert len(units) == 1
+    assert lines(found)[0] == "embedded on cpu, float32, 1 thread, compiled"
 
 
 def test_a_model_that_is_not_there_is_told() -> None:

@@ -1,0 +1,113 @@
+"""Compiled blocks make the same video, whatever is recorded of them and whatever is computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch._dynamo.utils import counters
+
+from sgi2v.compiled import as_written, blocks_of, compile_blocks
+from sgi2v.config import Feature, GuidanceConfig, MemoryTier, SamplerConfig
+from sgi2v.generate import Generation, generate
+from sgi2v.model import VideoModel, load_model
+from sgi2v.trial import moving_box, shortest
+from tests.sgi2v.test_generate import GUIDANCE, SAMPLER, tracks
+
+
+@pytest.fixture(scope="module")
+def compiled(golden_checkpoint: Path) -> Iterator[VideoModel]:
+    """Traced and differentiated as for compilation, but run by torch's own kernels: inductor would take minutes."""
+    torch.compiler.reset()
+    counters.clear()
+    model = load_model(str(golden_checkpoint), device="cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+        compile_blocks(model.unet)
+    yield model
+    torch.compiler.reset()
+
+
+def made(
+    model: VideoModel,
+    image: NDArray[np.uint8],
+    tier: MemoryTier,
+    sampler: SamplerConfig,
+    guidance: GuidanceConfig | None,
+) -> Generation:
+    return generate(model, image, tracks(), sampler, guidance, seed=1, memory=tier)
+
+
+@pytest.mark.parametrize("tier", MemoryTier)
+def test_the_same_video(
+    model: VideoModel, compiled: VideoModel, photograph: NDArray[np.uint8], tier: MemoryTier
+) -> None:
+    # one update: AdamW makes a whole step of a gradient's last bit
+    expected, found = (made(each, photograph, tier, *shortest(SAMPLER, GUIDANCE)) for each in (model, compiled))
+    np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-3)
+    torch.testing.assert_close(found.latents, expected.latents, rtol=0, atol=1e-2)
+    assert counters["stats"]["unique_graphs"] > 0
+    assert not counters["graph_break"], "a block falls to pieces"
+
+
+@pytest.mark.parametrize("feature", Feature)
+def test_features_of_compiled_blocks_are_recorded(
+    model: VideoModel, compiled: VideoModel, photograph: NDArray[np.uint8], feature: Feature
+) -> None:
+    settings = shortest(SAMPLER, GuidanceConfig(feature=feature))
+    expected, found = (made(each, photograph, MemoryTier.HIGH, *settings) for each in (model, compiled))
+    assert expected.losses.min() > 0
+    np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-3)
+
+
+def test_another_sample_of_the_same_size_compiles_nothing_more(
+    compiled: VideoModel, photograph: NDArray[np.uint8]
+) -> None:
+    made(compiled, photograph, MemoryTier.HIGH, SAMPLER, GUIDANCE)
+    before = counters["stats"]["unique_graphs"]
+    made(compiled, photograph[::-1].copy(), MemoryTier.HIGH, SAMPLER, GUIDANCE)
+    assert counters["stats"]["unique_graphs"] == before
+
+
+def test_the_shortest_sample_leaves_nothing_to_compile(golden_checkpoint: Path) -> None:
+    torch.compiler.reset()
+    model = load_model(str(golden_checkpoint), device="cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+        compile_blocks(model.unet)
+    sampler = SamplerConfig(height=64, width=64, num_frames=2, steps=5)
+    generate(model, *moving_box(sampler), *shortest(sampler, GUIDANCE))
+    before = counters["stats"]["unique_graphs"]
+    generate(model, *moving_box(sampler), sampler, GUIDANCE)
+    assert counters["stats"]["unique_graphs"] == before
+    torch.compiler.reset()
+
+
+def test_a_block_is_as_written_for_a_while(compiled: VideoModel) -> None:
+    block = next(blocks_of(compiled.unet))
+    before = block.forward
+    with as_written(block):
+        assert block.forward.__func__ is type(block).forward
+    assert block.forward is before
+
+
+def test_inductor_compiles_a_block(golden_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    block = load_model(str(golden_checkpoint), device="cpu").unet.down_blocks[0].resnets[0]
+    torch.manual_seed(0)
+    channels = block.spatial_res_block.in_channels
+    hidden = torch.randn(4, channels, 4, 8, requires_grad=True)
+    embedding = torch.randn(4, block.spatial_res_block.time_emb_proj.in_features)
+    indicator = torch.zeros(1, 4)
+    results = []
+    for forward in (block.forward, torch.compile(block.forward, dynamic=False)):
+        output = forward(hidden, embedding, image_only_indicator=indicator)
+        results.append((output.detach(), *torch.autograd.grad(output.square().sum(), hidden)))
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert list(tmp_path.rglob("*.so")), "compiled code is kept"
