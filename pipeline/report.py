@@ -54,7 +54,8 @@ class Lines(Observer):
     def started(self, width: Width) -> None:
         self.started_at = time.monotonic()
         plural = "s" if width.workers > 1 else ""
-        self.say(f"{width.workers} worker{plural}, {width.note}; loading {self.config.model.source}")
+        compiling = ", and compiling it, minutes where it is the first time" if self.config.execution.compile else ""
+        self.say(f"{width.workers} worker{plural}, {width.note}; loading {self.config.model.source}{compiling}")
 
     def finished(self, record: SampleRecord) -> None:
         self.done += 1
