@@ -27,6 +27,12 @@ RESERVED_CPUS = 1 + 2 * STAGE_CPUS
 """Beside the workers: Ray Data's own tasks, a loader and a committer. With less the flow waits for ever."""
 PROCESS_BYTES = 1 << 30
 """What a worker on a CPU takes beside its weights, at least."""
+LEAN_RAY = {
+    "RAY_enable_metrics_collection": "0",
+    "RAY_event_stats": "0",
+    "RAY_num_workers_soft_limit": "0",
+}
+"""Of a Ray that is started for one run: no figures that nobody sees, no processes kept for tasks that do not come."""
 _TOLD_LIMIT = 400
 
 
@@ -162,6 +168,8 @@ def ray_session(execution: ExecutionConfig, rows: int, worker_bytes: int | None)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ConfigError(f"no Ray cluster answers at {named}: {error}") from error
     else:
+        for name, value in LEAN_RAY.items():
+            os.environ.setdefault(name, value)
         cpus = max(len(os.sched_getaffinity(0)), execution.workers or 1) + math.ceil(RESERVED_CPUS)
         with _stderr_silenced(), _sigterm_kept():
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)

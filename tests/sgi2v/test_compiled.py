@@ -22,12 +22,12 @@ from tests.sgi2v.test_generate import GUIDANCE, SAMPLER, tracks
 
 @pytest.fixture(scope="module")
 def compiled(golden_checkpoint: Path) -> Iterator[VideoModel]:
-    """Traced and differentiated as for compilation, but run by torch's own kernels: inductor would take minutes."""
+    """Traced as for compilation, but run by torch's own kernels: inductor would take minutes."""
     torch.compiler.reset()
     counters.clear()
     model = load_model(str(golden_checkpoint), device="cpu")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+        patch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
         compile_blocks(model.unet)
     yield model
     torch.compiler.reset()
@@ -65,27 +65,11 @@ def test_features_of_compiled_blocks_are_recorded(
     np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-3)
 
 
-def test_another_sample_of_the_same_size_compiles_nothing_more(
-    compiled: VideoModel, photograph: NDArray[np.uint8]
-) -> None:
+def test_the_shortest_sample_leaves_nothing_to_compile(compiled: VideoModel, photograph: NDArray[np.uint8]) -> None:
+    generate(compiled, *moving_box(SAMPLER), *shortest(SAMPLER, GUIDANCE))
+    before = counters["stats"]["unique_graphs"]
     made(compiled, photograph, MemoryTier.HIGH, SAMPLER, GUIDANCE)
-    before = counters["stats"]["unique_graphs"]
-    made(compiled, photograph[::-1].copy(), MemoryTier.HIGH, SAMPLER, GUIDANCE)
     assert counters["stats"]["unique_graphs"] == before
-
-
-def test_the_shortest_sample_leaves_nothing_to_compile(golden_checkpoint: Path) -> None:
-    torch.compiler.reset()
-    model = load_model(str(golden_checkpoint), device="cpu")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-        compile_blocks(model.unet)
-    sampler = SamplerConfig(height=64, width=64, num_frames=2, steps=5)
-    generate(model, *moving_box(sampler), *shortest(sampler, GUIDANCE))
-    before = counters["stats"]["unique_graphs"]
-    generate(model, *moving_box(sampler), sampler, GUIDANCE)
-    assert counters["stats"]["unique_graphs"] == before
-    torch.compiler.reset()
 
 
 def test_a_block_is_as_written_for_a_while(compiled: VideoModel) -> None:
@@ -96,18 +80,18 @@ def test_a_block_is_as_written_for_a_while(compiled: VideoModel) -> None:
     assert block.forward is before
 
 
-def test_inductor_compiles_a_block(golden_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inductor_compiles_and_keeps_what_it_made(
+    golden_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    block = load_model(str(golden_checkpoint), device="cpu").unet.down_blocks[0].resnets[0]
+    block = load_model(str(golden_checkpoint), device="cpu").unet.down_blocks[0].resnets[0].temporal_res_block
     torch.manual_seed(0)
-    channels = block.spatial_res_block.in_channels
-    hidden = torch.randn(4, channels, 4, 8, requires_grad=True)
-    embedding = torch.randn(4, block.spatial_res_block.time_emb_proj.in_features)
-    indicator = torch.zeros(1, 4)
+    hidden_BCThw = torch.randn(1, block.in_channels, 4, 4, 8, requires_grad=True)
+    embedding_BTD = torch.randn(1, 4, block.time_emb_proj.in_features)
     results = []
     for forward in (block.forward, torch.compile(block.forward, dynamic=False)):
-        output = forward(hidden, embedding, image_only_indicator=indicator)
-        results.append((output.detach(), *torch.autograd.grad(output.square().sum(), hidden)))
+        output = forward(hidden_BCThw, embedding_BTD)
+        results.append((output.detach(), *torch.autograd.grad(output.square().sum(), hidden_BCThw)))
     for expected, found in zip(*results, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert list(tmp_path.rglob("*.so")), "compiled code is kept"

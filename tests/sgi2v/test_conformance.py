@@ -38,7 +38,7 @@ def test_every_stage_conforms(model: VideoModel, case: Path) -> None:
 def test_further_cases_are_compared_and_not_only_run(
     model: VideoModel, tmp_path: Path, changes: dict[str, object], shape: tuple[int, ...]
 ) -> None:
-    """A case of another shape, whose golden numbers are what we compute and then again what they are not."""
+    """A case of another shape, whose golden numbers are what we compute, but for one that they are not."""
     config = json.loads((CASES[0] / "config.json").read_text())
     config |= {name: value for name, value in changes.items() if name != "boxes"}
     del config["fps"], config["heatmap_sigma"]
@@ -57,8 +57,6 @@ def test_further_cases_are_compared_and_not_only_run(
     np.savez(tmp_path / "golden.npz", **inputs)
     _, computed = compute_case(model, tmp_path)
     assert computed["losses"].shape == shape or computed["losses"].size == 0 == np.prod(shape)
-    np.savez(tmp_path / "golden.npz", **inputs, **computed)
-    assert all(difference.conforms for difference in run_case(model, tmp_path))
     np.savez(tmp_path / "golden.npz", **inputs, **{**computed, "final_latents": computed["final_latents"] + 0.01})
     assert [each.stage for each in run_case(model, tmp_path) if not each.conforms] == ["final_latents"]
 
