@@ -32,6 +32,8 @@ from tests.benchmarks.measured import (
     ratio,
 )
 
+OTHERS_HELD = "other objects held"
+"""With a box and a path of their own, on which they stay."""
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "features": {
         "plain self-attention": {"feature": Feature.SELF_ATTENTION},
@@ -49,6 +51,7 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         f"guided range {first:g} - {last:g}": {"guided_range": (first, last)}
         for first, last in ((0.95, 0.8), (0.95, 0.6), (0.95, 0.4), (0.75, 0.4), (0.5, 0.15))
     },
+    "others": {OTHERS_HELD: {}},
     "iterations": {f"{count} iterations": {"iterations": count} for count in (1, 3, 5, 10)},
 }
 
@@ -63,8 +66,8 @@ def variants_of(groups: list[str], sampler: SamplerConfig, guidance: GuidanceCon
     for group in groups:
         for name, changes in GROUPS[group].items():
             ablated = dataclasses.replace(guidance, **changes)
-            if what_is_done(ablated) != what_is_done(guidance):
-                variants[name] = Settings(sampler, ablated)
+            if name == OTHERS_HELD or what_is_done(ablated) != what_is_done(guidance):
+                variants[name] = Settings(sampler, ablated, holds_others=name == OTHERS_HELD)
     return variants
 
 

@@ -51,6 +51,11 @@ class HeldOut:
         return BoxTracks(self.scene.boxes_NT4(TIMES_T)[:1], SIDE, SIDE)
 
     @property
+    def tracks_of_all(self) -> BoxTracks:
+        """Of the first object, and of the others, which stay."""
+        return BoxTracks(self.scene.boxes_NT4(TIMES_T), SIDE, SIDE)
+
+    @property
     def displacement_2(self) -> Floats:
         """Of the target, from the first frame to the last, pixels."""
         start_2, end_2 = self.scene.sprites[0].path_22

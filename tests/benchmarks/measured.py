@@ -42,6 +42,8 @@ class Settings:
 
     sampler: SamplerConfig
     guidance: GuidanceConfig | None
+    holds_others: bool = False
+    """Whether the objects that nobody asked to move are guided as well, to stay; only the first is measured."""
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
@@ -93,7 +95,8 @@ def _work(rank: int, processes: int, options: argparse.Namespace, variants: dict
 def measure(model: VideoModel, split: Split, index: int, seed: int, settings: Settings) -> Row:
     """Make one video and measure it."""
     sample = draw_held_out(split, index)
-    made = generate(model, sample.image, sample.tracks, settings.sampler, settings.guidance, seed=seed)
+    tracks = sample.tracks_of_all if settings.holds_others else sample.tracks
+    made = generate(model, sample.image, tracks, settings.sampler, settings.guidance, seed=seed)
     fidelity = motion_fidelity(made.frames, sample.tracks, LucasKanade())
     mask_HW = sample.mask_HW
     found = find_object(made.frames, mask_HW)
