@@ -54,7 +54,7 @@ Memory = Annotated[
     typer.Option("--memory", help="auto, high or low: low takes more time and less memory.  [default: auto]"),
 ]
 Compile = Annotated[
-    bool, typer.Option("--compile", help="Compile the U-Net's blocks first: minutes once on a machine, then faster.")
+    bool, typer.Option("--compile", help="Compile the U-Net first, minutes once on a machine; bench tells if it pays.")
 ]
 Untrusted = Annotated[
     bool, typer.Option("--untrusted", help="Refuse images outside the manifest's folder and every --root.")

@@ -80,6 +80,6 @@ def recorded_config(storage: Storage) -> RunConfig:
 
 def _recorded_execution(execution: dict[str, Any]) -> ExecutionConfig:
     """What a replay needs of it: the bits of arithmetic, and what the manifest's rows may name."""
-    needed = ("threads_per_worker", "untrusted", "roots")
+    needed = ("threads_per_worker", "compile", "untrusted", "roots")
     kept = {name: execution[name] for name in needed if name in execution}
     return from_dict(ExecutionConfig, kept, "run")

@@ -11,7 +11,7 @@ import pytest
 
 from manifests.images import resolve_uri
 from manifests.schema import MANIFEST_SCHEMA, row_digest
-from pipeline.config import RunConfig, resolve
+from pipeline.config import ExecutionConfig, RunConfig, resolve
 from pipeline.plan import RUN_FILE, check_dtype, check_output, claim_output, make_plan, renew_manifest
 from pipeline.records import SampleRecord, Status, commit
 from pipeline.replay import recorded_config
@@ -168,6 +168,11 @@ def test_a_replay_is_bound_by_what_the_manifest_s_rows_might_name(storage: Stora
     resolve_uri("/data/a.png", "/set/m.parquet", replayed)
     with pytest.raises(SampleError, match="under no --root"):
         resolve_uri("/etc/passwd", "/set/m.parquet", replayed)
+
+
+def test_a_replay_computes_as_the_run_did(storage: Storage) -> None:
+    claim_output(storage, config(run={"compile": True, "threads_per_worker": 3, "workers": 7}), "digest", 4)
+    assert recorded_config(storage).execution == ExecutionConfig(compile=True, threads_per_worker=3)
 
 
 def test_a_manifest_that_has_grown_is_described_anew(storage: Storage) -> None:
