@@ -142,7 +142,7 @@ class Generate:
 
     def _compile(self, model: VideoModel) -> None:
         """Before any sample: none is to be blamed for it, nor timed with it."""
-        from sgi2v.compiled import compile_blocks
+        from sgi2v.compiled import cannot_compile, compile_blocks
         from sgi2v.trial import moving_box, shortest
 
         compile_blocks(model.unet)
@@ -150,11 +150,9 @@ class Generate:
         try:
             self._sample(model, *moving_box(sampler), sampler, guidance, seed=0)
         except Exception as error:
-            if _is_out_of_memory(error):
-                return  # the samples tell it
-            told = " ".join(str(error).partition("\n\n")[0].split())  # the rest is torch's advice to its developers
-            message = f"{self.config.model.source} cannot be compiled on {socket.gethostname()}: {told}"
-            self.model = ModelError(f"{message}: install a C++ compiler there, or leave --compile out")
+            # what befalls a sample is told by the samples
+            if not isinstance(error, SampleError) and not _is_out_of_memory(error):
+                self.model = cannot_compile(self.config.model.source, error)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return each_row(table, "generate", self._generate)

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch._dynamo.exc import TorchDynamoException
 
-from sgi2v.compiled import compile_blocks
+from sgi2v.compiled import cannot_compile, compile_blocks
 from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig
 from sgi2v.estimate import choose_tier, estimate_cost, matrix_rate
 from sgi2v.generate import PHASES, generate
@@ -90,8 +91,8 @@ def benchmark(
 ) -> Benchmark:
     """Make one sample to warm up, then `samples` that count: noise for a picture, one box that crosses it.
 
-    threads: of torch, on a CPU. memory: a tier, or `auto` by what is free. compiled: whether the
-    U-Net's blocks are, which the first sample waits for. Raises ConfigError as `load_model` does.
+    threads: of torch, on a CPU. memory: a tier, or `auto` by what is free. compiled: whether the U-Net's
+    blocks are, which the first sample waits for. Raises ConfigError as `load_model` does, or for want of a compiler.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
@@ -106,7 +107,10 @@ def benchmark(
     image_HWC, tracks = moving_box(sampler)
     before = matrix_rate(device, model.dtype)
     start = time.perf_counter()
-    make(image_HWC, tracks, sampler, guidance)
+    try:
+        make(image_HWC, tracks, sampler, guidance)
+    except TorchDynamoException as error:
+        raise cannot_compile(config.source, error) from error
     first_s = time.perf_counter() - start
     made = [make(image_HWC, tracks, sampler, guidance, seed=seed).seconds for seed in range(samples)]
     rate = (before + matrix_rate(device, model.dtype)) / 2

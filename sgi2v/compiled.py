@@ -6,6 +6,7 @@ the machine take less.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import MethodType
@@ -13,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from sgi2v.errors import ModelError
 
 BLOCKS_OF_A_KIND = 64
 """What torch compiles of one kind before it leaves the rest as they are: SVD has 22, with and without gradients."""
@@ -33,6 +36,13 @@ def compile_blocks(unet: Any) -> None:
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, BLOCKS_OF_A_KIND)
     for block in blocks_of(unet):
         block.forward = torch.compile(block.forward, dynamic=False)
+
+
+def cannot_compile(source: str, error: Exception) -> ModelError:
+    """What to tell where the first sample of compiled blocks fails; the later lines are torch's to its developers."""
+    told = " ".join(str(error).partition("\n\n")[0].split())
+    message = f"{source} cannot be compiled on {socket.gethostname()}: {told}"
+    return ModelError(f"{message}: install a C++ compiler there, or leave --compile out")
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from pipeline.records import SampleRecord
 from pipeline.stages import FETCHES, Commit, Generate, Load
 from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import MemoryTier, ModelConfig
-from sgi2v.errors import ClusterError, ConfigError, ErrorCode
+from sgi2v.errors import ClusterError, ConfigError, ErrorCode, SampleError
 from sgi2v.generate import Generation
 from tests.pipeline.runs import FRAMES, SIDE, row, write_good, write_rows
 from tests.pipeline.test_attempts import OnNode
@@ -274,6 +274,15 @@ def test_a_worker_that_cannot_compile_ends_the_run_and_blames_no_row(
     assert state.message.endswith(
         "InvalidCxxCompiler: No working C++ compiler found: install a C++ compiler there, or leave --compile out"
     )
+
+
+def test_a_trial_sample_that_fails_is_no_fault_of_the_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sgi2v.compiled, "compile_blocks", lambda _: None)
+    diverged = SampleError(ErrorCode.GUIDANCE_DIVERGED, "the latents became NaN")
+    (record,) = made_with(
+        RunsOut(*MemoryTier, error=diverged), compiled(config_of(write_good(tmp_path, 1))), monkeypatch
+    )
+    assert (record["status"], record["error_code"]) == ("failed", "guidance_diverged")
 
 
 @pytest.mark.parametrize("stage", [Load, Commit])

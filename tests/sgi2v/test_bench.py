@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +54,15 @@ def test_a_compiled_model_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.compiled
     assert len(units) == 1
     assert lines(found)[0] == "embedded on cpu, float32, 1 thread, compiled"
+
+
+def test_a_compiler_that_is_not_there_is_told(tmp_path: Path) -> None:
+    command = [Path(sys.executable).with_name("sgi2v-batch"), "bench", *SMALL, "--compile"]
+    environment = {**os.environ, "PATH": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: embedded cannot be compiled on ")
+    assert done.stderr.endswith("install a C++ compiler there, or leave --compile out\n")
 
 
 def test_a_model_that_is_not_there_is_told() -> None:
