@@ -32,8 +32,6 @@ from tests.benchmarks.measured import (
     ratio,
 )
 
-OTHERS_HELD = "other objects held"
-"""With a box and a path of their own, on which they stay."""
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "features": {
         "plain self-attention": {"feature": Feature.SELF_ATTENTION},
@@ -51,24 +49,28 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         f"guided range {first:g} - {last:g}": {"guided_range": (first, last)}
         for first, last in ((0.95, 0.8), (0.95, 0.6), (0.95, 0.4), (0.75, 0.4), (0.5, 0.15))
     },
-    "others": {OTHERS_HELD: {}},
+    "others": {"other objects held": {"holds_others": True}},
     "iterations": {f"{count} iterations": {"iterations": count} for count in (1, 3, 5, 10)},
 }
+"""What each ablation changes: settings of the guidance, or `holds_others` of `Settings`."""
 
 
 def variants_of(groups: list[str], sampler: SamplerConfig, guidance: GuidanceConfig) -> dict[str, Settings]:
     """Unguided, guided, and the ablations of these groups that are not the guided ones under another name."""
 
-    def what_is_done(config: GuidanceConfig) -> GuidanceConfig:
-        return dataclasses.replace(config, guided_range=(1, 0), guided_steps=config.step_indices(sampler.steps))
+    def ablated(holds_others: bool = False, **changes: Any) -> Settings:
+        return Settings(sampler, dataclasses.replace(guidance, **changes), holds_others)
 
-    variants = {UNGUIDED: Settings(sampler, None), GUIDED: Settings(sampler, guidance)}
-    for group in groups:
-        for name, changes in GROUPS[group].items():
-            ablated = dataclasses.replace(guidance, **changes)
-            if name == OTHERS_HELD or what_is_done(ablated) != what_is_done(guidance):
-                variants[name] = Settings(sampler, ablated, holds_others=name == OTHERS_HELD)
-    return variants
+    def what_is_done(settings: Settings) -> Settings:
+        assert settings.guidance is not None
+        steps = settings.guidance.step_indices(sampler.steps)
+        done = dataclasses.replace(settings.guidance, guided_range=(1, 0), guided_steps=steps)
+        return dataclasses.replace(settings, guidance=done)
+
+    own = ablated()
+    variants = {UNGUIDED: Settings(sampler, None), GUIDED: own}
+    found = {name: ablated(**changes) for group in groups for name, changes in GROUPS[group].items()}
+    return variants | {name: each for name, each in found.items() if what_is_done(each) != what_is_done(own)}
 
 
 def report(rows: list[Row]) -> Iterator[str]:
