@@ -16,7 +16,7 @@ test: $(VENV)/installed-dev  ## set everything up and pass lint, types and tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile --no-loadscope-reorder
 
 chaos: $(VENV)/installed-dev  ## the whole chaos suite: more than 200 faults, forty minutes on two cores
 	SGI2V_CHAOS=whole $(BIN)/python -m pytest tests/chaos

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 import pytest
 
@@ -12,6 +13,8 @@ from tests.pipeline.conftest import S3Server, bucket, s3_server
 __all__ = ["S3Server", "bucket", "s3_server"]
 
 SUITE = "tests/chaos/"
+OUTCOME = "outcome"
+"""Property of a test's report: it also comes from the processes of `pytest -n`."""
 _outcomes: list[Outcome] = []
 
 
@@ -22,11 +25,12 @@ def outcomes() -> Sequence[Outcome]:
 
 
 @pytest.fixture
-def judged() -> Callable[[Outcome], None]:
+def judged(record_property: Callable[[str, object], None]) -> Callable[[Outcome], None]:
     """Put an outcome into the table, and fail the test where something was lost, doubled or quarantined."""
 
     def judge(found: Outcome) -> None:
         _outcomes.append(found)
+        record_property(OUTCOME, asdict(found))
         assert (found.lost, found.doubled, found.quarantined) == (0, 0, 0), found
 
     return judge
@@ -38,9 +42,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in (each for each in passed if each.nodeid.startswith(SUITE) and each.capstdout):
         terminalreporter.section(report.nodeid.removeprefix(SUITE))
         terminalreporter.write_line(report.capstdout.strip())
-    if _outcomes:
+    reports = [each for each in passed + terminalreporter.stats.get("failed", []) if each.when == "call"]
+    outcomes = [Outcome(**value) for report in reports for name, value in report.user_properties if name == OUTCOME]
+    if outcomes:
         terminalreporter.section("chaos")
         terminalreporter.write_line(Outcome.head())
-        for each in _outcomes:
+        for each in outcomes:
             terminalreporter.write_line(each.line())
-        terminalreporter.write_line(f"{sum(each.faults for each in _outcomes)} faults in all")
+        terminalreporter.write_line(f"{sum(each.faults for each in outcomes)} faults in all")
