@@ -14,3 +14,26 @@ def _processes_can_be_interrupted() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of the chaos suite, and what else its tests have printed, which is shown of failed tests alone.
+
+    From their reports: `pytest -n` makes them in other processes, where the suite's own conftest is.
+    """
+    from tests.chaos.outcome import OUTCOME, Outcome
+
+    suite = "tests/chaos/"
+    stats = terminalreporter.stats
+    for report in stats.get("passed", []):
+        if report.nodeid.startswith(suite) and report.capstdout:
+            terminalreporter.section(report.nodeid.removeprefix(suite))
+            terminalreporter.write_line(report.capstdout.strip())
+    reports = [each for each in stats.get("passed", []) + stats.get("failed", []) if each.when == "call"]
+    outcomes = [Outcome(**value) for report in reports for name, value in report.user_properties if name == OUTCOME]
+    if outcomes:
+        terminalreporter.section("chaos")
+        terminalreporter.write_line(Outcome.head())
+        for each in outcomes:
+            terminalreporter.write_line(each.line())
+        terminalreporter.write_line(f"{sum(each.faults for each in outcomes)} faults in all")

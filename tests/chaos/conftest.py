@@ -1,4 +1,4 @@
-"""The suite's table and figures, told at the end of the test run."""
+"""What the suite's tests find goes into its table, which the test run tells at its end."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from dataclasses import asdict
 
 import pytest
 
-from tests.chaos.outcome import Outcome
+from tests.chaos.outcome import OUTCOME, Outcome
 from tests.pipeline.conftest import S3Server, bucket, s3_server
 
 __all__ = ["S3Server", "bucket", "s3_server"]
 
-SUITE = "tests/chaos/"
-OUTCOME = "outcome"
-"""Property of a test's report: it also comes from the processes of `pytest -n`."""
 _outcomes: list[Outcome] = []
 
 
@@ -34,19 +31,3 @@ def judged(record_property: Callable[[str, object], None]) -> Callable[[Outcome]
         assert (found.lost, found.doubled, found.quarantined) == (0, 0, 0), found
 
     return judge
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The table of faults, and what else the suite's tests have printed, which is shown of failed tests alone."""
-    passed = terminalreporter.stats.get("passed", [])
-    for report in (each for each in passed if each.nodeid.startswith(SUITE) and each.capstdout):
-        terminalreporter.section(report.nodeid.removeprefix(SUITE))
-        terminalreporter.write_line(report.capstdout.strip())
-    reports = [each for each in passed + terminalreporter.stats.get("failed", []) if each.when == "call"]
-    outcomes = [Outcome(**value) for report in reports for name, value in report.user_properties if name == OUTCOME]
-    if outcomes:
-        terminalreporter.section("chaos")
-        terminalreporter.write_line(Outcome.head())
-        for each in outcomes:
-            terminalreporter.write_line(each.line())
-        terminalreporter.write_line(f"{sum(each.faults for each in outcomes)} faults in all")

@@ -18,6 +18,9 @@ from tests.chaos.faulty import read_journal
 IS_WHOLE = os.environ.get("SGI2V_CHAOS") == "whole"
 """Whether the suite runs in full, as `make chaos` has it, or in the shortened form of every test run."""
 
+OUTCOME = "outcome"
+"""Property of a test's report that holds its `Outcome`, as a dict."""
+
 
 def scaled(short: int, whole: int) -> int:
     """A number of rows or faults."""
