@@ -1,8 +1,9 @@
 """Videos of held-out samples, each made and measured once, and what their means are worth.
 
-A row per video is appended to a folder; what is there already is not made again. `rows/control-test` has those of the
-shipped weights and settings that the model card's tables are made of: they belong to no others. Intervals are of the
-mean over samples (seeds are averaged first), 95 %, by bootstrap; a comparison is paired by sample and seed.
+A row per video is appended to a folder; what is there already is not made again. The folder's `made.json` says of what
+the rows are made, and rows of other weights or settings are not put beside them. `rows/control-final` and
+`rows/control-test` have those that the model card's tables are made of. Intervals are of the mean over samples (seeds
+are averaged first), 95 %, by bootstrap; a comparison is paired by sample and seed.
 
 Axes: S samples.
 """
@@ -10,9 +11,10 @@ Axes: S samples.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +22,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sgi2v.config import GuidanceConfig, SamplerConfig
+from sgi2v.checkpoint import open_checkpoint
+from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig
+from sgi2v.errors import ConfigError
 from sgi2v.generate import generate
 from sgi2v.metrics import motion_fidelity
 from sgi2v.model import VideoModel, load_model
 from sgi2v.tiny.training import in_processes
 from sgi2v.tracking import LucasKanade
-from tests.benchmarks.held_out import Split, draw_held_out, error_when_gone, find_object
+from tests.benchmarks.held_out import HeldOut, Split, draw_held_out, error_when_gone, find_object
 
 UNGUIDED = "unguided"
 GUIDED = "guided"
 """By the checkpoint's own settings; what these two make is the same in every benchmark's folder."""
 BOOTSTRAPS = 10_000
+MADE = "made.json"
 
 Row = dict[str, Any]
 
@@ -51,7 +56,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="embedded")
-    parser.add_argument("--split", choices=["dev", "test"], default="dev")
+    parser.add_argument("--split", choices=[each.name.lower() for each in Split], default="dev")
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--processes", type=int, help="one per CPU core unless given")
@@ -66,8 +71,33 @@ def measured_rows(options: argparse.Namespace, variants: Mapping[str, Settings])
     options.folder.mkdir(parents=True, exist_ok=True)
     if not options.report:
         wanted = variants if options.variants is None else {name: variants[name] for name in options.variants}
+        note_what_is_made(options.folder, options.model, options.split, wanted)
         in_processes(_work, (options, dict(wanted)), options.processes)
     return read_rows(options.folder)
+
+
+def note_what_is_made(folder: Path, model: str, split: str, variants: Mapping[str, Settings]) -> None:
+    """Add the variants to the folder's `made.json`. Raises ConfigError where its rows are made of something else."""
+    file = folder / MADE
+    ours = what_is_made(model, split, variants)
+    there = json.loads(file.read_text()) if file.exists() else {**ours, "variants": {}}
+    for name in ("weights", "split"):
+        if ours[name] != there[name]:
+            raise ConfigError(f"the rows in {folder} have other {name}: give another folder")
+    for name, settings in ours["variants"].items():
+        if there["variants"].setdefault(name, settings) != settings:
+            raise ConfigError(f"{folder} has rows of {name} with other settings: give another folder")
+    file.write_text(json.dumps(there, indent=1) + "\n")
+
+
+def what_is_made(model: str, split: str, variants: Mapping[str, Settings]) -> dict[str, Any]:
+    """Digest of the weights, the split, and every variant's settings, as JSON has them."""
+    digest = hashlib.sha256()
+    path = open_checkpoint(ModelConfig(model), weights=True).path
+    for file in sorted(path.rglob("*.safetensors")):
+        digest.update(file.read_bytes())
+    settings = {name: json.loads(json.dumps(asdict(each))) for name, each in variants.items()}
+    return {"weights": digest.hexdigest(), "split": split, "variants": settings}
 
 
 def read_rows(folder: Path) -> list[Row]:
@@ -79,7 +109,8 @@ def read_rows(folder: Path) -> list[Row]:
 def _work(rank: int, processes: int, options: argparse.Namespace, variants: dict[str, Settings]) -> None:
     torch.set_num_threads(1)
     model = load_model(options.model)
-    done = {(row["variant"], row["index"], row["seed"]) for row in read_rows(options.folder)}
+    split = Split[options.split.upper()]
+    done = {(row["variant"], row["index"], row["seed"]): row for row in read_rows(options.folder)}
     # by sample, so that whatever there is when it is cut short can be compared
     videos = [(i, s) for i in range(options.samples) for s in range(options.seeds)]
     keys = [(i, s, v) for i, s in videos[rank::processes] for v in variants]
@@ -87,16 +118,34 @@ def _work(rank: int, processes: int, options: argparse.Namespace, variants: dict
         for index, seed, variant in keys:
             if (variant, index, seed) in done:
                 continue
-            row = measure(model, Split[options.split.upper()], index, seed, variants[variant])
-            file.write(json.dumps({"variant": variant, "index": index, "seed": seed, **row}) + "\n")
+            twin = done.get((twin_of(variants, variant, draw_held_out(split, index)), index, seed))
+            found = measure(model, split, index, seed, variants[variant]) if twin is None else twin
+            row = {**found, "variant": variant, "index": index, "seed": seed}
+            done[variant, index, seed] = row
+            file.write(json.dumps(row) + "\n")
             file.flush()
+
+
+def twin_of(variants: Mapping[str, Settings], variant: str, sample: HeldOut) -> str | None:
+    """The variant of which the video of this sample is the very same, as there is no other object to hold."""
+    alone = replace(variants[variant], holds_others=False)
+    if alone == variants[variant] or len(sample.scene.sprites) > 1:
+        return None
+    return next((name for name, settings in variants.items() if settings == alone), None)
+
+
+def noise_seed(split: Split, index: int, seed: int) -> int:
+    """Of a video. Pictures of the final split have noises of their own; the others share one per seed."""
+    return 1000 * index + seed if split is Split.FINAL else seed
 
 
 def measure(model: VideoModel, split: Split, index: int, seed: int, settings: Settings) -> Row:
     """Make one video and measure it."""
     sample = draw_held_out(split, index)
     tracks = sample.tracks_of_all if settings.holds_others else sample.tracks
-    made = generate(model, sample.image, tracks, settings.sampler, settings.guidance, seed=seed)
+    made = generate(
+        model, sample.image, tracks, settings.sampler, settings.guidance, seed=noise_seed(split, index, seed)
+    )
     fidelity = motion_fidelity(made.frames, sample.tracks, LucasKanade())
     mask_HW = sample.mask_HW
     found = find_object(made.frames, mask_HW)
