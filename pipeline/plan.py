@@ -178,12 +178,14 @@ def check_dtype(plan: Plan, config: RunConfig, on_gpu: bool) -> None:
     """Raise ConfigError where `auto` would now choose another type of the weights than for the samples there."""
     if config.model.dtype != "auto":
         return  # then it is among the deciding settings
-    dtype = auto_dtype(on_gpu)
-    others = sorted({each for each in pc.unique(plan.catalog.index["dtype"]).to_pylist() if each not in {None, dtype}})
+    possible = sorted({auto_dtype(on_gpu, has_bfloat16) for has_bfloat16 in (False, True)})
+    found = pc.unique(plan.catalog.index["dtype"]).to_pylist()
+    others = sorted({each for each in found if each is not None and each not in possible})
     if others:
         raise ConfigError(
             f"the samples in {config.output} were made in {', '.join(map(str, others))}, and these workers would make "
-            f"theirs in {dtype}: use the same kind of worker, or another --output with --dtype {others[0]}"
+            f"theirs in {' or '.join(possible)}: use the same kind of worker, or another --output with "
+            f"--dtype {others[0]}"
         )
 
 

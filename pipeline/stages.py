@@ -24,7 +24,15 @@ from pipeline.plan import RUN_FILE
 from pipeline.records import SampleRecord, commit, video_key
 from pipeline.storage import Storage, with_retries
 from sgi2v.config import GuidanceConfig, MemoryTier, SamplerConfig
-from sgi2v.errors import ClusterError, ConfigError, ErrorCode, ModelError, SampleError, StorageError
+from sgi2v.errors import (
+    ClusterError,
+    ConfigError,
+    ErrorCode,
+    ModelError,
+    SampleError,
+    StorageError,
+    is_out_of_memory,
+)
 from sgi2v.trajectory import BoxTracks
 
 if TYPE_CHECKING:
@@ -136,7 +144,8 @@ class Generate:
                 message = f"{config.model.source} is {found} on {socket.gethostname()}, but {config.model_revision}"
                 self.model = ModelError(f"{message} where the run was started: give every node the same weights")
             else:
-                self.memory = choose_tier(config.execution.memory, self.model, config.sampler, config.guidance)
+                share = min(1.0, config.execution.gpus_per_worker or 1.0)
+                self.memory = choose_tier(config.execution.memory, self.model, config.sampler, config.guidance, share)
                 if config.execution.compile:
                     self._compile(self.model)
 
@@ -151,7 +160,7 @@ class Generate:
             self._sample(model, *moving_box(sampler), sampler, guidance, seed=0)
         except Exception as error:
             # what befalls a sample is told by the samples
-            if not isinstance(error, SampleError) and not _is_out_of_memory(error):
+            if not isinstance(error, SampleError) and not is_out_of_memory(error):
                 self.model = cannot_compile(self.config.model.source, error)
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -175,7 +184,7 @@ class Generate:
         except (ClusterError, StorageError) as error:
             return as_row(state.ends_run(error), None, None)
         except Exception as error:
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 failure = SampleError(ErrorCode.OUT_OF_MEMORY, f"{error}: make the frames smaller or fewer")
                 return as_row(state.failed(failure), None, None)
             return as_row(state.failed(error), None, None)
@@ -199,7 +208,7 @@ class Generate:
         try:
             return generate(model, image_HWC, tracks, sampler, guidance, seed, memory=self.memory)
         except Exception as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             torch.cuda.empty_cache()
             if self.memory is MemoryTier.LOW or self.config.execution.memory != "auto":
@@ -338,16 +347,9 @@ def _tracks(state: InFlight, num_frames: int, height: int, width: int) -> BoxTra
     return BoxTracks(boxes_NT4, height, width)
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Torch's own error, that of a CUDA library that found no room for its workspace, or that of a CPU's allocator."""
-    told = ("ALLOC_FAILED", "DefaultCPUAllocator", "CUDA error: out of memory")
-    named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
-    return named or any(words in str(error) for words in told)
-
-
 def _device_is_lost(error: BaseException) -> bool:
     """A GPU that asserted or fell off: everything after it fails too."""
-    return isinstance(error, RuntimeError) and "CUDA error" in str(error) and not _is_out_of_memory(error)
+    return isinstance(error, RuntimeError) and "CUDA error" in str(error) and not is_out_of_memory(error)
 
 
 def quiet_libraries() -> None:

@@ -37,12 +37,17 @@ class MemoryTier(StrEnum):
     HIGH = "high"
     """All that the backward pass of a guided step needs is kept."""
     LOW = "low"
-    """Most of it is computed again: the same video, to the bit."""
+    """Most of it is computed again: the same video; on a CPU to the bit."""
 
 
-def auto_dtype(on_gpu: bool) -> DType:
-    """What `auto` stands for: bfloat16 has float32's range, and a CPU gains nothing by 16 bits."""
-    return "bfloat16" if on_gpu else "float32"
+def auto_dtype(on_gpu: bool, has_bfloat16: bool = True) -> DType:
+    """What `auto` stands for: bfloat16 has float32's range, and a CPU gains nothing by 16 bits.
+
+    has_bfloat16: whether the GPU has it; before compute capability 8.0 none has, nor a fused attention for it.
+    """
+    if not on_gpu:
+        return "float32"
+    return "bfloat16" if has_bfloat16 else "float16"
 
 
 def _require(holds: bool, message: str) -> None:
@@ -59,7 +64,7 @@ class ModelConfig:
     revision: str | None = None
     """Branch, tag or commit of a Hugging Face id; None is its default branch."""
     dtype: DType = "auto"
-    """Type of the weights for the model's life; auto is float32 on a CPU and bfloat16 on a GPU."""
+    """Type of the weights for the model's life; auto: see `auto_dtype`."""
 
     def __post_init__(self) -> None:
         _require(bool(self.source), "model.source must not be empty")

@@ -99,3 +99,21 @@ class StorageError(SGI2VError):
 
 class ClusterError(SGI2VError):
     """Ray lost the cluster or a worker for good; what is committed stays."""
+
+
+OUT_OF_MEMORY = (
+    "out of memory",
+    "alloc_failed",
+    "allocation_failed",
+    "defaultcpuallocator",
+    "cublas_status_not_initialized",  # there was no room for its handle
+    "unable to find an engine",  # nor for any of cuDNN's
+)
+"""How libraries say it, in lower case."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Torch's own error, that of a library of CUDA's that found no room to work in, or that of a CPU's allocator."""
+    named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
+    told = str(error).lower()
+    return named or any(words in told for words in OUT_OF_MEMORY)

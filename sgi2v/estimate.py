@@ -6,12 +6,13 @@ FLOPs are torch's own count, attention included. Memory is that of all tensors t
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -22,8 +23,9 @@ from sgi2v.attention import replace_cross_attention
 from sgi2v.checkpoint import Checkpoint
 from sgi2v.config import GuidanceConfig, MemoryTier, SamplerConfig
 from sgi2v.generate import PHASES
-from sgi2v.guidance import guided_features
+from sgi2v.guidance import LossPlan, guided_features, plan_loss, trajectory_loss
 from sgi2v.model import VideoModel
+from sgi2v.trajectory import BoxTracks
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Cost:
 
 ALLOCATOR_SLACK = 1.15
 """What an allocator's unused pieces and the kernels' workspaces come to, relative to the tensors."""
+_needed: dict[tuple[Hashable, ...], int] = {}
+"""Bytes of the high tier by checkpoint and settings: counting takes seconds."""
 
 
 class BytesAlive(TorchDispatchMode):
@@ -94,18 +98,28 @@ def roomiest_tier(
     """The fastest tier for the memory that is free once the weights are on the device."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    with FakeTensorMode(), _default_dtype(dtype):
-        needed = _Shapes(checkpoint, sampler).peak(guidance, MemoryTier.HIGH)
-    return MemoryTier.HIGH if needed * ALLOCATOR_SLACK <= free_bytes else MemoryTier.LOW
+    key = (checkpoint.source, checkpoint.revision, sampler, guidance, dtype)
+    if key not in _needed:
+        with FakeTensorMode(), _default_dtype(dtype):
+            _needed[key] = _Shapes(checkpoint, sampler).peak(guidance, MemoryTier.HIGH)
+    return MemoryTier.HIGH if _needed[key] * ALLOCATOR_SLACK <= free_bytes else MemoryTier.LOW
 
 
-def choose_tier(named: str, model: VideoModel, sampler: SamplerConfig, guidance: GuidanceConfig | None) -> MemoryTier:
-    """The tier that is named, or for `auto` the one that a loaded model's GPU has room for; a CPU's is the high one."""
+def choose_tier(
+    named: str, model: VideoModel, sampler: SamplerConfig, guidance: GuidanceConfig | None, gpu_share: float = 1.0
+) -> MemoryTier:
+    """The tier that is named, or for `auto` the one that a loaded model's GPU has room for; a CPU's is the high one.
+
+    gpu_share: of the GPU, where others have the rest.
+    """
     if named != "auto":
         return MemoryTier(named)
     if model.device.type != "cuda":
         return MemoryTier.HIGH
-    free_bytes, _ = torch.cuda.mem_get_info(model.device)
+    free_bytes, total_bytes = torch.cuda.mem_get_info(model.device)
+    held_bytes = torch.cuda.memory_allocated(model.device)
+    free_bytes += torch.cuda.memory_reserved(model.device) - held_bytes  # torch keeps it for its next tensors
+    free_bytes = min(free_bytes, int(total_bytes * gpu_share) - held_bytes)
     return roomiest_tier(model.checkpoint, sampler, guidance, model.dtype, free_bytes)
 
 
@@ -122,7 +136,8 @@ class _Shapes:
         self.vae: Any = AutoencoderKLTemporalDecoder.from_config(dict(configs["vae"])).requires_grad_(False)
         self.clip: Any = CLIPVisionModelWithProjection(CLIPVisionConfig(**configs["image_encoder"]))
         replace_cross_attention(self.unet)
-        self.cells = sampler.height // checkpoint.cell_px, sampler.width // checkpoint.cell_px
+        self.cell_px = checkpoint.cell_px
+        self.cells = sampler.height // self.cell_px, sampler.width // self.cell_px
 
     @property
     def weights_bytes(self) -> int:
@@ -180,7 +195,15 @@ class _Shapes:
     def _guide(self, guidance: GuidanceConfig, tier: MemoryTier) -> None:
         inputs = self._inputs(1)
         inputs["sample"].requires_grad_(True)
-        torch.autograd.grad(guided_features(self.unet, inputs, guidance, tier).sum(), inputs["sample"])
+        loss = trajectory_loss(guided_features(self.unet, inputs, guidance, tier), self._plan(guidance))
+        torch.autograd.grad(loss, inputs["sample"])
+
+    def _plan(self, guidance: GuidanceConfig) -> LossPlan:
+        """Of a box as large as the frame, which costs as much as any."""
+        sampler = self.sampler
+        boxes_NT4 = np.tile([0.0, 0.0, sampler.width, sampler.height], (1, sampler.num_frames, 1))
+        tracks = BoxTracks(boxes_NT4, sampler.height, sampler.width)
+        return plan_loss(tracks, *self.cells, self.cell_px, guidance, torch.device("cpu"))
 
     def _decode(self, num_frames: int) -> None:
         latents = torch.zeros(num_frames, self.vae.config.latent_channels, *self.cells)

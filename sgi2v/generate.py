@@ -140,7 +140,7 @@ def generate(
     seed: int = 817,
     noise: Noise | None = None,
     on_stage: OnStage | None = None,
-    memory: MemoryTier = MemoryTier.HIGH,
+    memory: MemoryTier | None = None,
 ) -> Generation:
     """Generate one video whose boxes follow their tracks (SG-I2V, arXiv 2411.04989).
 
@@ -148,7 +148,7 @@ def generate(
     pixels of a frame of their own size, rescaled and resampled to the sampler's; None or no boxes generates
     without control. sampler: None takes the checkpoint's own. guidance: None is plain SVD with the same noise.
     seed: of all noise, unless `noise` brings its own. memory: low gives the same video in less memory and more
-    time.
+    time; None goes by what is free on the GPU, and is high on a CPU.
     Raises ConfigError for settings that the model cannot do, SampleError for a sample that cannot be made.
     """
     sampler = sampler or model.checkpoint.sampler()
@@ -169,6 +169,10 @@ def generate(
         own_tracks = tracks.rescale(sampler.height, sampler.width).resample(sampler.num_frames).clip_to_first_frame()
         height, width = latents_TChw.shape[-2:]
         plan = plan_loss(own_tracks, height, width, model.cell_px, guidance, model.device)
+        if memory is None:
+            from sgi2v.estimate import choose_tier
+
+            memory = choose_tier("auto", model, sampler, guidance)
         guide = _Guide(model, schedule, conditioning, plan, guidance, sampler.steps, memory, clock, on_stage)
     with clock.phase("denoise"):
         latents_TChw = denoise(model, schedule, conditioning, latents_TChw, sampler, guide)

@@ -1,11 +1,12 @@
 """Self-guided trajectory optimisation of the latents (SG-I2V, section 4; arXiv 2411.04989).
 
-Axes: T frames, h w latent cells, C channels, N boxes, K box cells over all boxes and frames t >= 1.
+Axes: T frames, h w latent cells, C channels, N boxes, K box cells over all boxes and frames t >= 1, k
+of them at once, M cells of all frames.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,9 @@ from sgi2v.trajectory import BoxTracks
 
 INITIAL_LOSS_SCALE = 2.0**16
 """Keeps float16 gradients from vanishing; halved whenever they overflow."""
+
+LOSS_CELLS = 8192
+"""Box cells whose features are compared at once: 40 MiB a tensor on Stable Video Diffusion."""
 
 OnUpdate = Callable[[int, Tensor], None]
 """Called with (iteration, latents) after each update."""
@@ -130,12 +134,42 @@ def _gaussian(position_K: NDArray[np.int64], size_K: NDArray[np.int64], sigma: f
 
 def trajectory_loss(features_ThwC: Tensor, plan: LossPlan) -> Tensor:
     """Weighted mean squared distance of each box's cells to frame 0's, which are detached: a scalar."""
-    features = features_ThwC.flatten(0, 2)
-    first_frame = features_ThwC[0].detach().flatten(0, 1)
-    corner_weights_K4 = plan.corner_weights_K4.to(features.dtype)
-    target_KC = F.embedding_bag(plan.corners_K4, first_frame, per_sample_weights=corner_weights_K4, mode="sum")
-    error_K = (features.index_select(0, plan.source_K) - target_KC).square().mean(dim=-1)
-    return (error_K * plan.weight_K).sum() / plan.weight_K.sum()
+    cells = features_ThwC.shape[1:3].numel()
+    loss: Tensor = _TrajectoryLoss.apply(features_ThwC.flatten(0, 2), cells, plan)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _TrajectoryLoss(torch.autograd.Function):
+    """The loss and its gradient, a few cells at a time: large boxes and many take no more memory than small ones."""
+
+    @staticmethod
+    def forward(ctx: Any, features_MC: Tensor, cells: int, plan: LossPlan) -> Tensor:
+        """features: M cells of all frames, of which the first `cells` are frame 0's."""
+        ctx.save_for_backward(features_MC)
+        ctx.cells, ctx.plan = cells, plan
+        parts = _errors(features_MC, cells, plan)
+        weighted = torch.stack([(error_kC.square().mean(dim=-1) * weight_k).sum() for _, weight_k, error_kC in parts])
+        return weighted.sum() / plan.weight_K.sum()
+
+    @staticmethod
+    def backward(ctx: Any, *of_loss: Tensor) -> tuple[Tensor, None, None]:
+        (features_MC,) = ctx.saved_tensors
+        scale = of_loss[0] * 2 / (features_MC.shape[1] * ctx.plan.weight_K.sum())
+        gradient_MC = torch.zeros_like(features_MC)
+        for source_k, weight_k, error_kC in _errors(features_MC, ctx.cells, ctx.plan):
+            gradient_MC.index_add_(0, source_k, error_kC * (weight_k * scale).to(error_kC.dtype)[:, None])
+        return gradient_MC, None, None
+
+
+def _errors(features_MC: Tensor, cells: int, plan: LossPlan) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Cells' places, their weights, and how far they are from their targets in frame 0."""
+    of_plan: tuple[Tensor, ...] = (plan.source_K, plan.corners_K4, plan.corner_weights_K4, plan.weight_K)
+    for source_k, corners_k4, corner_weights_k4, weight_k in zip(
+        *(torch.split(each, LOSS_CELLS) for each in of_plan), strict=True
+    ):
+        weights_k4 = corner_weights_k4.to(features_MC.dtype)
+        target_kC = F.embedding_bag(corners_k4, features_MC[:cells], per_sample_weights=weights_k4, mode="sum")
+        yield source_k, weight_k, features_MC.index_select(0, source_k) - target_kC
 
 
 def guided_features(

@@ -91,11 +91,16 @@ def load_model(
 def resolve_dtype(dtype: DType, device: torch.device) -> torch.dtype:
     """The weights' type for a setting. Raises ConfigError for 16 bits on a CPU's float16."""
     if dtype == "auto":
-        dtype = auto_dtype(on_gpu=device.type != "cpu")
+        dtype = auto_dtype(on_gpu=device.type != "cpu", has_bfloat16=_has_bfloat16(device))
     if dtype == "float16" and device.type == "cpu":
         raise ConfigError("float16 is not usable on a CPU: set model.dtype to float32 or bfloat16")
     resolved: torch.dtype = getattr(torch, dtype)
     return resolved
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether it computes in bfloat16, and not by way of float32."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> VideoModel:
@@ -106,7 +111,8 @@ def _load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> V
     configs = checkpoint.configs
     # An encoder that asks for upcasting overflows float16; bfloat16 has float32's range.
     upcast = bool(configs["vae"].get("force_upcast", True))
-    vae_dtype = torch.bfloat16 if dtype is torch.float16 and upcast else dtype
+    upcast_dtype = torch.bfloat16 if _has_bfloat16(device) else torch.float32
+    vae_dtype = upcast_dtype if dtype is torch.float16 and upcast else dtype
 
     def component(component_class: Any, name: str, of_dtype: torch.dtype) -> Any:
         variant, _ = weight_files(checkpoint.path, name, half=of_dtype is not torch.float32)

@@ -26,7 +26,7 @@ from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import ModelConfig
 from sgi2v.errors import ConfigError, ModelError
 from sgi2v.fetch import EMBEDDED, weight_files
-from sgi2v.model import load_model
+from sgi2v.model import load_model, resolve_dtype
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "image_encoder": "model"}
@@ -324,6 +324,14 @@ def test_sixteen_bits_prefer_the_fp16_variant_and_keep_one_type(folder: Path) ->
     for part in (model.unet, model.vae, model.image_encoder):
         assert {weight.dtype for weight in part.parameters()} == {torch.bfloat16}
         assert not any(weight.requires_grad for weight in part.parameters())
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16)])
+def test_auto_is_what_the_gpu_computes_in(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert resolve_dtype("auto", torch.device("cuda")) is dtype
 
 
 def test_bfloat16_weights_keep_float32_latents(folder: Path) -> None:

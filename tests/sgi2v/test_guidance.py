@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sgi2v.config import Feature, GuidanceConfig
+from sgi2v.estimate import BytesAlive
 from sgi2v.guidance import guided_features, optimize_latents, plan_loss, trajectory_loss
 from sgi2v.model import VideoModel
 from sgi2v.trajectory import BoxTracks
@@ -92,6 +93,36 @@ def test_boxes_add_up_by_weight_not_by_number() -> None:
     both = tracks_of([[8, 8, 24, 24], [48, 8, 112, 56]], [[16, 8], [-8, 0]], 3, 8, 16)
     plan = plan_loss(both, 8, 16, CELL, GuidanceConfig(), CPU)
     assert float(trajectory_loss(features, plan)) == pytest.approx(loss_by_definition(features, both, 0.4), rel=1e-6)
+
+
+def test_loss_and_gradient_are_the_same_a_few_cells_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    boxes_NT4 = np.array([[[0, 0, 64, 48], [8, 0, 72, 48]], [[8, 8, 40, 40], [16, 16, 48, 48]]], np.float64)
+    plan = plan_loss(BoxTracks(boxes_NT4, 48, 64), 6, 8, 8, GuidanceConfig(), torch.device("cpu"))
+    features = torch.randn(2, 6, 8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    features.requires_grad_(True)
+    first_frame, source_KC = features[0].detach().flatten(0, 1), features.flatten(0, 2)[plan.source_K]
+    target_KC = (first_frame[plan.corners_K4] * plan.corner_weights_K4[..., None]).sum(dim=1)
+    plain = ((source_KC - target_KC).square().mean(dim=-1) * plan.weight_K).sum() / plan.weight_K.sum()
+    (expected,) = torch.autograd.grad(plain, features)
+    for cells in (1, 7, len(plan.source_K)):
+        monkeypatch.setattr("sgi2v.guidance.LOSS_CELLS", cells)
+        loss = trajectory_loss(features, plan)
+        (found,) = torch.autograd.grad(loss * 3, features)
+        torch.testing.assert_close(loss, plain, rtol=1e-6, atol=0)
+        torch.testing.assert_close(found, 3 * expected, rtol=1e-5, atol=1e-9)
+
+
+def test_many_boxes_take_no_more_memory_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sgi2v.guidance.LOSS_CELLS", 256)
+    peaks = []
+    for count in (1, 8):
+        boxes_NT4 = np.tile([0.0, 0.0, 256.0, 256.0], (count, 3, 1))
+        plan = plan_loss(BoxTracks(boxes_NT4, 256, 256), 32, 32, 8, GuidanceConfig(), torch.device("cpu"))
+        features = torch.zeros(3, 32, 32, 512, requires_grad=True)
+        with BytesAlive() as alive:
+            torch.autograd.grad(trajectory_loss(features, plan), features)
+        peaks.append(alive.peak)
+    assert peaks[1] < 1.2 * peaks[0]
 
 
 def test_gradient_is_that_of_finite_differences_and_leaves_frame_0_alone() -> None:

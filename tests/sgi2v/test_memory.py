@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,13 +11,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sgi2v.config import Feature, GuidanceConfig, MemoryTier
+from sgi2v import estimate
+from sgi2v.checkpoint import open_checkpoint
+from sgi2v.config import Feature, GuidanceConfig, MemoryTier, ModelConfig, SamplerConfig
+from sgi2v.errors import is_out_of_memory
 from sgi2v.estimate import ALLOCATOR_SLACK, BytesAlive, choose_tier, estimate_cost, roomiest_tier
 from sgi2v.generate import generate
 from sgi2v.guidance import guided_features
 from sgi2v.model import VideoModel
+from tests.benchmarks.full_size import write_configs
 from tests.sgi2v.test_features import inputs
 from tests.sgi2v.test_generate import GUIDANCE, SAMPLER, tracks
+
+GIB = 2**30
 
 
 def guided_pass(model: VideoModel, guidance: GuidanceConfig, tier: MemoryTier) -> tuple[Tensor, Tensor, int]:
@@ -83,3 +90,60 @@ def test_the_high_tier_is_taken_where_it_fits(model: VideoModel) -> None:
     assert roomiest_tier(checkpoint, sampler, GUIDANCE, torch.float32, enough - 2) is MemoryTier.LOW
     assert choose_tier("auto", model, sampler, GUIDANCE) is MemoryTier.HIGH
     assert choose_tier("low", model, sampler, GUIDANCE) is MemoryTier.LOW
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "reserved_gib", "gpu_share", "tier"),
+    [
+        (9, 0, 1.0, MemoryTier.HIGH),
+        (3, 0, 1.0, MemoryTier.LOW),
+        (3, 6, 1.0, MemoryTier.HIGH),
+        (9, 0, 0.5, MemoryTier.LOW),
+    ],
+)
+def test_the_tier_goes_by_what_torch_can_still_take(
+    model: VideoModel,
+    monkeypatch: pytest.MonkeyPatch,
+    free_gib: int,
+    reserved_gib: int,
+    gpu_share: float,
+    tier: MemoryTier,
+) -> None:
+    """A GPU of 14 GiB with 4 GiB of weights on it; the high tier needs 8 GiB."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free_gib * GIB, 14 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 4 * GIB)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: (4 + reserved_gib) * GIB)
+    key = (model.checkpoint.source, model.checkpoint.revision, SAMPLER, GUIDANCE, model.dtype)
+    monkeypatch.setitem(estimate._needed, key, round(8 * GIB / ALLOCATOR_SLACK))
+    on_gpu = dataclasses.replace(model, device=torch.device("cuda"))
+    assert choose_tier("auto", on_gpu, SAMPLER, GUIDANCE, gpu_share) is tier
+
+
+@pytest.mark.parametrize(("num_frames", "gib"), [(14, 22), (25, 40)])
+def test_full_size_fits_the_cards_that_it_is_meant_for(tmp_path: Path, num_frames: int, gib: int) -> None:
+    checkpoint = open_checkpoint(ModelConfig(str(write_configs(tmp_path, num_frames))), weights=False)
+    cost = estimate_cost(checkpoint, SamplerConfig(num_frames=num_frames), GuidanceConfig(), torch.bfloat16)
+    assert cost.weights_bytes + ALLOCATOR_SLACK * cost.working_bytes[MemoryTier.LOW] < gib * GIB
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB",
+        "CUDA error: out of memory",
+        "CUDA driver error: out of memory",
+        "Triton Error [CUDA]: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "GET was unable to find an engine to execute this computation",
+        "[enforce fail at alloc_cpu.cpp:117] data. DefaultCPUAllocator: can't allocate memory",
+    ],
+)
+def test_what_libraries_say_of_memory_is_understood(told: str) -> None:
+    assert is_out_of_memory(RuntimeError(told))
+
+
+def test_other_errors_are_not_of_memory() -> None:
+    assert not is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
+    assert is_out_of_memory(MemoryError())
