@@ -233,7 +233,7 @@ def replay(
     there, here = f"{made.record.device}, {made.record.dtype}", device
     typer.echo(f"{sample_id}: not bit-identical (made on {there}; now on {here})")
     if device == "cuda" and made.record.guided:
-        typer.echo("  a GPU adds up a guided step's gradients in another order each time")
+        typer.echo("  a GPU may add up a guided step's gradients in another order each time")
     typer.echo(f"  mean difference to the stored video: {made.mean_difference:.2f} of 255")
     raise typer.Exit(EXIT_FAILED_ROWS)
 
