@@ -7,11 +7,17 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from sgi2v.compiled import blocks_of, forward_replaced
 from sgi2v.config import GuidanceConfig, MemoryTier
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the host had no room for what was asked of it."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in str(error).lower()
 
 
 @contextmanager
