@@ -5,8 +5,8 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,11 @@ import torch
 from torch._dynamo.exc import TorchDynamoException
 
 from sgi2v.compiled import cannot_compile, compile_blocks
-from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig
-from sgi2v.estimate import choose_tier, estimate_cost, matrix_rate
+from sgi2v.config import GuidanceConfig, MemoryTier, ModelConfig, SamplerConfig
+from sgi2v.errors import ConfigError, is_out_of_memory
+from sgi2v.estimate import choose_tier, estimate_cost, matrix_rate, uses_tf32
 from sgi2v.generate import PHASES, generate
-from sgi2v.model import load_model
+from sgi2v.model import VideoModel, load_model
 from sgi2v.trial import moving_box
 
 
@@ -28,7 +29,12 @@ class Phase:
     seconds: float
     """Median over the samples."""
     flops: float
-    """Counted, attention included; a multiply-add is two."""
+    """Counted, attention included, and what the low tier computes again; a multiply-add is two."""
+
+    @property
+    def flops_per_s(self) -> float:
+        """Achieved; 0 for a phase that there was not."""
+        return self.flops / self.seconds if self.seconds else 0.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,9 @@ class Benchmark:
     guided_steps: int
     iterations: int
     memory: str
-    """Tier, `high` or `low`."""
+    """Tier that it was measured in, `high` or `low`."""
+    fell_back: bool
+    """Whether memory ran out in the high tier first."""
     compiled: bool
     samples: int
     """Measured, after one that was not."""
@@ -59,25 +67,55 @@ class Benchmark:
     peak_bytes: int
     """Most memory: torch's on a GPU, the process's on a CPU."""
     matrix_flops: float
-    """FLOP/s of square matrix products on this device in this type, measured just before and after."""
+    """FLOP/s of square matrix products on this device, measured just before and after."""
+    matrix_dtype: str
+    """Of these products: the weights' type, but `tf32` where a GPU computes float32's convolutions so."""
+
+    @property
+    def sample(self) -> Phase:
+        """All phases."""
+        phases = self.phases.values()
+        return Phase(sum(phase.seconds for phase in phases), sum(phase.flops for phase in phases))
 
     @property
     def seconds(self) -> float:
         """A sample, all phases."""
-        return sum(phase.seconds for phase in self.phases.values())
-
-    @property
-    def flops(self) -> float:
-        return sum(phase.flops for phase in self.phases.values())
+        return self.sample.seconds
 
     @property
     def videos_per_hour(self) -> float:
-        """Of one worker."""
+        """Of one worker, on a GPU of its own where there are any."""
         return 3600 / self.seconds
+
+    @property
+    def videos_per_day(self) -> float:
+        """Of the same."""
+        return 24 * self.videos_per_hour
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
-        return {**asdict(self), "seconds": self.seconds, "videos_per_hour": self.videos_per_hour}
+
+        def told(phase: Phase) -> dict[str, float]:
+            rate = phase.flops_per_s
+            return {**asdict(phase), "flops_per_s": rate, "of_matrix_rate": rate / self.matrix_flops}
+
+        return {
+            **asdict(self),
+            "phases": {name: told(phase) for name, phase in self.phases.items()},
+            **told(self.sample),
+            "videos_per_hour": self.videos_per_hour,
+            "videos_per_day": self.videos_per_day,
+        }
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What the samples of one tier took."""
+
+    first_s: float
+    phase_seconds: dict[str, float]
+    peak_gpu_bytes: int | None
+    matrix_flops: float
 
 
 def benchmark(
@@ -91,8 +129,9 @@ def benchmark(
 ) -> Benchmark:
     """Make one sample to warm up, then `samples` that count: noise for a picture, one box that crosses it.
 
-    threads: of torch, on a CPU. memory: a tier, or `auto` by what is free. compiled: whether the U-Net's
-    blocks are, which the first sample waits for. Raises ConfigError as `load_model` does, or for want of a compiler.
+    threads: of torch, on a CPU. memory: a tier, or `auto` by what is free, and the low one where that runs out.
+    compiled: whether the U-Net's blocks are, which the first sample waits for. Raises ConfigError as `load_model`
+    does, for want of memory, or for want of a compiler.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
@@ -102,25 +141,24 @@ def benchmark(
     load_s = time.perf_counter() - start
     if compiled:
         compile_blocks(model.unet)
-    tier = choose_tier(memory, model, sampler, guidance)
-    make = partial(generate, model, memory=tier)
-    image_HWC, tracks = moving_box(sampler)
-    before = matrix_rate(device, model.dtype)
-    start = time.perf_counter()
+    chosen = choose_tier(memory, model, sampler, guidance)
     try:
-        make(image_HWC, tracks, sampler, guidance)
-    except TorchDynamoException as error:
-        raise cannot_compile(config.source, error) from error
-    first_s = time.perf_counter() - start
-    made = [make(image_HWC, tracks, sampler, guidance, seed=seed).seconds for seed in range(samples)]
-    rate = (before + matrix_rate(device, model.dtype)) / 2
-    cost = estimate_cost(model.checkpoint, sampler, guidance, model.dtype)
-    seconds = {name: float(np.median([each[name] for each in made])) for name in PHASES}
+        tier, measured = _where_there_is_room(
+            lambda tier: _measure(model, sampler, guidance, samples, tier), chosen, falls_back=memory == "auto"
+        )
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise _does_not_fit(sampler, device, tell_low=memory == "high") from error
+        if isinstance(error, TorchDynamoException):
+            raise cannot_compile(config.source, error) from error
+        raise
+    cost = estimate_cost(model.checkpoint, sampler, guidance, model.dtype, counted=tier)
     is_gpu = device.type == "cuda"
+    dtype = str(model.dtype).removeprefix("torch.")
     return Benchmark(
         source=config.source,
         device=torch.cuda.get_device_name() if is_gpu else "cpu",
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype=dtype,
         threads=None if is_gpu else threads,
         height=sampler.height,
         width=sampler.width,
@@ -129,14 +167,55 @@ def benchmark(
         guided_steps=0 if guidance is None else len(guidance.step_indices(sampler.steps)),
         iterations=0 if guidance is None else guidance.iterations,
         memory=tier.value,
+        fell_back=tier is not chosen,
         compiled=compiled,
         samples=samples,
         load_s=load_s,
-        first_s=first_s,
-        phases={name: Phase(seconds[name], cost.phase_flops[name]) for name in PHASES},
-        peak_bytes=torch.cuda.max_memory_allocated() if is_gpu else _peak_of_process(),
-        matrix_flops=rate,
+        first_s=measured.first_s,
+        phases={name: Phase(measured.phase_seconds[name], cost.phase_flops[name]) for name in PHASES},
+        peak_bytes=_peak_of_process() if measured.peak_gpu_bytes is None else measured.peak_gpu_bytes,
+        matrix_flops=measured.matrix_flops,
+        matrix_dtype="tf32" if uses_tf32(device, model.dtype) else dtype,
     )
+
+
+def _measure(
+    model: VideoModel, sampler: SamplerConfig, guidance: GuidanceConfig | None, samples: int, tier: MemoryTier
+) -> _Measured:
+    image_HWC, tracks = moving_box(sampler)
+    before = matrix_rate(model.device, model.dtype)
+    start = time.perf_counter()
+    generate(model, image_HWC, tracks, sampler, guidance, memory=tier)
+    first_s = time.perf_counter() - start
+    made = [generate(model, image_HWC, tracks, sampler, guidance, seed, memory=tier) for seed in range(samples)]
+    peaks = [each.peak_gpu_bytes for each in made if each.peak_gpu_bytes is not None]
+    return _Measured(
+        first_s=first_s,
+        phase_seconds={name: float(np.median([each.seconds[name] for each in made])) for name in PHASES},
+        peak_gpu_bytes=max(peaks, default=None),
+        matrix_flops=(before + matrix_rate(model.device, model.dtype)) / 2,
+    )
+
+
+def _where_there_is_room(
+    measure: Callable[[MemoryTier], _Measured], tier: MemoryTier, falls_back: bool
+) -> tuple[MemoryTier, _Measured]:
+    """Measure in a tier; where memory runs out and it may fall back, once more in the low one."""
+    try:
+        return tier, measure(tier)
+    except Exception as error:
+        if not (falls_back and tier is MemoryTier.HIGH and is_out_of_memory(error)):
+            raise
+    # only here, without the error, is the memory free that its traceback held
+    torch.cuda.empty_cache()
+    return MemoryTier.LOW, measure(MemoryTier.LOW)
+
+
+def _does_not_fit(sampler: SamplerConfig, device: torch.device, tell_low: bool) -> ConfigError:
+    what = f"{sampler.num_frames} frames of {sampler.height} x {sampler.width} px"
+    place = torch.cuda.get_device_name(device) if device.type == "cuda" else "this machine"
+    low = "take --memory low, or " if tell_low else ""
+    return ConfigError(f"{what} do not fit into the memory of {place}: {low}make the frames smaller or fewer")
 
 
 def _peak_of_process() -> int:
@@ -154,19 +233,25 @@ def lines(found: Benchmark) -> list[str]:
         f"{found.num_frames} frames of {found.height} x {found.width} px, {found.steps} steps, {guided}",
         f"{'phase':10} {'seconds':>9} {'share':>6} {'TFLOP':>9} {'TFLOP/s':>9} {'of matrix rate':>15}",
     ]
-    total = Phase(found.seconds, found.flops)
-    for name, phase in {**found.phases, "sample": total}.items():
-        rate = phase.flops / phase.seconds if phase.seconds else 0.0
-        share = phase.seconds / found.seconds
+    for name, phase in {**found.phases, "sample": found.sample}.items():
+        rate = phase.flops_per_s
         told.append(
-            f"{name:10} {phase.seconds:9.3f} {share:6.1%} {phase.flops / 1e12:9.4g} {rate / 1e12:9.4g} "
-            f"{rate / found.matrix_flops:15.1%}"
+            f"{name:10} {phase.seconds:9.3f} {phase.seconds / found.seconds:6.1%} {phase.flops / 1e12:9.4g} "
+            f"{rate / 1e12:9.4g} {rate / found.matrix_flops:15.1%}"
         )
-    return [
-        *told,
-        f"matrix rate {found.matrix_flops / 1e12:.4g} TFLOP/s, measured here",
-        f"peak memory {found.peak_bytes / 2**30:.2f} GiB in the {found.memory} tier; "
-        f"model loaded in {found.load_s:.1f} s, first sample {found.first_s:.1f} s",
-        f"{found.videos_per_hour:.1f} videos an hour and {24 * found.videos_per_hour:.0f} a day, one worker; "
-        f"median of {found.samples} samples",
-    ]
+    told.append(f"matrix rate {found.matrix_flops / 1e12:.4g} TFLOP/s in {found.matrix_dtype}, measured here")
+    if found.matrix_dtype == "tf32":
+        told.append("  the model's convolutions are in tf32 too, its own matrix products in float32")
+    fell_back = ", as it ran out in the high one" if found.fell_back else ""
+    told.append(
+        f"peak memory {found.peak_bytes / 2**30:.2f} GiB in the {found.memory} tier{fell_back}; "
+        f"model loaded in {found.load_s:.1f} s, first sample {found.first_s:.1f} s"
+    )
+    if found.memory == MemoryTier.LOW.value and found.guided_steps:
+        told.append("  the low tier computes most blocks of the guided passes twice; both are counted in the TFLOP")
+    worker = "one worker" if found.threads is not None else "one GPU"
+    told.append(
+        f"{found.videos_per_hour:.1f} videos an hour and {found.videos_per_day:.0f} a day, {worker}; "
+        f"median of {found.samples} samples"
+    )
+    return told

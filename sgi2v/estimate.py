@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -77,15 +77,22 @@ class BytesAlive(TorchDispatchMode):
 
 
 def estimate_cost(
-    checkpoint: Checkpoint, sampler: SamplerConfig, guidance: GuidanceConfig | None, dtype: torch.dtype
+    checkpoint: Checkpoint,
+    sampler: SamplerConfig,
+    guidance: GuidanceConfig | None,
+    dtype: torch.dtype,
+    counted: MemoryTier = MemoryTier.HIGH,
 ) -> Cost:
-    """Count a sample's cost for settings and a weights' type."""
+    """Count a sample's cost for settings and a weights' type.
+
+    counted: the tier whose FLOPs are counted; what the low one computes again counts again.
+    """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode(), _default_dtype(dtype):
         shapes = _Shapes(checkpoint, sampler)
         working = {tier: shapes.peak(guidance, tier) for tier in MemoryTier}
-        return Cost(shapes.flops(guidance), shapes.weights_bytes, working)
+        return Cost(shapes.flops(guidance, counted), shapes.weights_bytes, working)
 
 
 def roomiest_tier(
@@ -143,7 +150,7 @@ class _Shapes:
     def weights_bytes(self) -> int:
         return sum(weight.nbytes for module in (self.unet, self.vae, self.clip) for weight in module.parameters())
 
-    def flops(self, guidance: GuidanceConfig | None) -> dict[str, float]:
+    def flops(self, guidance: GuidanceConfig | None, tier: MemoryTier) -> dict[str, float]:
         """Of each phase of a sample."""
         from torch.utils.flop_counter import FlopCounterMode
 
@@ -159,7 +166,7 @@ class _Shapes:
         times = {"encode": 1, "denoise": self.sampler.steps, "decode": 1, "guide": 0}
         if guidance is not None:
             with sdpa_kernel(SDPBackend.MATH), counts["guide"]:
-                self._guide(guidance, MemoryTier.HIGH)
+                self._guide(guidance, tier)
             times["guide"] = len(guidance.step_indices(self.sampler.steps)) * guidance.iterations
         return {phase: float(times[phase] * counts[phase].get_total_flops()) for phase in PHASES}
 
@@ -220,20 +227,43 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+def uses_tf32(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether convolutions in this type are computed in TF32 on this device: torch's default for float32 on a GPU."""
+    return device.type == "cuda" and dtype is torch.float32 and torch.backends.cudnn.allow_tf32
+
+
 def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
-    """Measured FLOP/s of square matrix products on a device: what no model exceeds."""
-    side = 4096 if device.type == "cuda" else 1024
+    """Measured FLOP/s of square matrix products on a device, the best of some: what no model exceeds.
+
+    In TF32 where convolutions are.
+    """
+    is_gpu = device.type == "cuda"
+    # a GPU that is waited for after each product idles for about a tenth of the time
+    side, queued = (4096, 20) if is_gpu else (1024, 1)
     left = torch.randn(side, side, device=device).to(dtype)
 
     def multiply() -> float:
-        left @ left
-        if device.type == "cuda":
+        start = perf_counter()
+        for _ in range(queued):
+            left @ left
+        if is_gpu:
             torch.cuda.synchronize(device)
-        return perf_counter()
+        return perf_counter() - start
 
-    start = now = multiply()
-    done = 0
-    while done == 0 or now - start < seconds:
-        now = multiply()
-        done += 1
-    return 2 * side**3 * done / (now - start)
+    with _products_in_tf32() if uses_tf32(device, dtype) else nullcontext():
+        multiply()  # the first one also chooses its kernel
+        end = perf_counter() + seconds
+        fastest = multiply()
+        while perf_counter() < end:
+            fastest = min(fastest, multiply())
+    return 2 * side**3 * queued / fastest
+
+
+@contextmanager
+def _products_in_tf32() -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

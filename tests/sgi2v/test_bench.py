@@ -8,14 +8,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import sgi2v.bench
-from sgi2v.bench import benchmark, lines
+from sgi2v.bench import Benchmark, Phase, benchmark, lines
 from sgi2v.checkpoint import open_checkpoint
-from sgi2v.config import ModelConfig
-from sgi2v.generate import PHASES
+from sgi2v.config import GuidanceConfig, MemoryTier, ModelConfig, SamplerConfig
+from sgi2v.errors import ConfigError
+from sgi2v.estimate import estimate_cost, matrix_rate, uses_tf32
+from sgi2v.generate import PHASES, Generation, generate
 from sgi2v.trial import shortest
 from tests.pipeline.runs import cli
 
@@ -34,6 +38,8 @@ def test_every_phase_is_measured_and_counted(tmp_path: Path) -> None:
         assert phase["flops"] > 1e6, name
     assert found["seconds"] == pytest.approx(sum(phase["seconds"] for phase in found["phases"].values()))
     assert found["videos_per_hour"] == pytest.approx(3600 / found["seconds"])
+    assert found["videos_per_day"] == pytest.approx(24 * found["videos_per_hour"])
+    assert found["of_matrix_rate"] == pytest.approx(found["flops"] / found["seconds"] / found["matrix_flops"])
     assert (found["num_frames"], found["steps"], found["dtype"], found["guided_steps"]) == (4, 2, "float32", 2)
     assert found["memory"] == "high"
     assert found["peak_bytes"] > 100 << 20
@@ -44,13 +50,115 @@ def test_every_phase_is_measured_and_counted(tmp_path: Path) -> None:
     assert f"{found['videos_per_hour']:.1f} videos an hour" in lines[-1]
 
 
+def small_settings() -> tuple[SamplerConfig, GuidanceConfig | None]:
+    """The embedded model's with two frames and two steps, one of them guided."""
+    checkpoint = open_checkpoint(ModelConfig("embedded"))
+    sampler, guidance = shortest(checkpoint.sampler(), checkpoint.guidance())
+    return dataclasses.replace(sampler, num_frames=2), guidance
+
+
+def small_benchmark(memory: str = "auto", compiled: bool = False) -> Benchmark:
+    return benchmark(ModelConfig("embedded"), *small_settings(), 1, 1, memory, compiled)
+
+
+def run_out_of_memory(monkeypatch: pytest.MonkeyPatch, *without_room: MemoryTier) -> None:
+    """Let memory run out in these tiers."""
+
+    def generate_or_not(*arguments: Any, memory: MemoryTier, **named: Any) -> Generation:
+        if memory in without_room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return generate(*arguments, memory=memory, **named)
+
+    monkeypatch.setattr(sgi2v.bench, "generate", generate_or_not)
+
+
+def test_where_memory_runs_out_the_low_tier_is_measured_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_out_of_memory(monkeypatch, MemoryTier.HIGH)
+    found = small_benchmark()
+    assert (found.memory, found.fell_back) == ("low", True)
+    told = "\n".join(lines(found))
+    assert "GiB in the low tier, as it ran out in the high one; " in told
+    assert "the low tier computes most blocks of the guided passes twice; both are counted in the TFLOP" in told
+    checkpoint = open_checkpoint(ModelConfig("embedded"))
+    in_high = estimate_cost(checkpoint, *small_settings(), torch.float32).phase_flops
+    assert 1.2 * in_high["guide"] < found.phases["guide"].flops < 1.5 * in_high["guide"]
+    assert found.phases["denoise"].flops == in_high["denoise"]
+
+
+@pytest.mark.parametrize(
+    ("memory", "advice"),
+    [
+        ("auto", "make the frames smaller or fewer"),
+        ("low", "make the frames smaller or fewer"),
+        ("high", "take --memory low, or make the frames smaller or fewer"),
+    ],
+)
+def test_frames_that_fit_no_tier_are_told(monkeypatch: pytest.MonkeyPatch, memory: str, advice: str) -> None:
+    run_out_of_memory(monkeypatch, *MemoryTier)
+    with pytest.raises(ConfigError, match="2 frames of 64 x 64 px do not fit into the memory of") as caught:
+        small_benchmark(memory)
+    assert str(caught.value).partition(": ")[2] == advice
+
+
+def test_a_tier_that_was_asked_for_is_not_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_out_of_memory(monkeypatch, MemoryTier.HIGH)
+    with pytest.raises(ConfigError):
+        small_benchmark("high")
+
+
+def test_the_table_and_the_json_tell_rates_and_videos() -> None:
+    phases = dict(zip(PHASES, (Phase(1.0, 2e12), Phase(0.0, 0.0), Phase(7.0, 30e12), Phase(2.0, 8e12)), strict=True))
+    found = Benchmark(
+        source="model",
+        device="card",
+        dtype="float32",
+        threads=None,
+        height=576,
+        width=1024,
+        num_frames=14,
+        steps=50,
+        guided_steps=0,
+        iterations=0,
+        memory="high",
+        fell_back=False,
+        compiled=False,
+        samples=3,
+        load_s=1.0,
+        first_s=12.0,
+        phases=phases,
+        peak_bytes=3 << 30,
+        matrix_flops=8e12,
+        matrix_dtype="tf32",
+    )
+    told = found.as_dict()
+    assert told["phases"]["encode"] == {"seconds": 1.0, "flops": 2e12, "flops_per_s": 2e12, "of_matrix_rate": 0.25}
+    assert told["phases"]["guide"]["flops_per_s"] == 0
+    sample = {key: told[key] for key in ("seconds", "flops", "flops_per_s", "of_matrix_rate")}
+    assert sample == {"seconds": 10.0, "flops": 40e12, "flops_per_s": 4e12, "of_matrix_rate": 0.5}
+    assert (told["videos_per_hour"], told["videos_per_day"], told["peak_bytes"]) == (360, 8640, 3 << 30)
+    table = lines(found)
+    assert table[3].split() == ["encode", "1.000", "10.0%", "2", "2", "25.0%"]
+    assert table[7].split() == ["sample", "10.000", "100.0%", "40", "4", "50.0%"]
+    assert table[8] == "matrix rate 8 TFLOP/s in tf32, measured here"
+    assert "peak memory 3.00 GiB in the high tier; model loaded in 1.0 s, first sample 12.0 s" in table
+    assert table[-1] == "360.0 videos an hour and 8640 a day, one GPU; median of 3 samples"
+
+
+def test_the_matrix_rate_is_that_of_tf32_where_convolutions_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert uses_tf32(torch.device("cuda"), torch.float32)
+    assert not uses_tf32(torch.device("cuda"), torch.bfloat16)
+    assert not uses_tf32(torch.device("cpu"), torch.float32)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    assert not uses_tf32(torch.device("cuda"), torch.float32)
+    before = torch.backends.cuda.matmul.allow_tf32
+    assert matrix_rate(torch.device("cpu"), torch.float32, seconds=0.1) > 1e8
+    assert torch.backends.cuda.matmul.allow_tf32 == before
+
+
 def test_a_compiled_model_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     units: list[object] = []
     monkeypatch.setattr(sgi2v.bench, "compile_blocks", units.append)
-    checkpoint = open_checkpoint(ModelConfig("embedded"))
-    sampler, guidance = shortest(checkpoint.sampler(), checkpoint.guidance())
-    sampler = dataclasses.replace(sampler, num_frames=2)
-    found = benchmark(ModelConfig("embedded"), sampler, guidance, samples=1, threads=1, compiled=True)
+    found = small_benchmark(compiled=True)
     assert found.compiled
     assert len(units) == 1
     assert lines(found)[0] == "embedded on cpu, float32, 1 thread, compiled"
