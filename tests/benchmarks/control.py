@@ -4,6 +4,8 @@
 
 Every video is of a held-out picture with a target path that knows nothing of it, from the embedded checkpoint (or
 `--model`), measured with `objmc/v1` and, independently, by the object's looks. `--report` only reads.
+
+Axes: S samples, K seeds.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import Feature, GuidanceConfig, ModelConfig, SamplerConfig
@@ -73,23 +76,47 @@ def variants_of(groups: list[str], sampler: SamplerConfig, guidance: GuidanceCon
     return variants | {name: each for name, each in found.items() if what_is_done(each) != what_is_done(own)}
 
 
+def is_made(table: Table, variant: str) -> NDArray[np.bool_]:
+    """Whether there is a video [S, K] of this variant: one that was made has a projection, with an ObjMC or without."""
+    return ~np.isnan(table.column(variant, "projection"))
+
+
+def static_objmc(table: Table) -> NDArray[np.float64]:
+    """What a frozen first frame of each sample scores [S], pixels."""
+    columns_VSK = np.stack([table.column(variant, "static_objmc_px") for variant in table.variants])
+    # a video's own is over the frames that were counted: all of them in most videos, but not in every one
+    return np.asarray(np.nanmedian(columns_VSK, axis=(0, 2)))
+
+
+def objmc_nulls_frozen(table: Table, variant: str) -> NDArray[np.float64]:
+    """ObjMC [S, K], pixels, in which a video whose object was lost scores as a frozen first frame does."""
+    objmc_SK = table.column(variant, "objmc_px")
+    is_null_SK = is_made(table, variant) & np.isnan(objmc_SK)
+    return np.where(is_null_SK, static_objmc(table)[:, None], objmc_SK)
+
+
 def report(rows: list[Row]) -> Iterator[str]:
-    """A Markdown table; `of unguided` and `improved` are against unguided videos of the same samples and seeds."""
+    """A Markdown table; `of unguided`, `nulls frozen` and `improved` are against the same samples' and seeds' unguided.
+
+    Means of ObjMC leave out the videos whose object was lost, which flatters what destroys objects: in `nulls frozen`,
+    `of unguided` once more, they score as a frozen first frame does, and they have not `improved`.
+    """
     table = Table(rows)
-    columns = ["variant", "videos", "ObjMC px", "of unguided", "improved", "static - ObjMC px"]
+    columns = ["variant", "videos", "ObjMC px", "of unguided", "nulls frozen", "improved", "static - ObjMC px"]
     columns += ["projection", "looks", "kept"]
-    unguided = table.column(UNGUIDED, "objmc_px")
+    unguided, unguided_nulls_frozen = table.column(UNGUIDED, "objmc_px"), objmc_nulls_frozen(table, UNGUIDED)
 
     def cells(variant: str) -> list[str]:
         objmc, static = table.column(variant, "objmc_px"), table.column(variant, "static_objmc_px")
-        paired = ~np.isnan(objmc) & ~np.isnan(unguided)
-        nulls = int(np.isnan(objmc[~np.isnan(table.column(variant, "projection"))]).sum())
+        made = is_made(table, variant)
+        nulls = int(np.isnan(objmc[made]).sum())
         return [
             variant,
             f"{int((~np.isnan(objmc)).sum())}" + (f" + {nulls} null" if nulls else ""),
             f"{np.nanmean(objmc):.2f}",
             cell(ratio(objmc, unguided)),
-            f"{(objmc < unguided)[paired].mean():.0%}",
+            cell(ratio(objmc_nulls_frozen(table, variant), unguided_nulls_frozen)),
+            f"{(objmc < unguided)[made].mean():.0%}",
             cell(mean(static - objmc)),
             cell(mean(table.column(variant, "projection"))),
             f"{np.nanmean(table.column(variant, 'template_error')):.0f}",
@@ -100,7 +127,10 @@ def report(rows: list[Row]) -> Iterator[str]:
 
 
 def plot(rows: list[Row], file: Path) -> None:
-    """ObjMC of every variant relative to unguided, a panel per ablation; lines where unguided and frozen videos are."""
+    """ObjMC of every variant relative to unguided, a panel per ablation; lines where unguided and frozen videos are.
+
+    A panel's `guided` and frozen first frame are of the samples and seeds that all of its other variants have.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -113,20 +143,30 @@ def plot(rows: list[Row], file: Path) -> None:
     figure, axes = pyplot.subplots(
         len(panels), sharex=True, squeeze=False, figsize=(8, 1.2 + 0.34 * sum(heights)), height_ratios=heights
     )
-    unguided = table.column(UNGUIDED, "objmc_px")
-    static, *_ = ratio(table.column(UNGUIDED, "static_objmc_px"), unguided)
+    unguided_SK = objmc_nulls_frozen(table, UNGUIDED)
+    static_SK = np.broadcast_to(static_objmc(table)[:, None], unguided_SK.shape)
     for axis, (name, shown) in zip(axes[:, 0], panels.items(), strict=True):
+        in_all_SK = np.logical_and.reduce([is_made(table, variant) for variant in shown])
+        labels = []
         for at, variant in enumerate(shown):
-            found, low, high = ratio(table.column(variant, "objmc_px"), unguided)
+            objmc_SK = objmc_nulls_frozen(table, variant)
+            if variant == GUIDED:
+                objmc_SK = np.where(in_all_SK, objmc_SK, np.nan)
+            found, low, high = ratio(objmc_SK, unguided_SK)
             colour = "tab:blue" if variant == GUIDED else "tab:gray"
+            labels.append(f"{variant} ({int((~np.isnan(objmc_SK)).sum())})")
             axis.errorbar(found, at, xerr=[[found - low], [high - found]], fmt="o", color=colour, capsize=3)
         axis.axvline(1, color="tab:red", linestyle="--", label="unguided")
+        static, *_ = ratio(np.where(in_all_SK, static_SK, np.nan), unguided_SK)
         axis.axvline(static, color="black", linestyle=":", label="frozen first frame")
-        axis.set_yticks(range(len(shown)), shown)
+        axis.set_yticks(range(len(shown)), labels)
         axis.set_ylim(len(shown) - 0.5, -0.5)
         axis.set_title(name, loc="left", fontsize=9)
     axes[0, 0].legend(fontsize=8)
-    axes[-1, 0].set_xlabel("ObjMC (objmc/v1) relative to unguided: means over samples, 95 % interval")
+    axes[-1, 0].set_xlabel(
+        "ObjMC (objmc/v1) relative to unguided: means over samples, 95 % interval;\n"
+        "an object that was lost scores as a frozen first frame does; in brackets: videos"
+    )
     axes[-1, 0].set_xlim(left=0)
     figure.tight_layout()
     figure.savefig(file, dpi=120)

@@ -3,7 +3,8 @@
 A row per video is appended to a folder; what is there already is not made again. The folder's `made.json` says of what
 the rows are made, and rows of other weights or settings are not put beside them. `rows/control-final` and
 `rows/control-test` have those that the model card's tables are made of. Intervals are of the mean over samples (seeds
-are averaged first), 95 %, by bootstrap; a comparison is paired by sample and seed.
+are averaged first), 95 %, by bootstrap; a comparison is paired by sample and seed. Pictures of the dev and test splits
+share one noise per seed (see `noise_seed`), so their intervals are over pictures, for these noises.
 
 Axes: S samples.
 """
