@@ -123,20 +123,20 @@ def compute_case(model: VideoModel, case: Path) -> tuple[dict[str, NDArray[Any]]
 
     def stacked(stage: str) -> NDArray[np.float32]:
         """[guided steps, calls, T, C, h, w]; a stage that was never reached has no steps."""
-        steps = [torch.stack(latents).numpy() for _, latents in sorted(stages[stage].items())]
+        steps = [torch.stack(latents).cpu().numpy() for _, latents in sorted(stages[stage].items())]
         return np.stack(steps) if steps else np.zeros((0, 0), np.float32)
 
     computed: dict[str, NDArray[Any]] = {
-        "timesteps": schedule.timesteps.numpy(),
-        "sigmas": schedule.sigmas.numpy(),
-        "image_embeddings_cfg": conditioning.image_embeddings_21D.numpy(),
-        "image_latents_cfg": conditioning.image_latents_2Chw.numpy(),
+        "timesteps": schedule.timesteps.cpu().numpy(),
+        "sigmas": schedule.sigmas.cpu().numpy(),
+        "image_embeddings_cfg": conditioning.image_embeddings_21D.cpu().numpy(),
+        "image_latents_cfg": conditioning.image_latents_2Chw.cpu().numpy(),
         "losses": generation.losses,
         "latents_before": stacked("before"),
         "latents_after_adamw": stacked("update")[:, :, None],
         "latents_after_fft": stacked("merged"),
-        "final_latents": generation.latents.numpy()[None],
-        "frames": frames.numpy(),
+        "final_latents": generation.latents.cpu().numpy()[None],
+        "frames": frames.cpu().numpy(),
     }
     return golden, computed
 
