@@ -113,7 +113,12 @@ OUT_OF_MEMORY = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Torch's own error, that of a library of CUDA's that found no room to work in, or that of a CPU's allocator."""
+    """Torch's own error, that of a library of CUDA's that found no room to work in, or that of a CPU's allocator.
+
+    An error of this project's is none: it may speak of memory.
+    """
+    if isinstance(error, SGI2VError):
+        return False
     named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
     told = str(error).lower()
     return named or any(words in told for words in OUT_OF_MEMORY)

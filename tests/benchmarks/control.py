@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.control FOLDER --split test --seeds 3
 
-Every video is of a held-out picture with a target path that knows nothing of it, from the embedded checkpoint (or
+Every video is of a held-out picture with a random target path, from the embedded checkpoint (or
 `--model`), measured with `objmc/v1` and, independently, by the object's looks. `--report` only reads.
 
 Axes: S samples, K seeds.

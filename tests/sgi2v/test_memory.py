@@ -14,7 +14,7 @@ from torch import Tensor
 from sgi2v import estimate
 from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import Feature, GuidanceConfig, MemoryTier, ModelConfig, SamplerConfig
-from sgi2v.errors import is_out_of_memory
+from sgi2v.errors import ErrorCode, SampleError, is_out_of_memory
 from sgi2v.estimate import ALLOCATOR_SLACK, BytesAlive, choose_tier, estimate_cost, roomiest_tier
 from sgi2v.generate import generate
 from sgi2v.guidance import guided_features
@@ -146,4 +146,5 @@ def test_what_libraries_say_of_memory_is_understood(told: str) -> None:
 
 def test_other_errors_are_not_of_memory() -> None:
     assert not is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
+    assert not is_out_of_memory(SampleError(ErrorCode.WORKER_DIED, "killed, as by a system that runs out of memory"))
     assert is_out_of_memory(MemoryError())
