@@ -201,22 +201,14 @@ class Generate:
         seed: int,
     ) -> Generation:
         """Make the video; where memory runs out, once more in the low tier, in which this worker then stays."""
-        import torch
-
         from sgi2v.generate import generate
+        from sgi2v.memory import where_there_is_room
 
-        try:
-            return generate(model, image_HWC, tracks, sampler, guidance, seed, memory=self.memory)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            torch.cuda.empty_cache()
-            if self.memory is MemoryTier.LOW or self.config.execution.memory != "auto":
-                raise
-            self.memory = MemoryTier.LOW
-        # only here, without the error, is the memory free that its traceback held
-        torch.cuda.empty_cache()
-        return generate(model, image_HWC, tracks, sampler, guidance, seed, memory=self.memory)
+        def make(tier: MemoryTier) -> Generation:
+            self.memory = tier
+            return generate(model, image_HWC, tracks, sampler, guidance, seed, memory=tier)
+
+        return where_there_is_room(make, self.memory, falls_back=self.config.execution.memory == "auto")
 
     def _told(self, generation: Generation) -> dict[str, Any]:
         def column(values: NDArray[np.float64]) -> list[float | None]:

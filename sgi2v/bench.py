@@ -5,8 +5,8 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from sgi2v.config import GuidanceConfig, MemoryTier, ModelConfig, SamplerConfig
 from sgi2v.errors import ConfigError, is_out_of_memory
 from sgi2v.estimate import choose_tier, estimate_cost, matrix_rate, uses_tf32
 from sgi2v.generate import PHASES, generate
+from sgi2v.memory import where_there_is_room
 from sgi2v.model import VideoModel, load_model
 from sgi2v.trial import moving_box
 
@@ -110,8 +111,9 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class _Measured:
-    """What the samples of one tier took."""
+    """What the samples took."""
 
+    tier: MemoryTier
     first_s: float
     phase_seconds: dict[str, float]
     peak_gpu_bytes: int | None
@@ -143,8 +145,8 @@ def benchmark(
         compile_blocks(model.unet)
     chosen = choose_tier(memory, model, sampler, guidance)
     try:
-        tier, measured = _where_there_is_room(
-            lambda tier: _measure(model, sampler, guidance, samples, tier), chosen, falls_back=memory == "auto"
+        measured = where_there_is_room(
+            partial(_measure, model, sampler, guidance, samples), chosen, falls_back=memory == "auto"
         )
     except Exception as error:
         if is_out_of_memory(error):
@@ -152,7 +154,7 @@ def benchmark(
         if isinstance(error, TorchDynamoException):
             raise cannot_compile(config.source, error) from error
         raise
-    cost = estimate_cost(model.checkpoint, sampler, guidance, model.dtype, counted=tier)
+    cost = estimate_cost(model.checkpoint, sampler, guidance, model.dtype, counted=measured.tier)
     is_gpu = device.type == "cuda"
     dtype = str(model.dtype).removeprefix("torch.")
     return Benchmark(
@@ -166,8 +168,8 @@ def benchmark(
         steps=sampler.steps,
         guided_steps=0 if guidance is None else len(guidance.step_indices(sampler.steps)),
         iterations=0 if guidance is None else guidance.iterations,
-        memory=tier.value,
-        fell_back=tier is not chosen,
+        memory=measured.tier.value,
+        fell_back=measured.tier is not chosen,
         compiled=compiled,
         samples=samples,
         load_s=load_s,
@@ -190,25 +192,12 @@ def _measure(
     made = [generate(model, image_HWC, tracks, sampler, guidance, seed, memory=tier) for seed in range(samples)]
     peaks = [each.peak_gpu_bytes for each in made if each.peak_gpu_bytes is not None]
     return _Measured(
+        tier=tier,
         first_s=first_s,
         phase_seconds={name: float(np.median([each.seconds[name] for each in made])) for name in PHASES},
         peak_gpu_bytes=max(peaks, default=None),
         matrix_flops=(before + matrix_rate(model.device, model.dtype)) / 2,
     )
-
-
-def _where_there_is_room(
-    measure: Callable[[MemoryTier], _Measured], tier: MemoryTier, falls_back: bool
-) -> tuple[MemoryTier, _Measured]:
-    """Measure in a tier; where memory runs out and it may fall back, once more in the low one."""
-    try:
-        return tier, measure(tier)
-    except Exception as error:
-        if not (falls_back and tier is MemoryTier.HIGH and is_out_of_memory(error)):
-            raise
-    # only here, without the error, is the memory free that its traceback held
-    torch.cuda.empty_cache()
-    return MemoryTier.LOW, measure(MemoryTier.LOW)
 
 
 def _does_not_fit(sampler: SamplerConfig, device: torch.device, tell_low: bool) -> ConfigError:

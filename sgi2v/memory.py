@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from sgi2v.compiled import blocks_of, forward_replaced
 from sgi2v.config import GuidanceConfig, MemoryTier
+from sgi2v.errors import is_out_of_memory
+
+Made = TypeVar("Made")
 
 
 @contextmanager
@@ -23,6 +27,21 @@ def memory_of(unet: Any, guidance: GuidanceConfig, tier: MemoryTier) -> Iterator
     """
     with _recomputed_blocks(unet, guidance) if tier is MemoryTier.LOW else nullcontext():
         yield
+
+
+def where_there_is_room(make: Callable[[MemoryTier], Made], tier: MemoryTier, falls_back: bool) -> Made:
+    """What `make` gives in a memory tier; where that has no room and it falls back, what it gives in the low one."""
+    try:
+        return make(tier)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        torch.cuda.empty_cache()
+        if tier is MemoryTier.LOW or not falls_back:
+            raise
+    # only here, without the error, is the memory free that its traceback held
+    torch.cuda.empty_cache()
+    return make(MemoryTier.LOW)
 
 
 @contextmanager

@@ -52,7 +52,6 @@ def _make(file: Path, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
     return open_memmap(file, mode="w+", dtype=dtype, shape=shape)
 
 
-@torch.no_grad()
 def _encode(rank: int, processes: int, checkpoint: Path, folder: Path) -> None:
     torch.set_num_threads(1)
     model = load_model(str(checkpoint))
@@ -60,17 +59,19 @@ def _encode(rank: int, processes: int, checkpoint: Path, folder: Path) -> None:
     left = [m for m in range(rank, len(lines.latents), processes) if np.isnan(lines.displacements[m])]
     started = time.monotonic()
     for done, m in enumerate(left):
-        scene = draw_scene(WORLD_SEED, m)
-        frames_LHWC = scene.render(np.linspace(0, 1, LINE_FRAMES))
-        lines.latents[m], lines.embeddings[m] = _encode_frames(model, frames_LHWC)
-        lines.displacements[m] = scene.displacement
+        lines.latents[m], lines.embeddings[m], lines.displacements[m] = encode_line(model, m)
         if rank == 0 and done % 50 == 49:
             rate = (done + 1) / (time.monotonic() - started)
             say(f"{m + 1} of {len(lines.latents)} lines, {(len(left) - done) / rate / 60:.0f} min left")
 
 
-def _encode_frames(model: VideoModel, frames_LHWC: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[Any]]:
+@torch.no_grad()
+def encode_line(model: VideoModel, m: int) -> tuple[NDArray[np.float16], NDArray[np.float16], np.float32]:
+    """Of scene m: latents [L, C, h, w], embeddings [L, D] and displacement, as `Lines` keeps them."""
+    scene = draw_scene(WORLD_SEED, m)
+    frames_LHWC = scene.render(np.linspace(0, 1, LINE_FRAMES))
     pixels_LCHW = torch.from_numpy(frames_LHWC).permute(0, 3, 1, 2).to(model.device).float() / 127.5 - 1
     with torch.autocast(model.device.type, torch.bfloat16):
         latents_LChw = model.vae.encode(pixels_LCHW).latent_dist.mode()
-    return latents_LChw.float().cpu().numpy(), embed_image(model, pixels_LCHW).float().cpu().numpy()
+    latents, embeddings = (each.float().cpu().numpy() for each in (latents_LChw, embed_image(model, pixels_LCHW)))
+    return latents.astype(np.float16), embeddings.astype(np.float16), np.float32(scene.displacement)

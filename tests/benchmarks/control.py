@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.control FOLDER --split test --seeds 3
 
-Every video is of a held-out picture with a random target path, from the embedded checkpoint (or
-`--model`), measured with `objmc/v1` and, independently, by the object's looks. `--report` only reads.
+Every video is of a held-out picture with a random target path, from the embedded checkpoint (or `--model`), measured
+with `objmc/v1` and, independently, by the object's looks. `--report` only reads.
 
 Axes: S samples, K seeds.
 """
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import Feature, GuidanceConfig, ModelConfig, SamplerConfig
@@ -76,25 +75,6 @@ def variants_of(groups: list[str], sampler: SamplerConfig, guidance: GuidanceCon
     return variants | {name: each for name, each in found.items() if what_is_done(each) != what_is_done(own)}
 
 
-def is_made(table: Table, variant: str) -> NDArray[np.bool_]:
-    """Whether there is a video [S, K] of this variant: one that was made has a projection, with an ObjMC or without."""
-    return ~np.isnan(table.column(variant, "projection"))
-
-
-def static_objmc(table: Table) -> NDArray[np.float64]:
-    """What a frozen first frame of each sample scores [S], pixels."""
-    columns_VSK = np.stack([table.column(variant, "static_objmc_px") for variant in table.variants])
-    # a video's own is over the frames that were counted: all of them in most videos, but not in every one
-    return np.asarray(np.nanmedian(columns_VSK, axis=(0, 2)))
-
-
-def objmc_nulls_frozen(table: Table, variant: str) -> NDArray[np.float64]:
-    """ObjMC [S, K], pixels, in which a video whose object was lost scores as a frozen first frame does."""
-    objmc_SK = table.column(variant, "objmc_px")
-    is_null_SK = is_made(table, variant) & np.isnan(objmc_SK)
-    return np.where(is_null_SK, static_objmc(table)[:, None], objmc_SK)
-
-
 def report(rows: list[Row]) -> Iterator[str]:
     """A Markdown table; `of unguided`, `nulls frozen` and `improved` are against the same samples' and seeds' unguided.
 
@@ -104,18 +84,18 @@ def report(rows: list[Row]) -> Iterator[str]:
     table = Table(rows)
     columns = ["variant", "videos", "ObjMC px", "of unguided", "nulls frozen", "improved", "static - ObjMC px"]
     columns += ["projection", "looks", "kept"]
-    unguided, unguided_nulls_frozen = table.column(UNGUIDED, "objmc_px"), objmc_nulls_frozen(table, UNGUIDED)
+    unguided, unguided_nulls_frozen = table.column(UNGUIDED, "objmc_px"), table.objmc_nulls_frozen(UNGUIDED)
 
     def cells(variant: str) -> list[str]:
         objmc, static = table.column(variant, "objmc_px"), table.column(variant, "static_objmc_px")
-        made = is_made(table, variant)
+        made = table.is_made(variant)
         nulls = int(np.isnan(objmc[made]).sum())
         return [
             variant,
             f"{int((~np.isnan(objmc)).sum())}" + (f" + {nulls} null" if nulls else ""),
             f"{np.nanmean(objmc):.2f}",
             cell(ratio(objmc, unguided)),
-            cell(ratio(objmc_nulls_frozen(table, variant), unguided_nulls_frozen)),
+            cell(ratio(table.objmc_nulls_frozen(variant), unguided_nulls_frozen)),
             f"{(objmc < unguided)[made].mean():.0%}",
             cell(mean(static - objmc)),
             cell(mean(table.column(variant, "projection"))),
@@ -143,13 +123,13 @@ def plot(rows: list[Row], file: Path) -> None:
     figure, axes = pyplot.subplots(
         len(panels), sharex=True, squeeze=False, figsize=(8, 1.2 + 0.34 * sum(heights)), height_ratios=heights
     )
-    unguided_SK = objmc_nulls_frozen(table, UNGUIDED)
-    static_SK = np.broadcast_to(static_objmc(table)[:, None], unguided_SK.shape)
+    unguided_SK = table.objmc_nulls_frozen(UNGUIDED)
+    static_SK = np.broadcast_to(table.static_objmc_S[:, None], unguided_SK.shape)
     for axis, (name, shown) in zip(axes[:, 0], panels.items(), strict=True):
-        in_all_SK = np.logical_and.reduce([is_made(table, variant) for variant in shown])
+        in_all_SK = np.logical_and.reduce([table.is_made(variant) for variant in shown])
         labels = []
         for at, variant in enumerate(shown):
-            objmc_SK = objmc_nulls_frozen(table, variant)
+            objmc_SK = table.objmc_nulls_frozen(variant)
             if variant == GUIDED:
                 objmc_SK = np.where(in_all_SK, objmc_SK, np.nan)
             found, low, high = ratio(objmc_SK, unguided_SK)

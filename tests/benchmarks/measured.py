@@ -6,16 +6,16 @@ the rows are made, and rows of other weights or settings are not put beside them
 are averaged first), 95 %, by bootstrap; a comparison is paired by sample and seed. Pictures of the dev and test splits
 share one noise per seed (see `noise_seed`), so their intervals are over pictures, for these noises.
 
-Axes: S samples.
+Axes: V variants, S samples, K seeds.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +82,9 @@ def note_what_is_made(folder: Path, model: str, split: str, variants: Mapping[st
     file = folder / MADE
     ours = what_is_made(model, split, variants)
     there = json.loads(file.read_text()) if file.exists() else {**ours, "variants": {}}
-    for name in ("weights", "split"):
+    for name in ("checkpoint", "split"):
         if ours[name] != there[name]:
-            raise ConfigError(f"the rows in {folder} have other {name}: give another folder")
+            raise ConfigError(f"the rows in {folder} have another {name}: give another folder")
     for name, settings in ours["variants"].items():
         if there["variants"].setdefault(name, settings) != settings:
             raise ConfigError(f"{folder} has rows of {name} with other settings: give another folder")
@@ -92,13 +92,10 @@ def note_what_is_made(folder: Path, model: str, split: str, variants: Mapping[st
 
 
 def what_is_made(model: str, split: str, variants: Mapping[str, Settings]) -> dict[str, Any]:
-    """Digest of the weights, the split, and every variant's settings, as JSON has them."""
-    digest = hashlib.sha256()
-    path = open_checkpoint(ModelConfig(model), weights=True).path
-    for file in sorted(path.rglob("*.safetensors")):
-        digest.update(file.read_bytes())
+    """Revision of the checkpoint, the split, and every variant's settings, as JSON has them."""
+    revision = open_checkpoint(ModelConfig(model), weights=False).revision
     settings = {name: json.loads(json.dumps(asdict(each))) for name, each in variants.items()}
-    return {"weights": digest.hexdigest(), "split": split, "variants": settings}
+    return {"checkpoint": revision, "split": split, "variants": settings}
 
 
 def read_rows(folder: Path) -> list[Row]:
@@ -119,8 +116,9 @@ def _work(rank: int, processes: int, options: argparse.Namespace, variants: dict
         for index, seed, variant in keys:
             if (variant, index, seed) in done:
                 continue
-            twin = done.get((twin_of(variants, variant, draw_held_out(split, index)), index, seed))
-            found = measure(model, split, index, seed, variants[variant]) if twin is None else twin
+            sample, noise = draw_held_out(split, index), noise_seed(split, index, seed)
+            twin = done.get((twin_of(variants, variant, sample), index, seed))
+            found = measure(model, sample, noise, variants[variant]) if twin is None else twin
             row = {**found, "variant": variant, "index": index, "seed": seed}
             done[variant, index, seed] = row
             file.write(json.dumps(row) + "\n")
@@ -140,13 +138,10 @@ def noise_seed(split: Split, index: int, seed: int) -> int:
     return 1000 * index + seed if split is Split.FINAL else seed
 
 
-def measure(model: VideoModel, split: Split, index: int, seed: int, settings: Settings) -> Row:
-    """Make one video and measure it."""
-    sample = draw_held_out(split, index)
+def measure(model: VideoModel, sample: HeldOut, noise: int, settings: Settings) -> Row:
+    """Make one video and measure it. noise: its seed."""
     tracks = sample.tracks_of_all if settings.holds_others else sample.tracks
-    made = generate(
-        model, sample.image, tracks, settings.sampler, settings.guidance, seed=noise_seed(split, index, seed)
-    )
+    made = generate(model, sample.image, tracks, settings.sampler, settings.guidance, seed=noise)
     fidelity = motion_fidelity(made.frames, sample.tracks, LucasKanade())
     mask_HW = sample.mask_HW
     found = find_object(made.frames, mask_HW)
@@ -178,6 +173,23 @@ class Table:
             if row["variant"] == variant and row[name] is not None:
                 values[row["index"], row["seed"]] = row[name]
         return values
+
+    def is_made(self, variant: str) -> NDArray[np.bool_]:
+        """Whether there is a video: one that was made has a projection, with an ObjMC or without."""
+        return ~np.isnan(self.column(variant, "projection"))
+
+    @cached_property
+    def static_objmc_S(self) -> NDArray[np.float64]:
+        """What a frozen first frame of each sample scores, pixels."""
+        columns_VSK = np.stack([self.column(variant, "static_objmc_px") for variant in self.variants])
+        # a video's own is over the frames that were counted: all of them in most videos, but not in every one
+        return np.asarray(np.nanmedian(columns_VSK, axis=(0, 2)))
+
+    def objmc_nulls_frozen(self, variant: str) -> NDArray[np.float64]:
+        """ObjMC, pixels, in which a video whose object was lost scores as a frozen first frame does."""
+        objmc_SK = self.column(variant, "objmc_px")
+        is_null_SK = self.is_made(variant) & np.isnan(objmc_SK)
+        return np.where(is_null_SK, self.static_objmc_S[:, None], objmc_SK)
 
 
 def bootstrap(values_S: NDArray[np.float64], base_S: NDArray[np.float64] | None = None) -> tuple[float, float, float]:

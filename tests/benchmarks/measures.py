@@ -210,7 +210,7 @@ class Bench:
         return [f"{worst.largest / worst.tolerance:.1%}, of {worst.stage}"]
 
 
-def where_there_is_room(measure: Callable[[], list[str]]) -> list[str]:
+def or_out_of_memory(measure: Callable[[], list[str]]) -> list[str]:
     """A row's cells; where memory runs out, one that says so."""
     try:
         return measure()
@@ -256,7 +256,7 @@ def main() -> None:
     print_row(["---"] * len(header))
     print_row([AS_IT_IS, *bench.alone()])
     for name in options.only:
-        print_row([name, *where_there_is_room(partial(bench.beside, variants[name]))], len(header))
+        print_row([name, *or_out_of_memory(partial(bench.beside, variants[name]))], len(header))
         free_memory()
 
 

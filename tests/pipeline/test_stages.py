@@ -217,7 +217,9 @@ def made_with(generator: RunsOut, config: RunConfig, monkeypatch: pytest.MonkeyP
     return [json.loads(outcome["record"]) for outcome in outcomes]
 
 
-@pytest.mark.parametrize("error", [OUT_OF_MEMORY, RuntimeError("CUDA driver error: out of memory")])
+@pytest.mark.parametrize(
+    "error", [OUT_OF_MEMORY, *map(RuntimeError, ("CUDA error: out of memory", "CUDA driver error: out of memory"))]
+)
 def test_a_worker_that_runs_out_of_memory_tries_again_in_the_low_tier_and_stays_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable
+from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from sgi2v.model import VideoModel, load_model
 from sgi2v.tiny import train_unet
 from sgi2v.tiny.__main__ import DEFAULTS, IMAGE_ENCODER_SEED, NUM_LINES, TRAINING_FILE
 from sgi2v.tiny.architecture import new_image_encoder, new_unet, new_vae, write_checkpoint
-from sgi2v.tiny.latents import LINE_FRAMES, WORLD_SEED, _encode_frames
+from sgi2v.tiny.latents import encode_line
 from sgi2v.tiny.train_unet import UNET_RECIPE, UnetTask
 from sgi2v.tiny.train_vae import VAE_RECIPE, VaeTask
 from sgi2v.tiny.training import Recipe, Task
@@ -116,19 +117,8 @@ class Encoded:
     """Lines of the U-Net's training, as `encode_lines` has them, but that each is encoded when it is asked for."""
 
     def __init__(self, model: VideoModel) -> None:
-        self.model = model
-        self.encoded: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
-        self.latents = Column(lambda m: self.encode(m)[0].astype(np.float16))
-        self.embeddings = Column(lambda m: self.encode(m)[1].astype(np.float16))
-        self.displacements = Column(lambda m: np.float32(draw_scene(WORLD_SEED, m).displacement))
-
-    @torch.no_grad()
-    def encode(self, m: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Latents [L, C, h, w] and embeddings [L, D] of one line."""
-        if m not in self.encoded:
-            frames_LHWC = draw_scene(WORLD_SEED, m).render(np.linspace(0, 1, LINE_FRAMES))
-            self.encoded[m] = _encode_frames(self.model, frames_LHWC)
-        return self.encoded[m]
+        encoded = cache(partial(encode_line, model))
+        self.latents, self.embeddings, self.displacements = (Column(lambda m, at=at: encoded(m)[at]) for at in range(3))
 
 
 @dataclasses.dataclass
