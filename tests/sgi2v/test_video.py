@@ -66,6 +66,20 @@ def test_the_same_frames_give_the_same_bytes(frames_THWC, mp4):
     assert encode_mp4(frames_THWC.copy(), fps=7) == mp4
 
 
+def test_what_lies_in_memory_does_not_change_the_bytes():
+    """Pans over a photograph by steps of their own, in turns: each is encoded where others left their traces."""
+    random = np.random.default_rng(1)
+    cat_HWC = skimage.data.chelsea()
+    steps = random.integers(-4, 5, (5, 2))
+    pans = [np.stack([np.roll(cat_HWC, t * step, axis=(0, 1))[50:114, 60:108] for t in range(8)]) for step in steps]
+    encoded: list[set[bytes]] = [set() for _ in pans]
+    dirt: list[np.ndarray] = []
+    for turn in range(150):
+        dirt = [*dirt[-20:], random.integers(0, 256, random.integers(1, 400_000), dtype=np.uint8)]
+        encoded[turn % len(pans)].add(encode_mp4(pans[turn % len(pans)], fps=7))
+    assert [len(each) for each in encoded] == [1] * len(pans)
+
+
 def test_the_file_says_what_it_is_and_starts_at_once(mp4):
     assert mp4.index(b"moov") < mp4.index(b"mdat")
     assert b"threads=1 " in mp4
