@@ -50,8 +50,8 @@ class ExecutionConfig:
     sample_timeout_s: float = 3600.0
     """How long one stage may take over one sample before its worker is ended and the sample started again, seconds."""
     memory: str = "auto"
-    """Memory tier of the samples, `high` or `low`; auto: the one that the device has room for, and the low one after a
-    sample that ran out of memory."""
+    """Memory tier of the samples, `high`, `medium` or `low`; auto: the first that the device has room for, and a lower
+    one after a sample that ran out of memory."""
     compile: bool = False
     """Whether a worker compiles its U-Net's blocks before its first sample."""
     untrusted: bool = False

@@ -51,7 +51,7 @@ SampleTimeout = Annotated[
 ]
 Memory = Annotated[
     str | None,
-    typer.Option("--memory", help="auto, high or low: low takes more time and less memory.  [default: auto]"),
+    typer.Option("--memory", help="auto, high, medium or low: lower takes less memory, more time.  [default: auto]"),
 ]
 Compile = Annotated[
     bool, typer.Option("--compile", help="Compile the U-Net first, minutes once on a machine; bench tells if it pays.")

@@ -200,7 +200,7 @@ class Generate:
         guidance: GuidanceConfig | None,
         seed: int,
     ) -> Generation:
-        """Make the video; where memory runs out, once more in the low tier, in which this worker then stays."""
+        """Make the video; where memory runs out, again in a lower tier, in which this worker then stays."""
         from sgi2v.generate import generate
         from sgi2v.memory import where_there_is_room
 

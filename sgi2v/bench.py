@@ -30,7 +30,7 @@ class Phase:
     seconds: float
     """Median over the samples."""
     flops: float
-    """Counted, attention included, and what the low tier computes again; a multiply-add is two."""
+    """Counted, attention included, and what a lower tier computes again; a multiply-add is two."""
 
     @property
     def flops_per_s(self) -> float:
@@ -56,7 +56,7 @@ class Benchmark:
     memory: str
     """Tier that it was measured in, `high` or `low`."""
     fell_back: bool
-    """Whether memory ran out in the high tier first."""
+    """Whether memory ran out in a higher tier first."""
     compiled: bool
     samples: int
     """Measured, after one that was not."""
@@ -131,7 +131,7 @@ def benchmark(
 ) -> Benchmark:
     """Make one sample to warm up, then `samples` that count: noise for a picture, one box that crosses it.
 
-    threads: of torch, on a CPU. memory: a tier, or `auto` by what is free, and the low one where that runs out.
+    threads: of torch, on a CPU. memory: a tier, or `auto` by what is free, and a lower one where that runs out.
     compiled: whether the U-Net's blocks are, which the first sample waits for. Raises ConfigError as `load_model`
     does, for want of memory, or for want of a compiler.
     """
@@ -150,7 +150,7 @@ def benchmark(
         )
     except Exception as error:
         if is_out_of_memory(error):
-            raise _does_not_fit(sampler, device, tell_low=memory == "high") from error
+            raise _does_not_fit(sampler, device, tell_low=memory in (MemoryTier.HIGH, MemoryTier.MEDIUM)) from error
         if isinstance(error, TorchDynamoException):
             raise cannot_compile(config.source, error) from error
         raise
@@ -231,13 +231,15 @@ def lines(found: Benchmark) -> list[str]:
     told.append(f"matrix rate {found.matrix_flops / 1e12:.4g} TFLOP/s in {found.matrix_dtype}, measured here")
     if found.matrix_dtype == "tf32":
         told.append("  the model's convolutions are in tf32 too, its own matrix products in float32")
-    fell_back = ", as it ran out in the high one" if found.fell_back else ""
+    fell_back = ", as it ran out in a higher one" if found.fell_back else ""
     told.append(
         f"peak memory {found.peak_bytes / 2**30:.2f} GiB in the {found.memory} tier{fell_back}; "
         f"model loaded in {found.load_s:.1f} s, first sample {found.first_s:.1f} s"
     )
-    if found.memory == MemoryTier.LOW.value and found.guided_steps:
-        told.append("  the low tier computes most blocks of the guided passes twice; both are counted in the TFLOP")
+    if found.memory != MemoryTier.HIGH.value and found.guided_steps:
+        told.append(
+            f"  the {found.memory} tier computes blocks of the guided passes twice; both are counted in the TFLOP"
+        )
     worker = "one worker" if found.threads is not None else "one GPU"
     told.append(
         f"{found.videos_per_hour:.1f} videos an hour and {found.videos_per_day:.0f} a day, {worker}; "

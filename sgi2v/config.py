@@ -32,12 +32,14 @@ class Feature(StrEnum):
 
 
 class MemoryTier(StrEnum):
-    """How much memory a sample takes, for how much time."""
+    """How much memory a sample takes, for how much time, from the fastest on: the same video; on a CPU to the bit."""
 
     HIGH = "high"
     """All that the backward pass of a guided step needs is kept."""
+    MEDIUM = "medium"
+    """The transformer blocks of the two largest resolutions, which keep most for the work they are, run again."""
     LOW = "low"
-    """Most of it is computed again: the same video; on a CPU to the bit."""
+    """All blocks run again."""
 
 
 def auto_dtype(on_gpu: bool, has_bfloat16: bool = True) -> DType:

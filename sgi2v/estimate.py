@@ -48,7 +48,7 @@ class Cost:
 ALLOCATOR_SLACK = 1.15
 """What an allocator's unused pieces and the kernels' workspaces come to, relative to the tensors."""
 _needed: dict[tuple[Hashable, ...], int] = {}
-"""Bytes of the high tier by checkpoint and settings: counting takes seconds."""
+"""Bytes by tier, checkpoint and settings: counting takes seconds."""
 
 
 class BytesAlive(TorchDispatchMode):
@@ -85,7 +85,7 @@ def estimate_cost(
 ) -> Cost:
     """Count a sample's cost for settings and a weights' type.
 
-    counted: the tier whose FLOPs are counted; what the low one computes again counts again.
+    counted: the tier whose FLOPs are counted; what it computes again counts again.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -105,11 +105,14 @@ def roomiest_tier(
     """The fastest tier for the memory that is free once the weights are on the device."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    key = (checkpoint.source, checkpoint.revision, sampler, guidance, dtype)
-    if key not in _needed:
-        with FakeTensorMode(), _default_dtype(dtype):
-            _needed[key] = _Shapes(checkpoint, sampler).peak(guidance, MemoryTier.HIGH)
-    return MemoryTier.HIGH if _needed[key] * ALLOCATOR_SLACK <= free_bytes else MemoryTier.LOW
+    for tier in (MemoryTier.HIGH, MemoryTier.MEDIUM):
+        key = (tier, checkpoint.source, checkpoint.revision, sampler, guidance, dtype)
+        if key not in _needed:
+            with FakeTensorMode(), _default_dtype(dtype):
+                _needed[key] = _Shapes(checkpoint, sampler).peak(guidance, tier)
+        if _needed[key] * ALLOCATOR_SLACK <= free_bytes:
+            return tier
+    return MemoryTier.LOW
 
 
 def choose_tier(

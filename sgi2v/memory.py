@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,38 +22,48 @@ Made = TypeVar("Made")
 def memory_of(unet: Any, guidance: GuidanceConfig, tier: MemoryTier) -> Iterator[None]:
     """Run the guided pass made inside in a memory tier; the U-Net is as before on leaving.
 
-    In the low tier every residual and transformer block is computed twice, but for the guided ones: computed again,
-    they would record their features again.
+    The tier's blocks are computed twice, but for the guided ones: computed again, they would record their features
+    again.
     """
-    with _recomputed_blocks(unet, guidance) if tier is MemoryTier.LOW else nullcontext():
-        yield
-
-
-def where_there_is_room(make: Callable[[MemoryTier], Made], tier: MemoryTier, falls_back: bool) -> Made:
-    """What `make` gives in a memory tier; where that has no room and it falls back, what it gives in the low one."""
-    try:
-        return make(tier)
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        torch.cuda.empty_cache()
-        if tier is MemoryTier.LOW or not falls_back:
-            raise
-    # only here, without the error, is the memory free that its traceback held
-    torch.cuda.empty_cache()
-    return make(MemoryTier.LOW)
-
-
-@contextmanager
-def _recomputed_blocks(unet: Any, guidance: GuidanceConfig) -> Iterator[None]:
-    guided: set[nn.Module] = set()
-    for block_index, index in guidance.layers:
-        block = unet.up_blocks[block_index]
-        guided |= {parts[index] for name in ("resnets", "attentions") if (parts := getattr(block, name, None))}
+    guided = _guided_blocks(unet, guidance)
     with ExitStack() as stack:
-        for block in blocks_of(unet):
+        for block in _blocks_of_tier(unet, tier):
             if block not in guided:
                 # not the reentrant kind: it would keep nothing of a block whose weights have no gradient
                 recomputing = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
                 stack.enter_context(forward_replaced(block, recomputing))
         yield
+
+
+def where_there_is_room(make: Callable[[MemoryTier], Made], tier: MemoryTier, falls_back: bool) -> Made:
+    """What `make` gives in a memory tier; where that has no room and it falls back, in the first below that has."""
+    below = list(MemoryTier)[list(MemoryTier).index(tier) + 1 :] if falls_back else []
+    while True:
+        try:
+            return make(tier)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            torch.cuda.empty_cache()
+            if not below:
+                raise
+        # only here, without the error, is the memory free that its traceback held
+        torch.cuda.empty_cache()
+        tier = below.pop(0)
+
+
+def _blocks_of_tier(unet: Any, tier: MemoryTier) -> Iterator[nn.Module]:
+    """The blocks that are computed twice in a tier."""
+    if tier is MemoryTier.LOW:
+        yield from blocks_of(unet)
+    elif tier is MemoryTier.MEDIUM:
+        for level in (*unet.down_blocks[:2], *unet.up_blocks[-2:]):
+            yield from getattr(level, "attentions", ())
+
+
+def _guided_blocks(unet: Any, guidance: GuidanceConfig) -> set[nn.Module]:
+    guided: set[nn.Module] = set()
+    for block_index, index in guidance.layers:
+        block = unet.up_blocks[block_index]
+        guided |= {parts[index] for name in ("resnets", "attentions") if (parts := getattr(block, name, None))}
+    return guided

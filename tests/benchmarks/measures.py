@@ -119,6 +119,7 @@ def variants_on(device: str) -> dict[str, Variant]:
         "a pass for each branch of classifier-free guidance": Variant(change=_branch_by_branch),
     }
     not_taken: dict[str, Variant] = {
+        "medium memory tier": Variant(memory=MemoryTier.MEDIUM),
         "low memory tier": Variant(memory=MemoryTier.LOW),
         "channels last": Variant(change=_in_channels_last),
         "compiled blocks": Variant(change=lambda model: compile_blocks(model.unet)),

@@ -220,16 +220,30 @@ def made_with(generator: RunsOut, config: RunConfig, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     "error", [OUT_OF_MEMORY, *map(RuntimeError, ("CUDA error: out of memory", "CUDA driver error: out of memory"))]
 )
-def test_a_worker_that_runs_out_of_memory_tries_again_in_the_low_tier_and_stays_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+@pytest.mark.parametrize(
+    ("without_room", "tried", "stays"),
+    [
+        ([MemoryTier.HIGH], ["high", "medium", "medium"], "medium"),
+        ([MemoryTier.HIGH, MemoryTier.MEDIUM], ["high", "medium", "low", "low"], "low"),
+    ],
+)
+def test_a_worker_that_runs_out_of_memory_tries_again_in_a_lower_tier_and_stays_there(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    without_room: list[MemoryTier],
+    tried: list[str],
+    stays: str,
 ) -> None:
-    generator = RunsOut(MemoryTier.HIGH, error=error)
+    generator = RunsOut(*without_room, error=error)
     records = made_with(generator, config_of(write_good(tmp_path, 2)), monkeypatch)
-    assert generator.tried == [MemoryTier.HIGH, MemoryTier.LOW, MemoryTier.LOW]
-    assert [(each["status"], each["memory"]) for each in records] == [("committed", "low")] * 2
+    assert generator.tried == tried
+    assert [(each["status"], each["memory"]) for each in records] == [("committed", stays)] * 2
 
 
-@pytest.mark.parametrize(("memory", "tried"), [("auto", ["high", "low"]), ("high", ["high"]), ("low", ["low"])])
+@pytest.mark.parametrize(
+    ("memory", "tried"), [("auto", ["high", "medium", "low"]), *((tier, [tier]) for tier in ("high", "medium", "low"))]
+)
 def test_a_sample_that_no_tier_has_room_for_fails_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: str, tried: list[str]
 ) -> None:
@@ -256,10 +270,10 @@ def test_a_worker_compiles_before_its_first_sample_and_learns_of_the_memory(
     worker = Generate(config, "cpu")
     assert not isinstance(worker.model, ConfigError)
     assert units == [worker.model.unet]
-    assert generator.tried == [MemoryTier.HIGH, MemoryTier.LOW]
+    assert generator.tried == [MemoryTier.HIGH, MemoryTier.MEDIUM]
     (outcome,) = Commit(config, 1)(worker(Load(config)(rows_of(Path(config.manifest))))).to_pylist()
     record = json.loads(outcome["record"])
-    assert (record["status"], record["memory"]) == ("committed", "low")
+    assert (record["status"], record["memory"]) == ("committed", "medium")
 
 
 def test_a_worker_that_cannot_compile_ends_the_run_and_blames_no_row(

@@ -37,10 +37,13 @@ def test_every_stage_conforms_on_a_gpu(golden_checkpoint: Path, case: Path) -> N
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_a_video_is_the_same_in_either_tier_on_a_gpu(
+def test_a_video_is_the_same_in_every_tier_on_a_gpu(
     golden_checkpoint: Path, photograph: NDArray[np.uint8], dtype: str
 ) -> None:
     model = load_model(str(golden_checkpoint), device="cuda", dtype=dtype)
-    high, low = (generate(model, photograph, tracks(), SAMPLER, GUIDANCE, seed=1, memory=tier) for tier in MemoryTier)
-    assert np.abs(high.frames.astype(int) - low.frames).mean() < 2
+    high, *lower = (
+        generate(model, photograph, tracks(), SAMPLER, GUIDANCE, seed=1, memory=tier) for tier in MemoryTier
+    )
+    for made in lower:
+        assert np.abs(high.frames.astype(int) - made.frames).mean() < 2
     assert np.isfinite(high.losses).all()
