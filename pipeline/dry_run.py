@@ -59,10 +59,9 @@ def _cost_lines(config: RunConfig, checkpoint: Checkpoint, rows: int, index: pa.
     dtype = resolve_dtype(named, device) if named == "auto" else getattr(torch, named)
     torch.set_num_threads(config.execution.threads_per_worker)
     cost = estimate_cost(checkpoint, config.sampler, config.guidance, dtype)
-    high, medium, low = ((cost.weights_bytes + cost.working_bytes[tier]) / 2**30 for tier in MemoryTier)
-    memory = (
-        f"  memory      {high:6.1f}  GiB a worker at least; {medium:.1f} in the medium tier, {low:.1f} in the low one"
-    )
+    gib = {tier: (cost.weights_bytes + cost.working_bytes[tier]) / 2**30 for tier in MemoryTier}
+    lower = f"{gib[MemoryTier.MEDIUM]:.1f} in the medium tier, {gib[MemoryTier.LOW]:.1f} in the low one"
+    memory = f"  memory      {gib[MemoryTier.HIGH]:6.1f}  GiB a worker at least; {lower}"
     made = index.filter(pc.equal(index["status"], "committed")).slice(0, MEASURED).to_pylist()
     if made:
         seconds = statistics.median(map(seconds_generating, made))

@@ -68,7 +68,7 @@ class SampleRecord:
     seconds_commit: float | None = None
     peak_gpu_bytes: int | None = None
     memory: str | None = None
-    """Tier that it was made in: `high` or `low`."""
+    """Tier that it was made in: `high`, `medium` or `low`."""
     device: str | None = None
     dtype: str | None = None
     """Of the U-Net's weights."""

@@ -54,7 +54,7 @@ class Benchmark:
     guided_steps: int
     iterations: int
     memory: str
-    """Tier that it was measured in, `high` or `low`."""
+    """Tier that it was measured in."""
     fell_back: bool
     """Whether memory ran out in a higher tier first."""
     compiled: bool
@@ -146,11 +146,13 @@ def benchmark(
     chosen = choose_tier(memory, model, sampler, guidance)
     try:
         measured = where_there_is_room(
-            partial(_measure, model, sampler, guidance, samples), chosen, falls_back=memory == "auto"
+            partial(_measure, model, sampler, guidance, samples),
+            chosen,
+            falls_back=memory == "auto" and guidance is not None,
         )
     except Exception as error:
         if is_out_of_memory(error):
-            raise _does_not_fit(sampler, device, tell_low=memory in (MemoryTier.HIGH, MemoryTier.MEDIUM)) from error
+            raise _does_not_fit(sampler, device, tell_lower=memory not in ("auto", MemoryTier.LOW)) from error
         if isinstance(error, TorchDynamoException):
             raise cannot_compile(config.source, error) from error
         raise
@@ -200,11 +202,11 @@ def _measure(
     )
 
 
-def _does_not_fit(sampler: SamplerConfig, device: torch.device, tell_low: bool) -> ConfigError:
+def _does_not_fit(sampler: SamplerConfig, device: torch.device, tell_lower: bool) -> ConfigError:
     what = f"{sampler.num_frames} frames of {sampler.height} x {sampler.width} px"
     place = torch.cuda.get_device_name(device) if device.type == "cuda" else "this machine"
-    low = "take --memory low, or " if tell_low else ""
-    return ConfigError(f"{what} do not fit into the memory of {place}: {low}make the frames smaller or fewer")
+    lower = "take a lower --memory, or " if tell_lower else ""
+    return ConfigError(f"{what} do not fit into the memory of {place}: {lower}make the frames smaller or fewer")
 
 
 def _peak_of_process() -> int:

@@ -37,9 +37,9 @@ class MemoryTier(StrEnum):
     HIGH = "high"
     """All that the backward pass of a guided step needs is kept."""
     MEDIUM = "medium"
-    """The transformer blocks of the two largest resolutions, which keep most for the work they are, run again."""
+    """The transformer blocks of the two largest resolutions run again: they keep the most bytes for their work."""
     LOW = "low"
-    """All blocks run again."""
+    """All residual and transformer blocks run again, but for the guided ones."""
 
 
 def auto_dtype(on_gpu: bool, has_bfloat16: bool = True) -> DType:

@@ -102,9 +102,11 @@ def roomiest_tier(
     dtype: torch.dtype,
     free_bytes: int,
 ) -> MemoryTier:
-    """The fastest tier for the memory that is free once the weights are on the device."""
+    """The fastest tier for the memory that is free once the weights are on the device; unguided, all are one."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    if guidance is None:
+        return MemoryTier.HIGH
     for tier in (MemoryTier.HIGH, MemoryTier.MEDIUM):
         key = (tier, checkpoint.source, checkpoint.revision, sampler, guidance, dtype)
         if key not in _needed:

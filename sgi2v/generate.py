@@ -147,8 +147,8 @@ def generate(
     image: the first frame, RGB [H, W, 3] uint8 or PIL, of any size; resized to the sampler's. tracks: boxes in
     pixels of a frame of their own size, rescaled and resampled to the sampler's; None or no boxes generates
     without control. sampler: None takes the checkpoint's own. guidance: None is plain SVD with the same noise.
-    seed: of all noise, unless `noise` brings its own. memory: low gives the same video in less memory and more
-    time; None goes by what is free on the GPU, and is high on a CPU.
+    seed: of all noise, unless `noise` brings its own. memory: a lower tier gives the same video in less memory
+    and more time; None goes by what is free on the GPU, and is high on a CPU.
     Raises ConfigError for settings that the model cannot do, SampleError for a sample that cannot be made.
     """
     sampler = sampler or model.checkpoint.sampler()

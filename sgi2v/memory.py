@@ -44,8 +44,8 @@ def where_there_is_room(make: Callable[[MemoryTier], Made], tier: MemoryTier, fa
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            torch.cuda.empty_cache()
             if not below:
+                torch.cuda.empty_cache()
                 raise
         # only here, without the error, is the memory free that its traceback held
         torch.cuda.empty_cache()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ CRF = 14
 """x264's quality: 0 is lossless, 51 the worst; at 14 most of what is lost goes to 4:2:0 chroma and rounding."""
 BT709 = 1
 """The number that H.264 gives BT.709 as primaries, transfer and matrix alike."""
+CPU_FLAGS = Path("/proc/cpuinfo")
 LIMITED_RANGE = 1
 """FFmpeg's number for 16..235 luma, what players expect of yuv420p."""
 
@@ -109,9 +111,16 @@ def _steady_x264() -> dict[str, str]:
     encodings, so that it may use AVX2 at most. Where there is no AVX-512 nothing is said: x264 would take code that
     is named for it without asking whether the processor can run it.
     """
-    import torch
+    return {"x264-params": "asm=AVX2"} if _has_avx512(CPU_FLAGS) else {}
 
-    return {"x264-params": "asm=AVX2"} if torch.backends.cpu.get_cpu_capability() == "AVX512" else {}
+
+@cache
+def _has_avx512(flags: Path) -> bool:
+    """Whether Linux tells of it; other systems have no such file, and Macs seldom such a processor."""
+    try:
+        return "avx512vl" in flags.read_text()
+    except OSError:
+        return False
 
 
 def _require_frames(frames_THWC: NDArray[Any]) -> None:

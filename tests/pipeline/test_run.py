@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -96,6 +97,10 @@ def test_a_dry_run_over_a_finished_run_says_so(finished: Finished) -> None:
     assert done.returncode == 0, done.stderr
     assert f"  done before {ROWS:>6}\n" in done.stdout
     assert f"  to do       {0:>6}  -> {finished.output}\n" in done.stdout
+    memory = re.search(r"memory +(\S+)  GiB a worker at least; (\S+) in the medium tier, (\S+) in the low", done.stdout)
+    assert memory is not None
+    high, medium, low = map(float, memory.groups())
+    assert high >= medium >= low > 0
 
 
 def test_an_output_of_other_settings_is_refused_and_left_as_it_is(finished: Finished) -> None:

@@ -19,6 +19,7 @@ import torch
 
 import pipeline.storage
 import sgi2v.compiled
+import sgi2v.estimate
 import sgi2v.generate
 from manifests.io import read_manifest
 from pipeline.attempts import MAX_ATTEMPTS, Ledger
@@ -254,6 +255,26 @@ def test_a_sample_that_no_tier_has_room_for_fails_alone(
     assert generator.tried == tried
     assert (record["status"], record["error_code"]) == ("failed", "out_of_memory")
     assert "2.00 GiB.: make the frames smaller or fewer" in record["message"]
+
+
+def test_an_unguided_sample_that_finds_no_room_is_not_tried_in_tiers_that_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = RunsOut(*MemoryTier)
+    config = dataclasses.replace(config_of(write_good(tmp_path, 1)), guidance=None)
+    (record,) = made_with(generator, config, monkeypatch)
+    assert generator.tried == [MemoryTier.HIGH]
+    assert (record["status"], record["error_code"]) == ("failed", "out_of_memory")
+
+
+def test_a_worker_that_begins_in_the_medium_tier_goes_on_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sgi2v.estimate, "choose_tier", lambda *_: MemoryTier.MEDIUM)
+    generator = RunsOut(MemoryTier.MEDIUM)
+    (record,) = made_with(generator, config_of(write_good(tmp_path, 1)), monkeypatch)
+    assert generator.tried == [MemoryTier.MEDIUM, MemoryTier.LOW]
+    assert (record["status"], record["memory"]) == ("committed", "low")
 
 
 def compiled(config: RunConfig) -> RunConfig:

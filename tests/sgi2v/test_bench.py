@@ -96,8 +96,8 @@ def test_where_memory_runs_out_a_lower_tier_is_measured_and_told(
     [
         ("auto", "make the frames smaller or fewer"),
         ("low", "make the frames smaller or fewer"),
-        ("medium", "take --memory low, or make the frames smaller or fewer"),
-        ("high", "take --memory low, or make the frames smaller or fewer"),
+        ("medium", "take a lower --memory, or make the frames smaller or fewer"),
+        ("high", "take a lower --memory, or make the frames smaller or fewer"),
     ],
 )
 def test_frames_that_fit_no_tier_are_told(monkeypatch: pytest.MonkeyPatch, memory: str, advice: str) -> None:

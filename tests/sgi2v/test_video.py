@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import skimage.data
 
+import sgi2v.video
 from sgi2v.errors import ErrorCode, SampleError
 from sgi2v.video import check_video, decode_mp4, encode_mp4, is_blank
 
@@ -67,7 +68,10 @@ def test_the_same_frames_give_the_same_bytes(frames_THWC, mp4):
 
 
 def test_what_lies_in_memory_does_not_change_the_bytes():
-    """Pans over a photograph by steps of their own, in turns: each is encoded where others left their traces."""
+    """Pans over a photograph by steps of their own, in turns: each is encoded where others left their traces.
+
+    The width is one at which x264's AVX-512 code varies.
+    """
     random = np.random.default_rng(1)
     cat_HWC = skimage.data.chelsea()
     steps = random.integers(-4, 5, (5, 2))
@@ -78,6 +82,29 @@ def test_what_lies_in_memory_does_not_change_the_bytes():
         dirt = [*dirt[-20:], random.integers(0, 256, random.integers(1, 400_000), dtype=np.uint8)]
         encoded[turn % len(pans)].add(encode_mp4(pans[turn % len(pans)], fps=7))
     assert [len(each) for each in encoded] == [1] * len(pans)
+
+
+@pytest.mark.parametrize(
+    ("flags", "options"),
+    [
+        ("flags : fpu avx2 avx512f avx512bw avx512vl", {"x264-params": "asm=AVX2"}),
+        ("flags : fpu avx2", {}),
+        (None, {}),
+    ],
+)
+def test_x264_goes_without_avx512_where_there_is_some(tmp_path, monkeypatch, frames_THWC, flags, options):
+    if flags is not None:
+        (tmp_path / "cpuinfo").write_text(flags)
+    opened = []
+    add_stream = av.container.OutputContainer.add_stream
+    monkeypatch.setattr(sgi2v.video, "CPU_FLAGS", tmp_path / "cpuinfo")
+    monkeypatch.setattr(
+        av.container.OutputContainer,
+        "add_stream",
+        lambda *args, **kwargs: opened.append(kwargs) or add_stream(*args, **kwargs),
+    )
+    encode_mp4(frames_THWC, fps=7)
+    assert opened[0]["options"] == {"crf": "14", **options}
 
 
 def test_the_file_says_what_it_is_and_starts_at_once(mp4):

@@ -1,0 +1,79 @@
+"""What `--compile` takes at a machine's first start and at a later one, until one sample is made.
+
+    python -m tests.benchmarks.compile_time [--model embedded] [--frames 14]
+
+Two processes one after the other share a folder for what is compiled, which is empty before the first. The sample is
+the shortest that runs all blocks, with and without gradients. Each process first makes it without compiling, so that
+what a device's own start takes is not in it; the sample's own time, made once more, is told beside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+import torch
+
+from sgi2v.compiled import compile_blocks
+from sgi2v.estimate import choose_tier
+from sgi2v.generate import generate
+from sgi2v.model import load_model
+from sgi2v.trial import moving_box, shortest
+
+
+def first_and_second_s(source: str, frames: int | None, threads: int) -> tuple[float, float]:
+    """Seconds of a compiled model's first sample, and of the same once more."""
+    torch.set_num_threads(threads)
+    model = load_model(source)
+    sampler, guidance = shortest(model.checkpoint.sampler(), model.checkpoint.guidance())
+    sampler = dataclasses.replace(sampler, num_frames=frames or sampler.num_frames)
+    image_HWC, tracks = moving_box(sampler)
+
+    tier = choose_tier("auto", model, sampler, guidance)
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        generate(model, image_HWC, tracks, sampler, guidance, memory=tier)
+        return time.perf_counter() - start
+
+    seconds()
+    compile_blocks(model.unet)
+    return seconds(), seconds()
+
+
+def in_a_process(source: str, frames: int | None, threads: int, cache: str) -> tuple[float, float]:
+    """The same in a process of its own, with a folder for what is compiled."""
+    command = [sys.executable, "-m", "tests.benchmarks.compile_time", "--model", source, "--here"]
+    command += ["--threads", str(threads)]
+    command += ["--frames", str(frames)] if frames else []
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache, "TRITON_CACHE_DIR": f"{cache}/triton"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True)
+    first_s, second_s = json.loads(done.stdout.splitlines()[-1])
+    return first_s, second_s
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--frames", type=int, help="the checkpoint's own unless given")
+    parser.add_argument("--threads", type=int, default=1, help="on a CPU")
+    parser.add_argument("--here", action="store_true", help="measure in this process and print JSON")
+    options = parser.parse_args()
+    if options.here:
+        print(json.dumps(first_and_second_s(options.model, options.frames, options.threads)))
+        return
+    with tempfile.TemporaryDirectory() as cache:
+        cold_s, sample_s = in_a_process(options.model, options.frames, options.threads, cache)
+        warm_s, _ = in_a_process(options.model, options.frames, options.threads, cache)
+    print(f"{options.model} on {'cuda' if torch.cuda.is_available() else 'cpu'}, first sample with compiling:")
+    print(f"cold {cold_s:.1f} s, warm {warm_s:.1f} s, ratio {cold_s / warm_s:.2f}; the sample itself {sample_s:.1f} s")
+
+
+if __name__ == "__main__":
+    main()
