@@ -27,7 +27,7 @@ Config = Annotated[str | None, typer.Option("--config", metavar="FILE.toml", hel
 Preset = Annotated[
     str | None,
     typer.Option(
-        "--preset", help="paper: the checkpoint's own settings; fast: about a third of the work.  [default: paper]"
+        "--preset", help="paper: the checkpoint's own settings; fast: less than a third of the work.  [default: paper]"
     ),
 ]
 Workers = Annotated[

@@ -167,14 +167,14 @@ def _feature(value: str) -> Feature:
 
 
 PRESETS = ("paper", "fast")
-FAST_STEPS, FAST_ITERATIONS, FAST_LEARNING_RATE = 0.45, 0.4, 4.0
+FAST_STEPS, FAST_ITERATIONS, FAST_LEARNING_RATE = 0.4, 0.4, 4.0
 """What `fast` makes of the checkpoint's own settings: fewer steps and updates, each of which goes further."""
 
 
 def apply_preset(preset: str, sampler: SamplerConfig, guidance: GuidanceConfig) -> tuple[SamplerConfig, GuidanceConfig]:
     """The checkpoint's own settings (`paper`), or less than half the steps with larger and fewer updates (`fast`).
 
-    `fast` takes a third of the work; `tests/benchmarks/presets.py` measures what is kept of the control.
+    `fast` takes less than a third of the work; `tests/benchmarks/presets.py` measures what is kept of the control.
     """
     if preset not in PRESETS:
         raise ConfigError(f"unknown preset {preset!r}: known are {', '.join(PRESETS)}")

@@ -37,7 +37,7 @@ def test_checkpoint_then_preset_then_file_then_flags() -> None:
     assert settle().sampler == own
     assert settle().guidance == checkpoint.guidance()
     fast = settle(run={"preset": "fast"})
-    assert (own.steps, fast.sampler.steps) == (20, 9)
+    assert (own.steps, fast.sampler.steps) == (20, 8)
     assert fast.guidance is not None
     assert (checkpoint.guidance().iterations, fast.guidance.iterations) == (5, 2)
     assert fast.guidance.learning_rate == 4 * checkpoint.guidance().learning_rate
