@@ -208,9 +208,7 @@ class Generate:
             self.memory = tier
             return generate(model, image_HWC, tracks, sampler, guidance, seed, memory=tier)
 
-        # without guidance all tiers are one
-        falls_back = self.config.execution.memory == "auto" and guidance is not None
-        return where_there_is_room(make, self.memory, falls_back)
+        return where_there_is_room(make, self.memory, self.config.execution.memory, guidance)
 
     def _told(self, generation: Generation) -> dict[str, Any]:
         def column(values: NDArray[np.float64]) -> list[float | None]:

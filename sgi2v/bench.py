@@ -145,11 +145,7 @@ def benchmark(
         compile_blocks(model.unet)
     chosen = choose_tier(memory, model, sampler, guidance)
     try:
-        measured = where_there_is_room(
-            partial(_measure, model, sampler, guidance, samples),
-            chosen,
-            falls_back=memory == "auto" and guidance is not None,
-        )
+        measured = where_there_is_room(partial(_measure, model, sampler, guidance, samples), chosen, memory, guidance)
     except Exception as error:
         if is_out_of_memory(error):
             raise _does_not_fit(sampler, device, tell_lower=memory not in ("auto", MemoryTier.LOW)) from error

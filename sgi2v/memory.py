@@ -35,8 +35,14 @@ def memory_of(unet: Any, guidance: GuidanceConfig, tier: MemoryTier) -> Iterator
         yield
 
 
-def where_there_is_room(make: Callable[[MemoryTier], Made], tier: MemoryTier, falls_back: bool) -> Made:
-    """What `make` gives in a memory tier; where that has no room and it falls back, in the first below that has."""
+def where_there_is_room(
+    make: Callable[[MemoryTier], Made], tier: MemoryTier, named: str, guidance: GuidanceConfig | None
+) -> Made:
+    """What `make` gives in a memory tier; where that has no room, in the first below that has.
+
+    named: the tier that was asked for; only `auto` is left for a lower one. Without guidance all tiers are one.
+    """
+    falls_back = named == "auto" and guidance is not None
     below = list(MemoryTier)[list(MemoryTier).index(tier) + 1 :] if falls_back else []
     while True:
         try:

@@ -22,9 +22,10 @@ CRF = 14
 """x264's quality: 0 is lossless, 51 the worst; at 14 most of what is lost goes to 4:2:0 chroma and rounding."""
 BT709 = 1
 """The number that H.264 gives BT.709 as primaries, transfer and matrix alike."""
-CPU_FLAGS = Path("/proc/cpuinfo")
 LIMITED_RANGE = 1
 """FFmpeg's number for 16..235 luma, what players expect of yuv420p."""
+CPU_FLAGS = Path("/proc/cpuinfo")
+"""Where Linux tells what the processor can do."""
 
 
 def resize_image(image_HWC: Frames, height: int, width: int) -> Frames:
