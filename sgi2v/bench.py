@@ -16,7 +16,7 @@ from torch._dynamo.exc import TorchDynamoException
 from sgi2v.compiled import cannot_compile, compile_blocks
 from sgi2v.config import GuidanceConfig, MemoryTier, ModelConfig, SamplerConfig
 from sgi2v.errors import ConfigError, is_out_of_memory
-from sgi2v.estimate import choose_tier, estimate_cost, matrix_rate, uses_tf32
+from sgi2v.estimate import choose_tier, count_flops, matrix_rate, uses_tf32
 from sgi2v.generate import PHASES, generate
 from sgi2v.memory import where_there_is_room
 from sgi2v.model import VideoModel, load_model
@@ -152,7 +152,7 @@ def benchmark(
         if isinstance(error, TorchDynamoException):
             raise cannot_compile(config.source, error) from error
         raise
-    cost = estimate_cost(model.checkpoint, sampler, guidance, model.dtype, counted=measured.tier)
+    flops = count_flops(model.checkpoint, sampler, guidance, model.dtype, measured.tier)
     is_gpu = device.type == "cuda"
     dtype = str(model.dtype).removeprefix("torch.")
     return Benchmark(
@@ -172,7 +172,7 @@ def benchmark(
         samples=samples,
         load_s=load_s,
         first_s=measured.first_s,
-        phases={name: Phase(measured.phase_seconds[name], cost.phase_flops[name]) for name in PHASES},
+        phases={name: Phase(measured.phase_seconds[name], flops[name]) for name in PHASES},
         peak_bytes=_peak_of_process() if measured.peak_gpu_bytes is None else measured.peak_gpu_bytes,
         matrix_flops=measured.matrix_flops,
         matrix_dtype="tf32" if uses_tf32(device, model.dtype) else dtype,

@@ -81,18 +81,28 @@ def estimate_cost(
     sampler: SamplerConfig,
     guidance: GuidanceConfig | None,
     dtype: torch.dtype,
-    counted: MemoryTier = MemoryTier.HIGH,
 ) -> Cost:
-    """Count a sample's cost for settings and a weights' type.
-
-    counted: the tier whose FLOPs are counted; what it computes again counts again.
-    """
+    """Count a sample's cost for settings and a weights' type; FLOPs are those of the high tier."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode(), _default_dtype(dtype):
         shapes = _Shapes(checkpoint, sampler)
         working = {tier: shapes.peak(guidance, tier) for tier in MemoryTier}
-        return Cost(shapes.flops(guidance, counted), shapes.weights_bytes, working)
+        return Cost(shapes.flops(guidance, MemoryTier.HIGH), shapes.weights_bytes, working)
+
+
+def count_flops(
+    checkpoint: Checkpoint,
+    sampler: SamplerConfig,
+    guidance: GuidanceConfig | None,
+    dtype: torch.dtype,
+    tier: MemoryTier = MemoryTier.HIGH,
+) -> dict[str, float]:
+    """Of each of `generate`'s phases, without the memory; what a lower tier computes again counts again."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(), _default_dtype(dtype):
+        return _Shapes(checkpoint, sampler).flops(guidance, tier)
 
 
 def roomiest_tier(

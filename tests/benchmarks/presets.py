@@ -25,7 +25,7 @@ from sgi2v.config import (
     apply_preset,
     scale_work,
 )
-from sgi2v.estimate import estimate_cost
+from sgi2v.estimate import count_flops
 from tests.benchmarks.full_size import write_configs
 from tests.benchmarks.measured import (
     GUIDED,
@@ -66,7 +66,7 @@ def costs(checkpoint: Checkpoint) -> dict[str, float]:
     """Operations of a sample, relative to `paper`."""
     variants = variants_of(checkpoint.sampler(), checkpoint.guidance())
     flops = {
-        name: estimate_cost(checkpoint, each.sampler, each.guidance, torch.bfloat16).flops
+        name: sum(count_flops(checkpoint, each.sampler, each.guidance, torch.bfloat16).values())
         for name, each in variants.items()
     }
     return {name: each / flops[GUIDED] for name, each in flops.items()}
