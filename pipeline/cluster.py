@@ -31,8 +31,11 @@ LEAN_RAY = {
     "RAY_enable_metrics_collection": "0",
     "RAY_event_stats": "0",
     "RAY_num_workers_soft_limit": "0",
+    "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
+    "LOG_NAME_UPDATE_INTERVAL_S": "3600",
 }
-"""Of a Ray that is started for one run: no figures that nobody sees, no processes kept for tasks that do not come."""
+"""Of a Ray that is started for one run: no figures that nobody sees, no processes kept for tasks that do not come, no
+search for new logs ten times a second, of which the driver wants none."""
 _TOLD_LIMIT = 400
 
 

@@ -159,6 +159,10 @@ def flow(config: RunConfig, todo: pa.Table, width: Width, epoch: int) -> Generat
     import ray.data
     from ray.data import ActorPoolStrategy
 
+    from pipeline.pace import Pace
+
+    Pace.begin()
+    ray.data.DataContext.get_current().custom_execution_callback_classes = [Pace]
     attempts = LedgerActor(ROOM_PER_WORKER * width.workers)
     helpers = ActorPoolStrategy(min_size=1, max_size=width.helpers, max_tasks_in_flight_per_actor=2)
     # the next row waits at its worker: with one at a time a worker stands idle until the driver has heard of its last
@@ -176,7 +180,10 @@ def flow(config: RunConfig, todo: pa.Table, width: Width, epoch: int) -> Generat
     )
     # nothing is fetched ahead: a row would be told one row late
     batches = rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-    return (row for batch in batches for row in batch.to_pylist())
+    for batch in batches:
+        for row in batch.to_pylist():
+            Pace.row_came_out(time.monotonic())
+            yield row
 
 
 def _drive(
