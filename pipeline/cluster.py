@@ -30,6 +30,7 @@ PROCESS_BYTES = 1 << 30
 LEAN_RAY = {
     "RAY_enable_metrics_collection": "0",
     "RAY_event_stats": "0",
+    "RAY_task_events_report_interval_ms": "0",
     "RAY_num_workers_soft_limit": "0",
     "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
     "LOG_NAME_UPDATE_INTERVAL_S": "3600",

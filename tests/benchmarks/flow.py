@@ -1,12 +1,13 @@
 """What does the flow keep of the pace of a bare loop over `generate`, on the same rows?
 
-    python -m tests.benchmarks.flow FOLDER [--workers 2] [--steps 8]
+    python -m tests.benchmarks.flow FOLDER [--workers 2] [--steps 8] [--repeats 3]
     python -m tests.benchmarks.flow FOLDER --waiting 5
 
-A loop, a run, and the loop once more. The loop is as many processes as the run has workers, with the same threads,
-and nothing but `generate` in them. With `--waiting` a sample only waits that long and takes no CPU, as if it were on a
-GPU: then the pace of the loop is known, and only the run is made. Pace is counted between the first and the last few
-ends, so that neither the start nor the last rows, for which there are too few to go round, are in it.
+A loop, a run, the loop once more, and so on: a run's pace is held against those of the loops before and after it. The
+loop is as many processes as the run has workers, with the same threads, and nothing but `generate` in them. With
+`--waiting` a sample only waits that long and takes no CPU, as if it were on a GPU: then the pace of the loop is known,
+and only the run is made. Pace is counted between the first and the last few ends, so that neither the start nor the
+last rows, for which there are too few to go round, are in it.
 """
 
 from __future__ import annotations
@@ -107,6 +108,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=30)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--steps", type=int, default=8, help="of the embedded checkpoint: how long a sample takes")
+    parser.add_argument("--repeats", type=int, default=1, help="runs; there is one loop more")
     parser.add_argument("--waiting", type=float, metavar="SECONDS", help="samples that wait and do not work")
     options = parser.parse_args()
     folder: Path = options.folder.absolute()
@@ -128,15 +130,22 @@ def main() -> None:
         ideal = options.workers / options.waiting
         print(f"run {60 * found:.2f} samples a minute of {60 * ideal:.2f}: {found / ideal:.1%}")
         return
-    before, alone = bare_loop(config, rows, options.workers, folder / "before")
-    found, beside = of_run(config, rows, options.workers)
-    after, alone_after = bare_loop(config, rows, options.workers, folder / "after")
-    alone, loop = (alone + alone_after) / 2, (before + after) / 2
-    print(f"loop {60 * before:.2f} and {60 * after:.2f} samples a minute, {alone:.2f} s each")
-    print(f"run  {60 * found:.2f} samples a minute, {beside:.2f} s of generation each")
-    print(f"the run keeps {found / loop:.1%} of the loop's pace")
-    print(f"of it: its samples take {alone / beside:.1%} of a worker's pace in the loop, beside all else on the cores,")
-    print(f"and its workers generate {found * beside / options.workers:.1%} of the time")
+    loops = [bare_loop(config, rows, options.workers, folder / "loop-0")]
+    kept, slowed, busy = [], [], []
+    for number in range(options.repeats):
+        found, beside = of_run(config, rows, options.workers)
+        loops.append(bare_loop(config, rows, options.workers, folder / f"loop-{number + 1}"))
+        loop, alone = np.mean(loops[-2:], axis=0)
+        around = " and ".join(f"{60 * each:.2f}" for each, _ in loops[-2:])
+        print(f"loop {around} samples a minute, {alone:.2f} s each")
+        told = f"run  {60 * found:.2f} samples a minute, {beside:.2f} s of generation each: {found / loop:.1%}"
+        print(told, flush=True)
+        kept.append(found / loop)
+        slowed.append(alone / beside)
+        busy.append(found * beside / options.workers)
+    print(f"the run keeps {np.mean(kept):.1%} of the loop's pace")
+    print(f"of it: its samples take {np.mean(slowed):.1%} of a worker's pace in the loop, beside all else there,")
+    print(f"and its workers generate {np.mean(busy):.1%} of the time")
 
 
 if __name__ == "__main__":
