@@ -17,10 +17,12 @@ import json
 import os
 import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -52,11 +54,28 @@ def rows_of_demo(count: int) -> pa.Table:
     return pa.Table.from_pylist(chosen, demo.schema)
 
 
+@dataclass(frozen=True)
+class Leg:
+    """One loop or one run, between the first and the last few ends."""
+
+    pace: float
+    """Samples a second."""
+    seconds: float
+    """Of the generation of a sample, mean."""
+    share: float
+    """Of a core that a worker's generating thread had: unlike pace it does not change with the clock of the cores."""
+
+
+def counted(ends: list[float], workers: int) -> list[float]:
+    """The ends in order, without the first and the last few."""
+    edge = EDGE_ROUNDS * workers
+    return sorted(ends)[edge - 1 : len(ends) - edge]
+
+
 def pace(ends: list[float], workers: int) -> float:
     """Samples a second between the first and the last few ends."""
-    edge = EDGE_ROUNDS * workers
-    counted = sorted(ends)[edge - 1 : len(ends) - edge]
-    return (len(counted) - 1) / (counted[-1] - counted[0])
+    inner = counted(ends, workers)
+    return (len(inner) - 1) / (inner[-1] - inner[0])
 
 
 def _loop(rank: int, processes: int, config: RunConfig, rows: pa.Table, folder: Path) -> None:
@@ -65,41 +84,59 @@ def _loop(rank: int, processes: int, config: RunConfig, rows: pa.Table, folder: 
     shape = (sampler.height, sampler.width, 3)
     loaded = [load(InFlight.begin(rows.slice(number, 1))) for number in range(rank, rows.num_rows, processes)]
     ends = []
+    start, start_cpu = time.time(), time.thread_time()
     for table in loaded:
         state, image_HWC = state_of(table), pixels_of(table, "first_frame", shape)
         tracks = BoxTracks(np.array(state.boxes_NT4), sampler.height, sampler.width)
         made = generate(model, image_HWC, tracks, sampler, config.guidance, state.seed)
         ends.append((time.time(), sum(made.seconds.values())))
-    (folder / f"{rank}.json").write_text(json.dumps(ends))
+    share = (time.thread_time() - start_cpu) / (time.time() - start)
+    (folder / f"{rank}.json").write_text(json.dumps([ends, share]))
 
 
-def bare_loop(config: RunConfig, rows: pa.Table, workers: int, folder: Path) -> tuple[float, float]:
-    """Pace, and the mean seconds of a sample."""
+def bare_loop(config: RunConfig, rows: pa.Table, workers: int, folder: Path) -> Leg:
+    """Make the samples in as many processes as there are workers."""
     folder.mkdir(parents=True)
     in_processes(_loop, (config, rows, folder), workers)
-    ends = [end for file in folder.iterdir() for end in json.loads(file.read_text())]
-    return pace([at for at, _ in ends], workers), sum(seconds for _, seconds in ends) / len(ends)
+    told = [json.loads(file.read_text()) for file in folder.iterdir()]
+    ends = [end for each, _ in told for end in each]
+    seconds = sum(seconds for _, seconds in ends) / len(ends)
+    return Leg(pace([at for at, _ in ends], workers), seconds, sum(share for _, share in told) / len(told))
 
 
 class _Ends(Observer):
     """When samples were finished, as the driver hears of it, and what their generation took."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: int, workers: int) -> None:
         self.at: list[float] = []
         self.seconds: list[float] = []
+        self.cpu: list[tuple[float, float]] = []
+        """When, and CPU seconds of the generating threads until then: at both edges."""
+        self._edges = (EDGE_ROUNDS * workers, rows - EDGE_ROUNDS * workers)
 
     def finished(self, record: SampleRecord) -> None:
         assert record.status == "committed", record.message
         self.at.append(time.time())
         self.seconds.append(sum(getattr(record, f"seconds_{phase}") for phase in PHASES))
+        if len(self.at) in self._edges:
+            self.cpu.append((self.at[-1], _generating_cpu_s()))
 
 
-def of_run(config: RunConfig, rows: pa.Table, workers: int) -> tuple[float, float]:
-    """Pace, and the mean seconds of a sample's generation."""
+def _generating_cpu_s() -> float:
+    """CPU seconds of the busiest thread of each worker of this process's run."""
+    children = psutil.Process().children(recursive=True)
+    workers = [each for each in children if "MapBatches(Generate)" in " ".join(each.cmdline())]
+    return sum(max(thread.user_time + thread.system_time for thread in each.threads()) for each in workers)
+
+
+def of_run(config: RunConfig, rows: pa.Table, workers: int) -> Leg:
+    """Make the samples in a run."""
     shutil.rmtree(config.output, ignore_errors=True)
-    ends = _Ends()
+    ends = _Ends(rows.num_rows, workers)
     run(config, rows, observer=ends)
-    return pace(ends.at, workers), sum(ends.seconds) / len(ends.seconds)
+    (first, cpu_before), (last, cpu_after) = ends.cpu
+    share = (cpu_after - cpu_before) / (last - first) / workers
+    return Leg(pace(ends.at, workers), sum(ends.seconds) / len(ends.seconds), share)
 
 
 def main() -> None:
@@ -126,26 +163,23 @@ def main() -> None:
     if options.waiting:
         os.environ[stand_in.SECONDS] = str(options.waiting)
         stand_in.install()
-        found, _ = of_run(config, rows, options.workers)
+        found = of_run(config, rows, options.workers).pace
         ideal = options.workers / options.waiting
         print(f"run {60 * found:.2f} samples a minute of {60 * ideal:.2f}: {found / ideal:.1%}")
         return
     loops = [bare_loop(config, rows, options.workers, folder / "loop-0")]
-    kept, slowed, busy = [], [], []
+    runs, kept = [], []
     for number in range(options.repeats):
-        found, beside = of_run(config, rows, options.workers)
+        runs.append(of_run(config, rows, options.workers))
         loops.append(bare_loop(config, rows, options.workers, folder / f"loop-{number + 1}"))
-        loop, alone = np.mean(loops[-2:], axis=0)
-        around = " and ".join(f"{60 * each:.2f}" for each, _ in loops[-2:])
-        print(f"loop {around} samples a minute, {alone:.2f} s each")
-        told = f"run  {60 * found:.2f} samples a minute, {beside:.2f} s of generation each: {found / loop:.1%}"
-        print(told, flush=True)
-        kept.append(found / loop)
-        slowed.append(alone / beside)
-        busy.append(found * beside / options.workers)
-    print(f"the run keeps {np.mean(kept):.1%} of the loop's pace")
-    print(f"of it: its samples take {np.mean(slowed):.1%} of a worker's pace in the loop, beside all else there,")
-    print(f"and its workers generate {np.mean(busy):.1%} of the time")
+        kept.append(2 * runs[-1].pace / (loops[-2].pace + loops[-1].pace))
+        around = " and ".join(f"{60 * each.pace:.2f}" for each in loops[-2:])
+        print(f"run {60 * runs[-1].pace:.2f} samples a minute, loop {around}: {kept[-1]:.1%}", flush=True)
+    busy = np.mean([each.pace * each.seconds / options.workers for each in runs])
+    looped, shared = (float(np.mean([each.share for each in legs])) for legs in (loops, runs))
+    print(f"the run keeps {np.mean(kept):.1%} of the loop's pace, of samples that take {loops[0].seconds:.2f} s there")
+    print(f"a worker's generating thread has {shared:.1%} of a core, {looped:.1%} in the loop: {shared / looped:.1%}")
+    print(f"the run's workers generate {busy:.1%} of the time")
 
 
 if __name__ == "__main__":
