@@ -71,8 +71,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         cold_s, sample_s = in_a_process(options.model, options.frames, options.threads, cache)
         warm_s, _ = in_a_process(options.model, options.frames, options.threads, cache)
-    print(f"{options.model} on {'cuda' if torch.cuda.is_available() else 'cpu'}, the first sample: cold {cold_s:.1f} s,")
-    print(f"warm {warm_s:.1f} s; the sample itself {sample_s:.1f} s. What is beside the sample:")
+    print(f"{options.model} on {'cuda' if torch.cuda.is_available() else 'cpu'}, the first sample:")
+    print(f"cold {cold_s:.1f} s, warm {warm_s:.1f} s; the sample itself {sample_s:.1f} s. What is beside the sample:")
     cold_s, warm_s = cold_s - sample_s, warm_s - sample_s
     print(f"cold {cold_s:.1f} s, warm {warm_s:.1f} s, ratio {cold_s / warm_s:.1f}")
 
