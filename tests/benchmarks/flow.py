@@ -56,26 +56,21 @@ def rows_of_demo(count: int) -> pa.Table:
 
 @dataclass(frozen=True)
 class Leg:
-    """One loop or one run, between the first and the last few ends."""
+    """One loop or one run."""
 
     pace: float
-    """Samples a second."""
+    """Samples a second, between the first and the last few ends."""
     seconds: float
     """Of the generation of a sample, mean."""
     share: float
     """Of a core that a worker's generating thread had: unlike pace it does not change with the clock of the cores."""
 
 
-def counted(ends: list[float], workers: int) -> list[float]:
-    """The ends in order, without the first and the last few."""
-    edge = EDGE_ROUNDS * workers
-    return sorted(ends)[edge - 1 : len(ends) - edge]
-
-
 def pace(ends: list[float], workers: int) -> float:
     """Samples a second between the first and the last few ends."""
-    inner = counted(ends, workers)
-    return (len(inner) - 1) / (inner[-1] - inner[0])
+    edge = EDGE_ROUNDS * workers
+    counted = sorted(ends)[edge - 1 : len(ends) - edge]
+    return (len(counted) - 1) / (counted[-1] - counted[0])
 
 
 def _loop(rank: int, processes: int, config: RunConfig, rows: pa.Table, folder: Path) -> None:

@@ -45,7 +45,7 @@ def test_rows_that_come_fast_are_not_kept_waiting_by_slow_ones_before() -> None:
 @pytest.mark.slow
 def test_the_flow_of_a_run_is_looked_at_with_pauses(tmp_path: Path) -> None:
     script = """
-import json, sys, time
+import json, sys
 from manifests.io import read_manifest
 from pipeline.config import resolve
 from pipeline.pace import Pace
@@ -74,4 +74,4 @@ print(json.dumps([looks, rows]))
     looks, rows = json.loads(done.stdout)
     assert len(rows) == 4
     assert looks[0] == 0
-    assert max(looks) == pytest.approx(SHARE * 1, rel=0.5)
+    assert SHARE * 0.5 < max(looks) <= MOST_S
