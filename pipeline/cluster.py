@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import math
@@ -34,9 +35,17 @@ LEAN_RAY = {
     "RAY_num_workers_soft_limit": "0",
     "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
     "LOG_NAME_UPDATE_INTERVAL_S": "3600",
+    "REPORTER_UPDATE_INTERVAL_MS": "3600000",
 }
-"""Of a Ray that is started for one run: no figures that nobody sees, no processes kept for tasks that do not come, no
-search for new logs ten times a second, of which the driver wants none."""
+"""Of a Ray that is started for one run: no figures that nobody sees, be it of its tasks or of the machine, no processes
+kept for tasks that do not come, no search for new logs ten times a second, of which the driver wants none."""
+TIMER_SLACK_S = 0.1
+"""How late a timer of the driver and of a Ray that it starts may go off: their threads wait in hundreds of short ones,
+each of which takes a core from a worker for a moment. What they wait for wakes them at once all the same."""
+ON_TIME_S = 5e-5
+"""What Linux allows a timer of its own accord."""
+PR_SET_TIMERSLACK = 29
+"""Of Linux' prctl."""
 _TOLD_LIMIT = 400
 
 
@@ -73,6 +82,22 @@ def _stderr_silenced() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+def set_timer_slack(seconds: float) -> None:
+    """How late a timer of this thread, and of all that it starts from now on, may go off; 0: as it began."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, ctypes.c_ulong(int(seconds * 1e9)))
+
+
+@contextmanager
+def timers_together() -> Iterator[None]:
+    """Let the timers of this thread, and of all that it starts, wait for one another."""
+    set_timer_slack(TIMER_SLACK_S)
+    try:
+        yield
+    finally:
+        set_timer_slack(0)
 
 
 @contextmanager
@@ -161,9 +186,23 @@ def ray_session(execution: ExecutionConfig, rows: int, worker_bytes: int | None)
     quiet_ray()
     import ray
 
-    address = cluster_address(execution)
+    with timers_together():
+        _begin(execution)
+        try:
+            _quiet_ray_data()
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            yield width(execution, rows, nodes, worker_bytes)
+        finally:
+            with _stderr_silenced(), _collector_paused():
+                ray.shutdown()
+
+
+def _begin(execution: ExecutionConfig) -> None:
+    """Attach to the cluster or start one, as `ray_session` says."""
+    import ray
+
     options = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    if address:
+    if address := cluster_address(execution):
         named = address if execution.address else f"RAY_ADDRESS={address}"
         _check_answering(address, named)
         try:
@@ -171,19 +210,12 @@ def ray_session(execution: ExecutionConfig, rows: int, worker_bytes: int | None)
                 ray.init(address=address, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ConfigError(f"no Ray cluster answers at {named}: {error}") from error
-    else:
-        for name, value in LEAN_RAY.items():
-            os.environ.setdefault(name, value)
-        cpus = max(len(os.sched_getaffinity(0)), execution.workers or 1) + math.ceil(RESERVED_CPUS)
-        with _stderr_silenced(), _sigterm_kept():
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
-    try:
-        _quiet_ray_data()
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        yield width(execution, rows, nodes, worker_bytes)
-    finally:
-        with _stderr_silenced(), _collector_paused():
-            ray.shutdown()
+        return
+    for name, value in LEAN_RAY.items():
+        os.environ.setdefault(name, value)
+    cpus = max(len(os.sched_getaffinity(0)), execution.workers or 1) + math.ceil(RESERVED_CPUS)
+    with _stderr_silenced(), _sigterm_kept():
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
 
 
 def width(

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
+from pipeline.cluster import ON_TIME_S, set_timer_slack
+
 ROWS = 8
 """Over how many of the last rows the time between two is taken, at most."""
 SHARE = 0.1
@@ -41,4 +43,5 @@ class Pace(ExecutionCallback):  # type: ignore[misc]
 
     def on_execution_step(self, executor: Any) -> None:
         """Wait for the next look."""
+        set_timer_slack(ON_TIME_S)  # of the thread that looks: Ray Data lets a timer of its own run out at each look
         time.sleep(self.pause_s)
