@@ -41,8 +41,8 @@ class Lines(Observer):
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.todo = self.done = self.failed = 0
-        self.first_at: float | None = None
-        self.started_at = time.monotonic()
+        self.workers = 1
+        self.first_round_at = time.monotonic()
 
     def waiting(self, line: str) -> None:
         self.say(line)
@@ -52,7 +52,7 @@ class Lines(Observer):
         self.say(f"{plan.total} rows: {plan.done} done before, {self.todo} to do -> {self.config.output}")
 
     def started(self, width: Width) -> None:
-        self.started_at = time.monotonic()
+        self.workers = width.workers
         plural = "s" if width.workers > 1 else ""
         compiling = ", and compiling it, minutes where it is the first time" if self.config.execution.compile else ""
         self.say(f"{width.workers} worker{plural}, {width.note}; loading {self.config.model.source}{compiling}")
@@ -65,12 +65,13 @@ class Lines(Observer):
         self.say(f"[{self.done}/{self.todo}] {outcome(record)}{shown}")
 
     def pace(self) -> str:
-        """Rate and remaining time, from the samples behind the first: the first one waited for the model."""
+        """Rate and remaining time, from the samples behind each worker's first, which waited for the model."""
         now = time.monotonic()
-        if self.first_at is None:
-            self.first_at = now
+        counted = self.done - self.workers
+        if counted <= 0:
+            self.first_round_at = now
             return ""
-        per_sample = max((now - self.first_at) / (self.done - 1), 1e-9)
+        per_sample = max((now - self.first_round_at) / counted, 1e-9)
         left = per_sample * (self.todo - self.done)
         return f"{60 / per_sample:.1f} per min, {duration(left)} left"
 

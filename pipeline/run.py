@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.io import digest_file
+from pipeline.actor_end import ends_at_once
 from pipeline.attempts import ROOM_PER_WORKER, LedgerActor
 from pipeline.cluster import STAGE_CPUS, Width, cluster_errors, ray_session, worker_bytes
 from pipeline.config import RunConfig
@@ -174,9 +175,9 @@ def flow(config: RunConfig, todo: pa.Table, width: Width, epoch: int) -> Generat
     rows = (
         ray.data.from_arrow(todo)
         .repartition(target_num_rows_per_block=1)
-        .map_batches(Load, fn_constructor_args=(config, attempts), **per_helper)
-        .map_batches(Generate, fn_constructor_args=(config, device, attempts), **per_worker)
-        .map_batches(Commit, fn_constructor_args=(config, epoch, attempts), **per_helper)
+        .map_batches(ends_at_once(Load), fn_constructor_args=(config, attempts), **per_helper)
+        .map_batches(ends_at_once(Generate), fn_constructor_args=(config, device, attempts), **per_worker)
+        .map_batches(ends_at_once(Commit), fn_constructor_args=(config, epoch, attempts), **per_helper)
     )
     # nothing is fetched ahead: a row would be told one row late
     batches = rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)

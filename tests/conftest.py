@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 
@@ -21,6 +23,31 @@ def _processes_can_be_interrupted() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+def _left_behind(since: float) -> list[str]:
+    """What Ray's processes were that have lost the daemon that started them."""
+    left = []
+    for process in psutil.process_iter():
+        try:
+            name, parent = " ".join(process.cmdline()), process.parent()
+            orphaned = parent is None or parent.name() != "raylet"
+            if orphaned and name.startswith("ray::") and process.create_time() >= since:
+                left.append(name)
+        except psutil.NoSuchProcess:
+            continue
+    return left
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _runs_leave_no_process() -> Iterator[None]:
+    """Behind a run none of its processes stays, each of which might have a model on a GPU."""
+    start = time.time()
+    yield
+    end = time.monotonic() + 60
+    while (left := _left_behind(start)) and time.monotonic() < end:
+        time.sleep(0.5)
+    assert not left
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
