@@ -17,9 +17,10 @@ from sgi2v.compiled import cannot_compile, compile_blocks
 from sgi2v.config import GuidanceConfig, MemoryTier, ModelConfig, SamplerConfig
 from sgi2v.errors import ConfigError, is_out_of_memory
 from sgi2v.estimate import choose_tier, count_flops, matrix_rate, uses_tf32
-from sgi2v.generate import PHASES, generate
+from sgi2v.generate import generate
 from sgi2v.memory import where_there_is_room
 from sgi2v.model import VideoModel, load_model
+from sgi2v.sampling import PHASES
 from sgi2v.trial import moving_box
 
 

@@ -22,9 +22,9 @@ from torch.utils._pytree import tree_leaves
 from sgi2v.attention import replace_cross_attention
 from sgi2v.checkpoint import Checkpoint
 from sgi2v.config import GuidanceConfig, MemoryTier, SamplerConfig
-from sgi2v.generate import PHASES
 from sgi2v.guidance import LossPlan, guided_features, plan_loss, trajectory_loss
 from sgi2v.model import VideoModel
+from sgi2v.sampling import PHASES
 from sgi2v.trajectory import BoxTracks
 
 

@@ -20,13 +20,12 @@ from torch import Tensor
 from sgi2v.checkpoint import check_layers
 from sgi2v.config import GuidanceConfig, MemoryTier, SamplerConfig
 from sgi2v.errors import ErrorCode, SampleError
+from sgi2v.estimate import choose_tier
 from sgi2v.guidance import INITIAL_LOSS_SCALE, LossPlan, guided_features, optimize_latents, plan_loss
 from sgi2v.model import Conditioning, VideoModel, decode_latents, encode_image
-from sgi2v.sampling import CONDITIONAL, Noise, Schedule, denoise, draw_noise, unet_inputs
+from sgi2v.sampling import CONDITIONAL, PHASES, Noise, Schedule, denoise, draw_noise, unet_inputs
 from sgi2v.trajectory import BoxTracks
 from sgi2v.video import resize_image
-
-PHASES = ("encode", "guide", "denoise", "decode")
 
 OnStage = Callable[[str, int, int, Tensor], None]
 """Called with (stage, step, iteration, latents): `before`, `update` and `merged` of every guided step."""
@@ -170,8 +169,6 @@ def generate(
         height, width = latents_TChw.shape[-2:]
         plan = plan_loss(own_tracks, height, width, model.cell_px, guidance, model.device)
         if memory is None:
-            from sgi2v.estimate import choose_tier
-
             memory = choose_tier("auto", model, sampler, guidance)
         guide = _Guide(model, schedule, conditioning, plan, guidance, sampler.steps, memory, clock, on_stage)
     with clock.phase("denoise"):

@@ -14,6 +14,8 @@ from torch import Tensor
 from sgi2v.config import SamplerConfig
 from sgi2v.model import Conditioning, VideoModel
 
+PHASES = ("encode", "guide", "denoise", "decode")
+"""What the time of a video goes into, in this order."""
 Guide = Callable[[int, Tensor], Tensor]
 """(step, latents) -> latents; called before the denoising of every step."""
 

@@ -26,13 +26,13 @@ def _processes_can_be_interrupted() -> Iterator[None]:
 
 
 def _left_behind(since: float) -> list[str]:
-    """What Ray's processes were that have lost the daemon that started them."""
+    """Actors of the flow that have lost the daemon that started them."""
     left = []
     for process in psutil.process_iter():
         try:
             name, parent = " ".join(process.cmdline()), process.parent()
             orphaned = parent is None or parent.name() != "raylet"
-            if orphaned and name.startswith("ray::") and process.create_time() >= since:
+            if orphaned and name.startswith("ray::MapWorker") and process.create_time() >= since:
                 left.append(name)
         except psutil.NoSuchProcess:
             continue

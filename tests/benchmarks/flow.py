@@ -33,8 +33,9 @@ from pipeline.in_flight import InFlight, pixels_of, state_of
 from pipeline.records import SampleRecord
 from pipeline.run import Observer, run
 from pipeline.stages import Load
-from sgi2v.generate import PHASES, generate
+from sgi2v.generate import generate
 from sgi2v.model import load_model
+from sgi2v.sampling import PHASES
 from sgi2v.tiny.training import in_processes
 from sgi2v.trajectory import BoxTracks
 from tests import stand_in

@@ -19,7 +19,8 @@ from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import GuidanceConfig, MemoryTier, ModelConfig, SamplerConfig
 from sgi2v.errors import ConfigError
 from sgi2v.estimate import estimate_cost, matrix_rate, uses_tf32
-from sgi2v.generate import PHASES, Generation, generate
+from sgi2v.generate import Generation, generate
+from sgi2v.sampling import PHASES
 from sgi2v.trial import shortest
 from tests.pipeline.runs import cli
 
