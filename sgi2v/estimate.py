@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from time import perf_counter
 from typing import Any
 
@@ -117,13 +118,15 @@ def roomiest_tier(
 
     if guidance is None:
         return MemoryTier.HIGH
-    for tier in (MemoryTier.HIGH, MemoryTier.MEDIUM):
-        key = (tier, checkpoint.source, checkpoint.revision, sampler, guidance, dtype)
-        if key not in _needed:
-            with FakeTensorMode(), _default_dtype(dtype):
-                _needed[key] = _Shapes(checkpoint, sampler).peak(guidance, tier)
-        if _needed[key] * ALLOCATOR_SLACK <= free_bytes:
-            return tier
+    shapes: _Shapes | None = None
+    with FakeTensorMode(), _default_dtype(dtype):
+        for tier in (MemoryTier.HIGH, MemoryTier.MEDIUM):
+            key = (tier, checkpoint.source, checkpoint.revision, sampler, guidance, dtype)
+            if key not in _needed:
+                shapes = shapes or _Shapes(checkpoint, sampler)
+                _needed[key] = shapes.peak(guidance, tier)
+            if _needed[key] * ALLOCATOR_SLACK <= free_bytes:
+                return tier
     return MemoryTier.LOW
 
 
@@ -187,14 +190,21 @@ class _Shapes:
 
     def peak(self, guidance: GuidanceConfig | None, tier: MemoryTier) -> int:
         """Most bytes alive at once, beside the weights."""
+        if guidance is None:
+            return self._unguided_peak
         alive = BytesAlive(self.unet, self.vae, self.clip)
         with alive:
-            with torch.no_grad():
-                self._encode()
-                self._step()
-                self._decode(min(self.sampler.decode_chunk_size, self.sampler.num_frames))
-            if guidance is not None:
-                self._guide(guidance, tier)
+            self._guide(guidance, tier)
+        return max(self._unguided_peak, alive.peak)
+
+    @cached_property
+    def _unguided_peak(self) -> int:
+        """Of what is the same in every tier."""
+        alive = BytesAlive(self.unet, self.vae, self.clip)
+        with alive, torch.no_grad():
+            self._encode()
+            self._step()
+            self._decode(min(self.sampler.decode_chunk_size, self.sampler.num_frames))
         return alive.peak
 
     def _inputs(self, branches: int) -> dict[str, Tensor]:
