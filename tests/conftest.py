@@ -25,29 +25,27 @@ def _processes_can_be_interrupted() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def _left_behind(since: float) -> list[str]:
-    """Actors of the flow that have lost the daemon that started them."""
-    left = []
+def _left_behind(since: float) -> bool:
+    """Whether there is an actor of a flow that has lost the daemon that started it."""
     for process in psutil.process_iter():
         try:
             name, parent = " ".join(process.cmdline()), process.parent()
             orphaned = parent is None or parent.name() != "raylet"
             if orphaned and name.startswith("ray::MapWorker") and process.create_time() >= since:
-                left.append(name)
+                return True
         except psutil.NoSuchProcess:
             continue
-    return left
+    return False
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _runs_leave_no_process() -> Iterator[None]:
     """Behind a run none of its processes stays, each of which might have a model on a GPU."""
+    from tests.pipeline.runs import until
+
     start = time.time()
     yield
-    end = time.monotonic() + 60
-    while (left := _left_behind(start)) and time.monotonic() < end:
-        time.sleep(0.5)
-    assert not left
+    until("no actor of a run is left", lambda: not _left_behind(start))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
