@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import pipeline.run
 from pipeline.attempts import Attempts
@@ -20,42 +21,35 @@ from pipeline.cluster import ON_TIME_S, set_timer_slack
 from pipeline.config import RunConfig
 from pipeline.stages import Generate
 from sgi2v.config import MemoryTier, SamplerConfig
-from sgi2v.generate import Generation
 
 SECONDS = "SGI2V_STAND_IN_SECONDS"
 """Environment: what a sample takes; 0 if unset."""
 
 
 class StandIn(Generate):
-    """The stage as it is, around a generator without a model."""
+    """The stage as it is, around a generator without a model, and so without torch."""
 
     def __init__(self, config: RunConfig, device: str, attempts: Attempts | None = None) -> None:
-        import sgi2v.generate
-
         self.config = config
         self.attempts = attempts
         self.device = device
         self.memory = MemoryTier.HIGH
         self.model: Any = SimpleNamespace(dtype="torch.float32")
-        sgi2v.generate.generate = self.stand_in  # type: ignore[assignment]
 
-    @staticmethod
-    def stand_in(
+    def _sample(
+        self,
         model: object,
-        image_HWC: Any,
+        image_HWC: NDArray[np.uint8],
         tracks: object,
         sampler: SamplerConfig,
         guidance: object,
         seed: int,
-        memory: MemoryTier,
-    ) -> Generation:
+    ) -> Any:
         """The picture, moved to the right by a pixel a frame."""
         set_timer_slack(ON_TIME_S)  # a GPU wakes its thread on time
         time.sleep(float(os.environ.get(SECONDS, "0")))
-        frames_THWC = np.stack([np.roll(image_HWC, t, axis=1) for t in range(sampler.num_frames)])
-        return Generation(
-            frames=frames_THWC,
-            latents=None,  # type: ignore[arg-type]
+        return SimpleNamespace(
+            frames=np.stack([np.roll(image_HWC, t, axis=1) for t in range(sampler.num_frames)]),
             losses=np.zeros((1, 1)),
             is_guided=guidance is not None,
             seconds={"encode": 0.0, "guide": 0.0, "denoise": 0.0, "decode": 0.0},

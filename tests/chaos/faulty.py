@@ -60,18 +60,14 @@ class FaultyGenerate(StandIn):
     """Dies inside a sample."""
 
     def _generate(self, table: Any) -> Any:
-        import sgi2v.generate
-
-        sample_id = state_of(table).sample_id
-
-        def generate(*arguments: Any, **named: Any) -> Any:
-            die_if_drawn("generate", sample_id)
-            generation = self.stand_in(*arguments, **named)
-            note(f"generated {sample_id}")
-            return generation
-
-        sgi2v.generate.generate = generate  # type: ignore[assignment]
+        self.sample_id = state_of(table).sample_id
         return super()._generate(table)
+
+    def _sample(self, *arguments: Any) -> Any:
+        die_if_drawn("generate", self.sample_id)
+        generation = super()._sample(*arguments)
+        note(f"generated {self.sample_id}")
+        return generation
 
 
 class FaultyStorage(Storage):

@@ -22,7 +22,6 @@ import sgi2v.video
 from pipeline.cli import main
 from pipeline.in_flight import InFlight
 from pipeline.stages import Commit, Load
-from sgi2v.generate import Generation
 from tests.stand_in import StandIn, install
 
 KILLS, HANGS, EATS = 666_001, 666_002, 666_003
@@ -36,10 +35,7 @@ MEMORY = 2 << 40
 class Poisoned(StandIn):
     """Looks at the seed first."""
 
-    @staticmethod
-    def stand_in(
-        model: Any, image: Any, tracks: Any, sampler: Any, guidance: Any, seed: int, memory: Any
-    ) -> Generation:
+    def _sample(self, model: Any, image: Any, tracks: Any, sampler: Any, guidance: Any, seed: int) -> Any:
         if seed == KILLS:
             os.kill(os.getpid(), signal.SIGKILL)
         if seed == HANGS:
@@ -49,7 +45,7 @@ class Poisoned(StandIn):
             hoard = []
             while True:
                 hoard.append(np.empty(64 << 30, np.uint8))
-        return StandIn.stand_in(model, image, tracks, sampler, guidance, seed, memory)
+        return super()._sample(model, image, tracks, sampler, guidance, seed)
 
 
 def crash(*data: Any) -> NoReturn:

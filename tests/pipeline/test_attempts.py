@@ -267,8 +267,7 @@ from pipeline.stages import Load
 from tests.pipeline.test_stages import config_of, rows_of
 from tests.stand_in import StandIn
 class LosesItsGpu(StandIn):
-    @staticmethod
-    def stand_in(*arguments, **named):
+    def _sample(self, *arguments):
         raise RuntimeError("CUDA error: device-side assert triggered")
 manifest = Path({str(manifest)!r})
 config = config_of(manifest)

@@ -107,32 +107,23 @@ class LedgerIsLost:
     start = finish = admit = leave = lost
 
 
-@pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
-    """The stand-in, which takes the generator's place for this test alone."""
-    monkeypatch.setattr(sgi2v.generate, "generate", StandIn.stand_in)
-    return StandIn
-
-
 @pytest.mark.parametrize("lost_in", ["load", "generate", "commit"])
-def test_a_lost_ledger_ends_the_run_and_no_row(tmp_path: Path, lost_in: str, stand_in: type[StandIn]) -> None:
+def test_a_lost_ledger_ends_the_run_and_no_row(tmp_path: Path, lost_in: str) -> None:
     manifest = write_good(tmp_path, 1)
     config = config_of(manifest)
     lost = {lost_in: LedgerIsLost()}
     loaded = Load(config, lost.get("load"))(rows_of(manifest))
-    generated = stand_in(config, "cpu", lost.get("generate"))(loaded)
+    generated = StandIn(config, "cpu", lost.get("generate"))(loaded)
     (outcome,) = Commit(config, 1, lost.get("commit"))(generated).to_pylist()
     assert (outcome["record"], outcome["fatal"], outcome["message"]) == (None, "ClusterError", "the ledger is lost")
     assert FATAL[outcome["fatal"]] is ClusterError
     assert not (tmp_path / "out" / "records").exists()
 
 
-def test_a_worker_without_room_for_its_own_files_ends_the_run(
-    tmp_path: Path, stand_in: type[StandIn], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_without_room_for_its_own_files_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = write_good(tmp_path, 1)
     config = config_of(manifest)
-    generated = stand_in(config, "cpu")(Load(config)(rows_of(manifest)))
+    generated = StandIn(config, "cpu")(Load(config)(rows_of(manifest)))
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc"])
     monkeypatch.setattr(tempfile, "tempdir", None)
     (outcome,) = Commit(config, 1)(generated).to_pylist()
