@@ -6,8 +6,8 @@ FLOPs are torch's own count, attention included. Memory is that of all tensors t
 from __future__ import annotations
 
 import weakref
-from collections.abc import Hashable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from time import perf_counter
@@ -84,10 +84,7 @@ def estimate_cost(
     dtype: torch.dtype,
 ) -> Cost:
     """Count a sample's cost for settings and a weights' type; FLOPs are those of the high tier."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    with FakeTensorMode(), _default_dtype(dtype):
-        shapes = _Shapes(checkpoint, sampler)
+    with shapes_of(checkpoint, sampler, dtype) as shapes:
         working = {tier: shapes.peak(guidance, tier) for tier in MemoryTier}
         return Cost(shapes.flops(guidance, MemoryTier.HIGH), shapes.weights_bytes, working)
 
@@ -100,10 +97,8 @@ def count_flops(
     tier: MemoryTier = MemoryTier.HIGH,
 ) -> dict[str, float]:
     """Of each of `generate`'s phases, without the memory; what a lower tier computes again counts again."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    with FakeTensorMode(), _default_dtype(dtype):
-        return _Shapes(checkpoint, sampler).flops(guidance, tier)
+    with shapes_of(checkpoint, sampler, dtype) as shapes:
+        return shapes.flops(guidance, tier)
 
 
 def roomiest_tier(
@@ -114,16 +109,14 @@ def roomiest_tier(
     free_bytes: int,
 ) -> MemoryTier:
     """The fastest tier for the memory that is free once the weights are on the device; unguided, all are one."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
     if guidance is None:
         return MemoryTier.HIGH
-    shapes: _Shapes | None = None
-    with FakeTensorMode(), _default_dtype(dtype):
+    with ExitStack() as stack:
+        shapes: Shapes | None = None
         for tier in (MemoryTier.HIGH, MemoryTier.MEDIUM):
             key = (tier, checkpoint.source, checkpoint.revision, sampler, guidance, dtype)
             if key not in _needed:
-                shapes = shapes or _Shapes(checkpoint, sampler)
+                shapes = shapes or stack.enter_context(shapes_of(checkpoint, sampler, dtype))
                 _needed[key] = shapes.peak(guidance, tier)
             if _needed[key] * ALLOCATOR_SLACK <= free_bytes:
                 return tier
@@ -148,8 +141,17 @@ def choose_tier(
     return roomiest_tier(model.checkpoint, sampler, guidance, model.dtype, free_bytes)
 
 
-class _Shapes:
-    """The model and its inputs without contents; made and used inside torch's fake tensor mode."""
+@contextmanager
+def shapes_of(checkpoint: Checkpoint, sampler: SamplerConfig, dtype: torch.dtype) -> Iterator[Shapes]:
+    """The shapes of a model and of its inputs, for one count or several; nothing in torch has contents meanwhile."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(), _default_dtype(dtype):
+        yield Shapes(checkpoint, sampler)
+
+
+class Shapes:
+    """The model and its inputs without contents; made by `shapes_of`."""
 
     def __init__(self, checkpoint: Checkpoint, sampler: SamplerConfig) -> None:
         from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
@@ -170,23 +172,21 @@ class _Shapes:
 
     def flops(self, guidance: GuidanceConfig | None, tier: MemoryTier) -> dict[str, float]:
         """Of each phase of a sample."""
-        from torch.utils.flop_counter import FlopCounterMode
-
-        counts = {phase: FlopCounterMode(display=False) for phase in PHASES}
-        # The counter knows matrix products; fused attention kernels are opaque to it on a CPU.
-        with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-            with counts["denoise"]:
-                self._step()
-            with counts["encode"]:
-                self._encode()
-            with counts["decode"]:
-                self._decode(self.sampler.num_frames)
-        times = {"encode": 1, "denoise": self.sampler.steps, "decode": 1, "guide": 0}
+        counted = dict(self._unguided_flops)
         if guidance is not None:
-            with sdpa_kernel(SDPBackend.MATH), counts["guide"]:
-                self._guide(guidance, tier)
-            times["guide"] = len(guidance.step_indices(self.sampler.steps)) * guidance.iterations
-        return {phase: float(times[phase] * counts[phase].get_total_flops()) for phase in PHASES}
+            times = len(guidance.step_indices(self.sampler.steps)) * guidance.iterations
+            counted["guide"] = times * _flops_of(lambda: self._guide(guidance, tier))
+        return {phase: counted.get(phase, 0.0) for phase in PHASES}
+
+    @cached_property
+    def _unguided_flops(self) -> dict[str, float]:
+        """Of the phases that are the same in every tier."""
+        with torch.no_grad():
+            return {
+                "encode": _flops_of(self._encode),
+                "denoise": self.sampler.steps * _flops_of(self._step),
+                "decode": _flops_of(lambda: self._decode(self.sampler.num_frames)),
+            }
 
     def peak(self, guidance: GuidanceConfig | None, tier: MemoryTier) -> int:
         """Most bytes alive at once, beside the weights."""
@@ -240,6 +240,17 @@ class _Shapes:
     def _decode(self, num_frames: int) -> None:
         latents = torch.zeros(num_frames, self.vae.config.latent_channels, *self.cells)
         self.vae.decode(latents, num_frames=num_frames)
+
+
+def _flops_of(computation: Callable[[], None]) -> float:
+    """Of one computation on shapes."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    # the counter knows matrix products; fused attention kernels are opaque to it on a CPU
+    with sdpa_kernel(SDPBackend.MATH), counter:
+        computation()
+    return float(counter.get_total_flops())
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.pipeline.runs import BOX, PATH, SIDE, cli, picture, records, row, run_tiny, table, write_rows
+from tests.pipeline.runs import BOX, PATH, SIDE, STAND_IN, cli, picture, records, row, run_tiny, table, write_rows
 
 pytestmark = pytest.mark.slow
 
@@ -110,7 +110,7 @@ def write_table_of_bad_rows(folder: Path) -> tuple[Path, dict[str, str]]:
 def test_every_bad_row_has_its_code_and_every_other_its_video(tmp_path: Path) -> None:
     manifest, codes = write_table_of_bad_rows(tmp_path)
     output = tmp_path / "out"
-    done = run_tiny(manifest, output)
+    done = run_tiny(manifest, output, "--workers", "1")
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr + done.stdout
 
@@ -136,7 +136,7 @@ def test_every_bad_row_has_its_code_and_every_other_its_video(tmp_path: Path) ->
 
     # the cause of one is gone: it is made now, the others fail once more
     picture().save(tmp_path / "missing.png")
-    again = run_tiny(manifest, output, "--retry-failed", "--workers", "1")
+    again = run_tiny(manifest, output, "--retry-failed", "--workers", "1", module=STAND_IN)
     assert again.returncode == 1, again.stderr
     assert f"{len(found)} rows: {len(works)} done before, {len(codes)} to do" in again.stderr
     found = records(output)

@@ -16,7 +16,7 @@ from sgi2v import estimate
 from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import Feature, GuidanceConfig, MemoryTier, ModelConfig, SamplerConfig
 from sgi2v.errors import ErrorCode, SampleError, is_out_of_memory
-from sgi2v.estimate import ALLOCATOR_SLACK, BytesAlive, choose_tier, count_flops, estimate_cost, roomiest_tier
+from sgi2v.estimate import ALLOCATOR_SLACK, BytesAlive, choose_tier, roomiest_tier, shapes_of
 from sgi2v.generate import generate
 from sgi2v.guidance import guided_features
 from sgi2v.model import VideoModel
@@ -91,7 +91,8 @@ def test_the_fastest_tier_that_fits_is_taken(model: VideoModel) -> None:
     # so many frames that it is the guided pass that needs most
     sampler = dataclasses.replace(SAMPLER, num_frames=32, decode_chunk_size=1)
     checkpoint = model.checkpoint
-    needed = estimate_cost(checkpoint, sampler, GUIDANCE, torch.float32).working_bytes
+    with shapes_of(checkpoint, sampler, torch.float32) as shapes:
+        needed = {tier: shapes.peak(GUIDANCE, tier) for tier in MemoryTier}
     assert needed[MemoryTier.LOW] < 0.6 * needed[MemoryTier.HIGH]
     for tier, lower in itertools.pairwise(MemoryTier):
         enough = round(needed[tier] * ALLOCATOR_SLACK) + 1
@@ -137,13 +138,13 @@ def test_full_size_fits_the_cards_that_it_is_meant_for_and_what_that_costs(
     tmp_path: Path, num_frames: int, gib: int
 ) -> None:
     checkpoint = open_checkpoint(ModelConfig(str(write_configs(tmp_path, num_frames))), weights=False)
-    given = checkpoint, SamplerConfig(num_frames=num_frames), GuidanceConfig(), torch.bfloat16
-    cost = estimate_cost(*given)
-    assert cost.weights_bytes + ALLOCATOR_SLACK * cost.working_bytes[MemoryTier.MEDIUM] < gib * GIB
-    assert cost.working_bytes[MemoryTier.LOW] < 12 * GIB
-    medium, low = (sum(count_flops(*given, tier).values()) for tier in (MemoryTier.MEDIUM, MemoryTier.LOW))
-    assert medium / cost.flops == pytest.approx(1.08, abs=0.005)
-    assert low / cost.flops == pytest.approx(1.21, abs=0.005)
+    guidance = GuidanceConfig()
+    with shapes_of(checkpoint, SamplerConfig(num_frames=num_frames), torch.bfloat16) as shapes:
+        medium_bytes, low_bytes = (shapes.peak(guidance, tier) for tier in (MemoryTier.MEDIUM, MemoryTier.LOW))
+        flops = [sum(shapes.flops(guidance, tier).values()) for tier in MemoryTier]
+    assert shapes.weights_bytes + ALLOCATOR_SLACK * medium_bytes < gib * GIB
+    assert low_bytes < 12 * GIB
+    assert np.array(flops) / flops[0] == pytest.approx([1, 1.08, 1.21], abs=0.005)
 
 
 @pytest.mark.parametrize(
