@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from pipeline.config import ExecutionConfig, RunConfig, cluster_address
@@ -33,12 +33,10 @@ LEAN_RAY = {
     "RAY_event_stats": "0",
     "RAY_task_events_report_interval_ms": "0",
     "RAY_num_workers_soft_limit": "0",
-    "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
-    "LOG_NAME_UPDATE_INTERVAL_S": "3600",
     "REPORTER_UPDATE_INTERVAL_MS": "3600000",
 }
 """Of a Ray that is started for one run: no figures that nobody sees, be it of its tasks or of the machine, no processes
-kept for tasks that do not come, no search for new logs ten times a second, of which the driver wants none."""
+kept for tasks that do not come."""
 TIMER_SLACK_S = 0.1
 """How late a timer of the driver and of a Ray that it starts may go off: their threads wait in hundreds of short ones,
 each of which takes a core from a worker for a moment. What they wait for wakes them at once all the same."""
@@ -186,12 +184,15 @@ def ray_session(execution: ExecutionConfig, rows: int, worker_bytes: int | None)
     quiet_ray()
     import ray
 
+    from pipeline.one_machine import answered_here
+
     with timers_together():
         _begin(execution)
         try:
             _quiet_ray_data()
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            yield width(execution, rows, nodes, worker_bytes)
+            with nullcontext() if cluster_address(execution) else answered_here():
+                yield width(execution, rows, nodes, worker_bytes)
         finally:
             with _stderr_silenced(), _collector_paused():
                 ray.shutdown()
@@ -200,6 +201,8 @@ def ray_session(execution: ExecutionConfig, rows: int, worker_bytes: int | None)
 def _begin(execution: ExecutionConfig) -> None:
     """Attach to the cluster or start one, as `ray_session` says."""
     import ray
+
+    from pipeline.one_machine import bare_node
 
     options = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address := cluster_address(execution):
@@ -214,7 +217,7 @@ def _begin(execution: ExecutionConfig) -> None:
     for name, value in LEAN_RAY.items():
         os.environ.setdefault(name, value)
     cpus = max(len(os.sched_getaffinity(0)), execution.workers or 1) + math.ceil(RESERVED_CPUS)
-    with _stderr_silenced(), _sigterm_kept():
+    with _stderr_silenced(), _sigterm_kept(), bare_node():
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
 
 
