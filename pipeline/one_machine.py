@@ -16,10 +16,14 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray._private.node import Node
 from ray.data._internal import stats
 from ray.data._internal.cluster_autoscaler import AutoscalingCoordinator, rate_based_cluster_autoscaler
 from ray.data._internal.execution.operators import actor_pool_map_operator
+
+NOBODY = b"127.0.0.1:9"
+"""The discard port, at which nothing answers."""
 
 
 class OneMachine(AutoscalingCoordinator):  # type: ignore[misc]
@@ -55,11 +59,17 @@ class Unheard:
 def bare_node() -> Iterator[None]:
     """Have a node that is started inside be its scheduler and its store, with the agents that these start."""
 
-    def nothing(*node: Any, **named: Any) -> None:
+    def nothing(node: Node) -> None:
         """Nobody is served."""
 
+    def no_dashboard(node: Node, **named: Any) -> None:
+        """Where an agent would send events to: it looks for the place every second until there is one."""
+        place = ray_constants.DASHBOARD_ADDRESS.encode(), NOBODY, True, ray_constants.KV_NAMESPACE_DASHBOARD
+        node.get_gcs_client().internal_kv_put(*place)
+
     with ExitStack() as stack:
-        for name in ("start_api_server", "start_monitor", "start_log_monitor"):
+        stack.enter_context(_replaced(Node, "start_api_server", no_dashboard))
+        for name in ("start_monitor", "start_log_monitor"):
             stack.enter_context(_replaced(Node, name, nothing))
         yield
 

@@ -43,7 +43,7 @@ def test_rows_that_come_fast_are_not_kept_waiting_by_slow_ones_before() -> None:
 
 
 @pytest.mark.slow
-def test_the_flow_of_a_run_is_looked_at_with_pauses_and_has_no_actors_but_its_own(tmp_path: Path) -> None:
+def test_the_flow_of_a_run_is_looked_at_with_pauses_and_has_no_processes_but_its_own(tmp_path: Path) -> None:
     script = """
 import json, sys
 import psutil
@@ -53,18 +53,19 @@ from pipeline.pace import Pace
 from pipeline.run import Observer, run
 from tests import stand_in
 
-looks, rows, actors = [], [], set()
+looks, rows, processes = [], [], set()
 def finished(self, record):
     rows.append(record.sample_id)
-    started = (" ".join(each.cmdline()) for each in psutil.Process().children(recursive=True))
-    actors.update(name.split()[0] for name in started if name.startswith("ray::"))
+    started = [" ".join(each.cmdline()) for each in psutil.Process().children(recursive=True)]
+    processes.update(name.split()[0].partition(".")[0] for name in started if name.startswith("ray::"))
+    processes.update(name for name in started if ".py" in name)
 slept = Pace.on_execution_step
 Pace.on_execution_step = lambda self, executor: (looks.append(Pace.pause_s), slept(self, executor))
 Observer.finished = finished
 stand_in.install()
 flags = {"model": {"source": "embedded"}, "run": {"workers": 1}}
 run(resolve(sys.argv[1], sys.argv[2], {}, flags)[0], read_manifest(sys.argv[1]))
-print(json.dumps([looks, rows, sorted(actors)]))
+print(json.dumps([looks, rows, sorted(processes)]))
 """
     manifest = write_good(tmp_path, 4)
     done = subprocess.run(
@@ -76,11 +77,11 @@ print(json.dumps([looks, rows, sorted(actors)]))
         check=False,
     )
     assert done.returncode == 0, done.stderr.decode()
-    looks, rows, actors = json.loads(done.stdout)
+    looks, rows, processes = json.loads(done.stdout)
     assert len(rows) == 4
     assert looks[0] == 0
     assert SHARE * 0.5 < max(looks) <= MOST_S
     own = {"ray::Ledger", *(f"ray::MapWorker(MapBatches({name}))" for name in ("Load", "StandIn", "Commit"))}
     of_rays_node = {"ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::IDLE"}
-    assert "ray::MapWorker(MapBatches(StandIn))" in actors
-    assert set(actors) <= own | of_rays_node
+    assert "ray::MapWorker(MapBatches(StandIn))" in processes
+    assert set(processes) <= own | of_rays_node
