@@ -57,8 +57,8 @@ looks, rows, processes = [], [], set()
 def finished(self, record):
     rows.append(record.sample_id)
     started = [" ".join(each.cmdline()) for each in psutil.Process().children(recursive=True)]
-    processes.update(name.split()[0].partition(".")[0] for name in started if name.startswith("ray::"))
-    processes.update(name for name in started if ".py" in name)
+    settled = [name.split()[0] for name in started if name and "default_worker.py" not in name]
+    processes.update(name.rpartition("/")[2].partition(".")[0] for name in settled)
 slept = Pace.on_execution_step
 Pace.on_execution_step = lambda self, executor: (looks.append(Pace.pause_s), slept(self, executor))
 Observer.finished = finished
@@ -82,6 +82,6 @@ print(json.dumps([looks, rows, sorted(processes)]))
     assert looks[0] == 0
     assert SHARE * 0.5 < max(looks) <= MOST_S
     own = {"ray::Ledger", *(f"ray::MapWorker(MapBatches({name}))" for name in ("Load", "StandIn", "Commit"))}
-    of_rays_node = {"ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::IDLE"}
+    of_rays_node = {"gcs_server", "raylet", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::IDLE"}
     assert "ray::MapWorker(MapBatches(StandIn))" in processes
     assert set(processes) <= own | of_rays_node
