@@ -2,10 +2,10 @@
 how many are on their way at once.
 
 Ray starts a row again for as long as its worker dies under it, and does not say why it died. So every start is told
-to a ledger, an actor beside the driver, before the work begins; a start that is neither finished nor still running
-was ended by the death of its process. Where the whole node is gone too, the row had no part in that. A row that was
-started MAX_ATTEMPTS times otherwise is given up. The ledger lives as long as its run: rows of a driver that was killed
-have a clean slate. So they have if the ledger's own process dies: Ray starts it anew, and it knows of nothing. A row
+to a ledger, in the driver or in an actor beside it, before the work begins; a start that is neither finished nor still
+running was ended by the death of its process. Where the whole node is gone too, the row had no part in that. A row that
+was started MAX_ATTEMPTS times otherwise is given up. The ledger lives as long as its run: rows of a driver that was
+killed have a clean slate. So they have if an actor's process dies: Ray starts it anew, and it knows of nothing. A row
 that ends its workers is then given up some starts later, and for once twice as many rows may be on their way.
 """
 
@@ -137,7 +137,7 @@ class LedgerActor:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self.traces: Path | None = Path(tempfile.gettempdir()) / f"sgi2v-batch-{uuid.uuid4().hex[:12]}"
+        self.traces: Path | None = traces_of_a_run()
         options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
         self._actor: Any = ray.remote(Ledger).options(**options).remote(_alive_nodes, room)
 
@@ -164,6 +164,11 @@ class LedgerActor:
     def leave(self, sample_id: str) -> None:
         """As the ledger's; does not wait."""
         self._actor.leave.remote(sample_id)
+
+
+def traces_of_a_run() -> Path:
+    """What the files of its dying processes begin with."""
+    return Path(tempfile.gettempdir()) / f"sgi2v-batch-{uuid.uuid4().hex[:12]}"
 
 
 def wait_for_room(attempts: Attempts | None, sample_id: str) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import psutil
 import pytest
@@ -144,9 +144,9 @@ def test_drivers_killed(tmp_path: Path, judged: Judge, store: str, kills: int, r
     judged(judged_scene(f"driver killed, output on {store}", at, kills, start))
 
 
-def kill_ledger(driver: subprocess.Popen[bytes]) -> bool:
-    """Kill the process that counts the run's attempts, if it is there."""
-    for each in psutil.Process(driver.pid).children(recursive=True):
+def kill_ledger() -> bool:
+    """Kill the process that counts the attempts of a run on a cluster of this one's, if it is there."""
+    for each in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             if " ".join(each.cmdline()).startswith("ray::Ledger"):
                 each.kill()
@@ -154,14 +154,32 @@ def kill_ledger(driver: subprocess.Popen[bytes]) -> bool:
     return False
 
 
-def test_ledgers_killed(tmp_path: Path, judged: Judge) -> None:
+@contextmanager
+def cluster_for(at: Scene, monkeypatch: pytest.MonkeyPatch, cpus: int) -> Iterator[Any]:
+    """A Ray cluster of one node, whose workers have the scene's environment."""
+    from ray.cluster_utils import Cluster
+
+    for name, value in at.environment.items():
+        monkeypatch.setenv(name, value)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus, "include_dashboard": False})
+    try:
+        yield cluster
+    finally:
+        cluster.shutdown()
+
+
+def test_ledgers_killed(tmp_path: Path, judged: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     kills = scaled(2, 12)
     at = scene(tmp_path, scaled(12, 100), **{SECONDS: "0.3"})
-    start = time.monotonic()
-    with (tmp_path / "log").open("wb") as log, at.started(log) as process:
+    with (
+        cluster_for(at, monkeypatch, cpus=4) as cluster,
+        (tmp_path / "log").open("wb") as log,
+        at.started(log, "--address", cluster.address) as process,
+    ):
+        start = time.monotonic()
         for number in range(1, kills + 1):
             made_at_least(at, 4 * number, process)
-            until("the ledger is there", lambda: kill_ledger(process))
+            until("the ledger is there", kill_ledger)
         assert process.wait(RUN_S) == 0, (tmp_path / "log").read_text()
     judged(judged_scene("ledger of attempts killed", at, kills, start))
 
@@ -246,27 +264,19 @@ def test_a_store_that_is_slower_than_the_workers(
 
 
 def test_nodes_killed(tmp_path: Path, judged: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray.cluster_utils import Cluster
-
     kills = scaled(1, 4)
     at = scene(tmp_path, scaled(16, 150), **{SECONDS: "0.5"})
-    for name, value in at.environment.items():
-        monkeypatch.setenv(name, value)  # the workers have it from their node
     # the flow's own CPUs are on the head, which lives; each further node holds one worker
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-    try:
+    with cluster_for(at, monkeypatch, cpus=2) as cluster:
         nodes = [cluster.add_node(num_cpus=1) for _ in range(WORKERS)]
         start = time.monotonic()
-        address = ("--address", cluster.address)
-        with (tmp_path / "log").open("wb") as log, at.started(log, *address) as process:
+        with (tmp_path / "log").open("wb") as log, at.started(log, "--address", cluster.address) as process:
             for number in range(1, kills + 1):
                 made_at_least(at, 5 * number, process)
                 cluster.remove_node(nodes.pop(0), allow_graceful=False)
                 nodes.append(cluster.add_node(num_cpus=1))
             assert process.wait(RUN_S) == 0, (tmp_path / "log").read_text()
         judged(judged_scene("node killed", at, kills, start))
-    finally:
-        cluster.shutdown()
 
 
 @pytest.mark.skipif(not IS_WHOLE, reason="the shortened form has few of each kind")

@@ -67,7 +67,7 @@ flags = {"model": {"source": "embedded"}, "run": {"workers": 1}}
 run(resolve(sys.argv[1], sys.argv[2], {}, flags)[0], read_manifest(sys.argv[1]))
 print(json.dumps([looks, rows, sorted(processes)]))
 """
-    manifest = write_good(tmp_path, 4)
+    manifest = write_good(tmp_path, 6)
     done = subprocess.run(
         [sys.executable, "-c", script, str(manifest), str(tmp_path / "out")],
         env={**os.environ, stand_in.SECONDS: "1"},
@@ -78,10 +78,10 @@ print(json.dumps([looks, rows, sorted(processes)]))
     )
     assert done.returncode == 0, done.stderr.decode()
     looks, rows, processes = json.loads(done.stdout)
-    assert len(rows) == 4
+    assert len(rows) == 6
     assert looks[0] == 0
-    assert SHARE * 0.5 < max(looks) <= MOST_S
-    own = {"ray::Ledger", *(f"ray::MapWorker(MapBatches({name}))" for name in ("Load", "StandIn", "Commit"))}
+    assert SHARE * 0.3 < max(looks) <= MOST_S  # the first few may wait for a committer, and come out together
+    own = {f"ray::MapWorker(MapBatches({name}))" for name in ("Load", "StandIn", "Commit")}
     of_rays_node = {"gcs_server", "raylet", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::IDLE"}
     assert "ray::MapWorker(MapBatches(StandIn))" in processes
     assert set(processes) <= own | of_rays_node
