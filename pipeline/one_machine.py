@@ -31,6 +31,7 @@ class OneMachine(AutoscalingCoordinator):  # type: ignore[misc]
 
     def __init__(self, *requester: Any, **selector: Any) -> None:
         """requester, selector: who asks, which makes no difference here."""
+        self._nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
 
     def request_resources(self, *request: Any, **named: Any) -> None:
         """Nothing: the machine does not grow."""
@@ -40,7 +41,7 @@ class OneMachine(AutoscalingCoordinator):  # type: ignore[misc]
 
     def get_reserved_resources(self) -> Mapping[str, Mapping[str, float]]:
         """Node -> its resources, in Ray's names."""
-        return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+        return self._nodes
 
 
 class Unheard:
