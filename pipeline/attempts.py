@@ -48,13 +48,16 @@ class Start:
     """One start of a row."""
 
     node: str
-    """Ray's id of the node it ran on."""
+    """Of which it ran on."""
     at: float
     """Monotonic clock of the ledger, seconds."""
 
 
 class Ledger:
-    """Every unfinished start of every row, by stage, and the rows between generation and commit. Held by one actor."""
+    """Every unfinished start of every row, by stage, and the rows between generation and commit.
+
+    Held by the driver, or by one actor.
+    """
 
     def __init__(self, alive_nodes: Callable[[], set[str]], room: int) -> None:
         """alive_nodes: asked for the nodes that are alive now, where a row has been started before.

@@ -1,7 +1,7 @@
 """The ledger of a run on one machine, in its driver: an actor would be one more process at the cost of its workers.
 
 Where the driver ends, so does all of its run, and nobody needs a ledger. Stages ask over a socket of this machine, a
-line of JSON each way: the run's key, what is asked, and of whom; then the answer.
+line each way: the run's key and, as JSON, what is asked and of whom; then the answer, as JSON.
 """
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ from pipeline.attempts import Attempts, Ledger, traces_of_a_run
 from sgi2v.errors import ClusterError
 
 LOOPBACK = "127.0.0.1"
+KEY_BYTES = 32
+LINE_BYTES = 4096
+"""Of a question, at most: a key, two words and a sample's id."""
+END_POLL_S = 0.25
+"""Between two looks for the end of the run, which waits for one."""
 HERE = "here"
 """The one node."""
 
@@ -28,7 +33,7 @@ HERE = "here"
 @contextmanager
 def ledger_in_driver(room: int) -> Iterator[Attempts]:
     """Keep a ledger in this process, for all who are handed what is yielded. room: as the ledger's."""
-    ledger, key = Ledger(lambda: {HERE}, room), secrets.token_hex(32)
+    ledger, key = Ledger(lambda: {HERE}, room), secrets.token_hex(KEY_BYTES)
     answers: Mapping[str, Callable[..., Any]] = {
         "start": lambda stage, sample_id: ledger.start(stage, sample_id, HERE),
         "finish": ledger.finish,
@@ -36,7 +41,7 @@ def ledger_in_driver(room: int) -> Iterator[Attempts]:
         "leave": ledger.leave,
     }
     with _Server(answers, key) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(END_POLL_S,), daemon=True)
         thread.start()
         try:
             yield AskedOfDriver(server.server_address[1], key, traces_of_a_run())
@@ -64,12 +69,13 @@ class _Asker(socketserver.StreamRequestHandler):
     server: _Server
 
     def handle(self) -> None:
-        # a process that is killed may leave half a line, and a stranger may send anything
-        with suppress(OSError, ValueError, TypeError):
-            for line in self.rfile:
-                key, asked, *of = json.loads(line)
-                if not hmac.compare_digest(key, self.server.key):
+        with suppress(OSError):
+            # a process that is killed may leave half a line, and a stranger may send anything
+            while (line := self.rfile.readline(LINE_BYTES)).endswith(b"\n"):
+                key, _, question = line.partition(b" ")
+                if not hmac.compare_digest(key, self.server.key.encode()):
                     return
+                asked, *of = json.loads(question)
                 with self.server.lock:
                     answer = self.server.answers[asked](*of)
                 self.wfile.write(json.dumps(answer).encode() + b"\n")
@@ -112,14 +118,17 @@ class AskedOfDriver:
 
     def _ask(self, *question: str) -> Any:
         with self._lock:
+            # kept for the next question once it has answered this one: else that would get this one's answer
+            stream, self._stream = self._stream, None
             try:
-                if self._stream is None:
-                    self._stream = socket.create_connection((LOOPBACK, self._port)).makefile("rwb")
-                self._stream.write(json.dumps([self._key, *question]).encode() + b"\n")
-                self._stream.flush()
-                answer = self._stream.readline()
+                stream = stream or socket.create_connection((LOOPBACK, self._port)).makefile("rwb")
+                stream.write(f"{self._key} {json.dumps(question)}\n".encode())
+                stream.flush()
+                line = stream.readline()
             except OSError as error:
                 raise ClusterError(f"the driver of this run does not answer: {error}") from error
-        if not answer:
-            raise ClusterError("the driver of this run does not answer: it has closed the connection")
-        return json.loads(answer)
+            if not line:
+                raise ClusterError("the driver of this run does not answer: it has closed the connection")
+            answer = json.loads(line)
+            self._stream = stream
+        return answer

@@ -10,7 +10,6 @@ workers' cores.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -86,8 +85,6 @@ def answered_here() -> Iterator[None]:
     with ExitStack() as stack:
         for name in figures:
             stack.enter_context(_replaced(stats._StatsManager, name, staticmethod(nothing)))
-        numbered = staticmethod(lambda: uuid.uuid4().hex)
-        stack.enter_context(_replaced(stats._StatsManager, "gen_dataset_id_from_stats_actor", numbered))
         stack.enter_context(_replaced(rate_based_cluster_autoscaler, "DefaultAutoscalingCoordinator", OneMachine))
         stack.enter_context(_replaced(actor_pool_map_operator, "get_or_create_actor_location_tracker", Unheard))
         # an actor that is not in the answer is where it was

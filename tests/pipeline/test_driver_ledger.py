@@ -10,12 +10,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.attempts import MAX_ATTEMPTS, Attempts, attempt, wait_for_room
-from pipeline.driver_ledger import LOOPBACK, AskedOfDriver, ledger_in_driver
+from pipeline.driver_ledger import LINE_BYTES, LOOPBACK, AskedOfDriver, ledger_in_driver
 from sgi2v.errors import ClusterError, ErrorCode, SampleError
 
 ROOM = 2
@@ -58,9 +60,10 @@ def test_processes_share_the_room(asked: Attempts) -> None:
 def test_who_has_not_the_key_is_not_answered(asked: Attempts) -> None:
     assert isinstance(asked, AskedOfDriver)
     _, (port, key, _) = asked.__reduce__()
-    for question in (["0" * len(key), "admit", "a"], "no question", [key], 7):
-        with socket.create_connection((LOOPBACK, port), timeout=10) as stranger:
-            stranger.sendall(json.dumps(question).encode() + b"\n")
+    question = json.dumps(["admit", "a"])
+    for line in (f"{'0' * len(key)} {question}", question, "", key[:-1], "[" * LINE_BYTES * 2):
+        with socket.create_connection((LOOPBACK, port), timeout=10) as stranger, suppress(ConnectionResetError):
+            stranger.sendall(f"{line}\n".encode())
             assert stranger.recv(100) == b""
     assert [asked.admit("b"), asked.admit("c")] == [True, True], "nor was anything noted"
 
@@ -73,6 +76,25 @@ def test_without_a_driver_a_start_is_an_error_and_an_end_is_not() -> None:
             ask()
     late.finish("load", "a")
     late.leave("a")
+
+
+class WithoutRoom:
+    """A connection on which there is no memory for an answer."""
+
+    def __init__(self, stream: Any) -> None:
+        self.write, self.flush = stream.write, stream.flush
+
+    def readline(self) -> bytes:
+        raise MemoryError
+
+
+def test_an_answer_that_was_not_waited_for_is_not_the_next_ones(asked: Attempts) -> None:
+    assert isinstance(asked, AskedOfDriver)
+    assert asked.admit("a")
+    asked._stream = WithoutRoom(asked._stream)
+    with pytest.raises(MemoryError):
+        asked.admit("a")
+    assert asked.start("load", "a") == []
 
 
 def test_an_answer_that_does_not_come_is_an_error() -> None:

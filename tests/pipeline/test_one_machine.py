@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray._private.node import Node
 from ray.data._internal import stats
 from ray.data._internal.cluster_autoscaler import rate_based_cluster_autoscaler
 from ray.data._internal.execution.operators import actor_pool_map_operator
@@ -16,7 +17,7 @@ import pipeline.cluster
 from pipeline import one_machine
 from pipeline.cluster import ray_session
 from pipeline.config import ExecutionConfig
-from pipeline.one_machine import OneMachine, answered_here
+from pipeline.one_machine import OneMachine, answered_here, bare_node
 
 PLACES = (stats._StatsManager, rate_based_cluster_autoscaler, actor_pool_map_operator)
 
@@ -33,8 +34,17 @@ def test_ray_data_is_as_before_on_leaving() -> None:
     changed = [
         [name for name in each if each[name] is not others[name]] for each, others in zip(before, inside, strict=True)
     ]
-    assert [len(names) for names in changed] == [4, 1, 2]
+    assert [len(names) for names in changed] == [3, 1, 2]
     assert as_it_is() == before
+
+
+def test_further_nodes_are_started_whole() -> None:
+    before = dict(vars(Node))
+    with suppress(ValueError), bare_node():
+        changed = [name for name in before if vars(Node)[name] is not before[name]]
+        raise ValueError("a node that does not start")
+    assert sorted(changed) == ["start_api_server", "start_log_monitor", "start_monitor"]
+    assert dict(vars(Node)) == before
 
 
 def test_the_one_flow_has_all_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,7 @@ def test_rows_that_come_fast_are_not_kept_waiting_by_slow_ones_before() -> None:
 def test_the_flow_of_a_run_is_looked_at_with_pauses_and_has_no_processes_but_its_own(tmp_path: Path) -> None:
     script = """
 import json, sys
+from contextlib import suppress
 import psutil
 from manifests.io import read_manifest
 from pipeline.config import resolve
@@ -56,9 +57,11 @@ from tests import stand_in
 looks, rows, processes = [], [], set()
 def finished(self, record):
     rows.append(record.sample_id)
-    started = [" ".join(each.cmdline()) for each in psutil.Process().children(recursive=True)]
-    settled = [name.split()[0] for name in started if name and "default_worker.py" not in name]
-    processes.update(name.rpartition("/")[2].partition(".")[0] for name in settled)
+    for each in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            name = " ".join(each.cmdline())
+            if name and "default_worker.py" not in name:
+                processes.add(name.split()[0].rpartition("/")[2].partition(".")[0])
 slept = Pace.on_execution_step
 Pace.on_execution_step = lambda self, executor: (looks.append(Pace.pause_s), slept(self, executor))
 Observer.finished = finished

@@ -122,8 +122,8 @@ def test_ctrl_c_on_a_terminal_stops_cleanly_and_says_how_to_go_on(tmp_path: Path
     terminal = Terminal()
     words = ("run", manifest, "--output", output, *TINY, "--workers", "1")
     ends = {"stdin": terminal.there, "stdout": terminal.there, "stderr": terminal.there}
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "140", SECONDS: "1"}
-    with started(*words, **ends, module=STAND_IN, env=environment) as driver:
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "140"}
+    with started(*words, **ends, env=environment) as driver:
 
         def reached() -> bool:
             driver.look()

@@ -123,6 +123,9 @@ def test_what_was_taken_away_is_made_again(output: Path, whole: Path) -> None:
     after = records(output)
     assert set(after) - set(before) == {"s00"}
     assert {name: after[name] for name in before} == before
+    of_its_row = ("row_digest", "fingerprint", "seed", "num_boxes", "num_frames", "height", "width", "guided")
+    whole_record = records(whole)["s00"]
+    assert [after["s00"][name] for name in of_its_row] == [whole_record[name] for name in of_its_row]
 
 
 def retell(output: Path, **changes: object) -> None:
