@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,9 +121,12 @@ class _Ends(Observer):
 
 def _generating_cpu_s() -> float:
     """CPU seconds of the busiest thread of each worker of this process's run."""
-    children = psutil.Process().children(recursive=True)
-    workers = [each for each in children if "MapBatches(Generate)" in " ".join(each.cmdline())]
-    return sum(max(thread.user_time + thread.system_time for thread in each.threads()) for each in workers)
+    seconds = 0.0
+    for each in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "MapBatches(Generate)" in " ".join(each.cmdline()):
+                seconds += max(thread.user_time + thread.system_time for thread in each.threads())
+    return seconds
 
 
 def of_run(config: RunConfig, rows: pa.Table, workers: int) -> Leg:
