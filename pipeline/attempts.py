@@ -48,7 +48,7 @@ class Start:
     """One start of a row."""
 
     node: str
-    """Of which it ran on."""
+    """Name of the node it ran on."""
     at: float
     """Monotonic clock of the ledger, seconds."""
 

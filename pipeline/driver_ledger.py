@@ -41,13 +41,11 @@ def ledger_in_driver(room: int) -> Iterator[Attempts]:
         "leave": ledger.leave,
     }
     with _Server(answers, key) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(END_POLL_S,), daemon=True)
-        thread.start()
+        threading.Thread(target=server.serve_forever, args=(END_POLL_S,), daemon=True).start()
         try:
             yield AskedOfDriver(server.server_address[1], key, traces_of_a_run())
         finally:
-            server.shutdown()
-            thread.join()
+            server.shutdown()  # returns when the thread serves no more
 
 
 class _Server(socketserver.ThreadingTCPServer):
