@@ -1,24 +1,25 @@
 """What does the flow keep of the pace of a bare loop over `generate`, on the same rows?
 
-    python -m tests.benchmarks.flow FOLDER [--workers 2] [--steps 8] [--repeats 3]
+    python -m tests.benchmarks.flow FOLDER [--workers 2] [--steps 8] [--rows 150] [--turn 10]
     python -m tests.benchmarks.flow FOLDER --waiting 5
 
-A loop, a run, the loop once more, and so on: a run's pace is held against those of the loops before and after it. The
-loop is as many processes as the run has workers, with the same threads, and nothing but `generate` in them. With
-`--waiting` a sample only waits that long and takes no CPU, as if it were on a GPU: then the pace of the loop is known,
-and only the run is made. Pace is counted between the first and the last few ends, so that neither the start nor the
-last rows, for which there are too few to go round, are in it.
+A run and a loop, each alone on the machine in turns of some seconds: while one has it, every process of the other is
+stopped, so that a clock that rises and falls over minutes is the same for both. Pace is samples by the time that a
+side had the machine, between the first and the last few ends, so that neither the start nor the last rows, for which
+there are too few to go round, are in it. The loop is as many processes as the run has workers, with the same threads,
+and nothing but `generate` in them. With `--waiting` a sample only waits that long and takes no CPU, as if it were on a
+GPU: then the pace of the loop is known, and only the run is made.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,6 @@ from pipeline.run import Observer, run
 from pipeline.stages import Load
 from sgi2v.generate import generate
 from sgi2v.model import load_model
-from sgi2v.sampling import PHASES
 from sgi2v.tiny.training import in_processes
 from sgi2v.trajectory import BoxTracks
 from tests import stand_in
@@ -56,23 +56,114 @@ def rows_of_demo(count: int) -> pa.Table:
     return pa.Table.from_pylist(chosen, demo.schema)
 
 
-@dataclass(frozen=True)
-class Leg:
-    """One loop or one run."""
+class Tree:
+    """A process and what it starts; it can be stopped where it is, and go on."""
 
-    pace: float
-    """Samples a second, between the first and the last few ends."""
-    seconds: float
-    """Of the generation of a sample, mean."""
-    share: float
-    """Of a core that a worker's generating thread had: unlike pace it does not change with the clock of the cores."""
+    def __init__(self, target: Callable[..., None], *arguments: Any) -> None:
+        self._first = get_context("spawn").Process(target=target, args=arguments)
+        self._first.start()
+        assert self._first.pid is not None
+        self._root = psutil.Process(self._first.pid)
+        self._stopped: list[psutil.Process] = []
+
+    def processes(self) -> list[psutil.Process]:
+        """Those that are there now."""
+        return [self._root, *self._root.children(recursive=True)]
+
+    def stop(self, known: Iterable[psutil.Process] = ()) -> None:
+        """Stop `known`, which takes no time, and then what was started since they were listed."""
+        self._stopped = []
+        for each in (*known, *self.processes()):
+            if each not in self._stopped:
+                with suppress(psutil.NoSuchProcess):
+                    each.suspend()
+                    self._stopped.append(each)
+
+    def go_on(self) -> None:
+        """Let them go on."""
+        for each in self._stopped:
+            with suppress(psutil.NoSuchProcess):
+                each.resume()
+
+    def generating_cpu_s(self, workers: int) -> float:
+        """CPU seconds of the busiest threads, each of another process: of those that generate, once they have begun."""
+        busiest = []
+        for each in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                busiest.append(max(thread.user_time + thread.system_time for thread in each.threads()))
+        return sum(sorted(busiest)[-workers:])
+
+    def end(self) -> None:
+        """End them all."""
+        for each in reversed(self.processes()):
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        self._first.join()
 
 
-def pace(ends: list[float], workers: int) -> float:
-    """Samples a second between the first and the last few ends."""
-    edge = EDGE_ROUNDS * workers
-    counted = sorted(ends)[edge - 1 : len(ends) - edge]
-    return (len(counted) - 1) / (counted[-1] - counted[0])
+class Side:
+    """A run or a loop: its processes, the ends of its samples, and when it had the machine."""
+
+    def __init__(self, target: Callable[..., None], config: RunConfig, rows: pa.Table, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        self._folder, self._workers = folder, workers_of(config)
+        self._turns: list[tuple[float, float]] = []
+        self._cpu_s: list[float] = []
+        self.tree = Tree(target, config, rows, folder)
+
+    def ends(self) -> list[float]:
+        """When samples ended, sorted."""
+        lines = [line for file in self._folder.glob("ends-*") for line in file.read_text().splitlines()]
+        return sorted(float(line) for line in lines)
+
+    def warm_up(self, count: int) -> None:
+        """Have the machine until `count` samples have ended."""
+        while len(self.ends()) < count:
+            time.sleep(0.5)
+        self.tree.stop()
+
+    def take_turn(self, seconds: float) -> None:
+        """Have the machine for some seconds."""
+        known, before = self.tree.processes(), self.tree.generating_cpu_s(self._workers)
+        self.tree.go_on()
+        begin = time.time()
+        time.sleep(seconds)
+        end = time.time()
+        self.tree.stop(known)
+        self._turns.append((begin, end))
+        self._cpu_s.append(self.tree.generating_cpu_s(self._workers) - before)
+
+    def pace(self) -> float:
+        """Samples a second of its turns, from the first end in them to the last."""
+        offsets = np.cumsum([0.0, *(end - begin for begin, end in self._turns)])
+        at = [
+            offset + each - begin
+            for offset, (begin, end) in zip(offsets, self._turns, strict=False)
+            for each in self.ends()
+            if begin <= each <= end
+        ]
+        return (len(at) - 1) / (at[-1] - at[0])
+
+    def share(self) -> float:
+        """Of a core that a worker's generating thread had in its turns."""
+        return sum(self._cpu_s) / sum(end - begin for begin, end in self._turns) / self._workers
+
+
+def workers_of(config: RunConfig) -> int:
+    """As many as `--workers` says."""
+    assert config.execution.workers is not None
+    return config.execution.workers
+
+
+def note_end(folder: Path, rank: int = 0) -> None:
+    """A sample has ended now."""
+    with (folder / f"ends-{rank}").open("a") as file:
+        file.write(f"{time.time()}\n")
+
+
+def loop(config: RunConfig, rows: pa.Table, folder: Path) -> None:
+    """Make the samples in as many processes as there are workers."""
+    in_processes(_loop, (config, rows, folder), workers_of(config))
 
 
 def _loop(rank: int, processes: int, config: RunConfig, rows: pa.Table, folder: Path) -> None:
@@ -80,63 +171,53 @@ def _loop(rank: int, processes: int, config: RunConfig, rows: pa.Table, folder: 
     model, load, sampler = load_model(config.model), Load(config), config.sampler
     shape = (sampler.height, sampler.width, 3)
     loaded = [load(InFlight.begin(rows.slice(number, 1))) for number in range(rank, rows.num_rows, processes)]
-    ends = []
-    start, start_cpu = time.time(), time.thread_time()
     for table in loaded:
         state, image_HWC = state_of(table), pixels_of(table, "first_frame", shape)
         tracks = BoxTracks(np.array(state.boxes_NT4), sampler.height, sampler.width)
-        made = generate(model, image_HWC, tracks, sampler, config.guidance, state.seed)
-        ends.append((time.time(), sum(made.seconds.values())))
-    share = (time.thread_time() - start_cpu) / (time.time() - start)
-    (folder / f"{rank}.json").write_text(json.dumps([ends, share]))
-
-
-def bare_loop(config: RunConfig, rows: pa.Table, workers: int, folder: Path) -> Leg:
-    """Make the samples in as many processes as there are workers."""
-    folder.mkdir(parents=True)
-    in_processes(_loop, (config, rows, folder), workers)
-    told = [json.loads(file.read_text()) for file in folder.iterdir()]
-    ends = [end for each, _ in told for end in each]
-    seconds = sum(seconds for _, seconds in ends) / len(ends)
-    return Leg(pace([at for at, _ in ends], workers), seconds, sum(share for _, share in told) / len(told))
+        generate(model, image_HWC, tracks, sampler, config.guidance, state.seed)
+        note_end(folder, rank)
 
 
 class _Ends(Observer):
-    """When samples were finished, as the driver hears of it, and what their generation took."""
-
-    def __init__(self, rows: int, workers: int) -> None:
-        self.at: list[float] = []
-        self.seconds: list[float] = []
-        self.cpu: list[tuple[float, float]] = []
-        """When, and CPU seconds of the generating threads until then: at both edges."""
-        self._edges = (EDGE_ROUNDS * workers, rows - EDGE_ROUNDS * workers)
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
 
     def finished(self, record: SampleRecord) -> None:
         assert record.status == "committed", record.message
-        self.at.append(time.time())
-        self.seconds.append(sum(getattr(record, f"seconds_{phase}") for phase in PHASES))
-        if len(self.at) in self._edges:
-            self.cpu.append((self.at[-1], _generating_cpu_s()))
+        note_end(self._folder)
 
 
-def _generating_cpu_s() -> float:
-    """CPU seconds of the busiest thread of each worker of this process's run."""
-    seconds = 0.0
-    for each in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            if "MapBatches(Generate)" in " ".join(each.cmdline()):
-                seconds += max(thread.user_time + thread.system_time for thread in each.threads())
-    return seconds
-
-
-def of_run(config: RunConfig, rows: pa.Table, workers: int) -> Leg:
+def flow(config: RunConfig, rows: pa.Table, folder: Path) -> None:
     """Make the samples in a run."""
-    shutil.rmtree(config.output, ignore_errors=True)
-    ends = _Ends(rows.num_rows, workers)
-    run(config, rows, observer=ends)
-    (first, cpu_before), (last, cpu_after) = ends.cpu
-    share = (cpu_after - cpu_before) / (last - first) / workers
-    return Leg(pace(ends.at, workers), sum(ends.seconds) / len(ends.seconds), share)
+    run(config, rows, observer=_Ends(folder))
+
+
+def in_turns(config: RunConfig, rows: pa.Table, folder: Path, turn_s: float) -> tuple[Side, Side]:
+    """The run and the loop, once all but the last few rows of one are made."""
+    edge = EDGE_ROUNDS * workers_of(config)
+    sides: list[Side] = []
+    try:
+        for target in (flow, loop):
+            sides.append(Side(target, config, rows, folder / target.__name__))
+            sides[-1].warm_up(edge)
+        while max(len(side.ends()) for side in sides) < rows.num_rows - edge:
+            for side in sides:
+                side.take_turn(turn_s)
+    finally:
+        for side in sides:
+            side.tree.end()
+    return sides[0], sides[1]
+
+
+def pace_of_waiting(config: RunConfig, rows: pa.Table, folder: Path, seconds: float) -> float:
+    """Samples a second of a run whose samples only wait."""
+    os.environ[stand_in.SECONDS] = str(seconds)
+    stand_in.install()
+    folder.mkdir(parents=True)
+    run(config, rows, observer=_Ends(folder))
+    edge = EDGE_ROUNDS * workers_of(config)
+    at = [float(line) for line in (folder / "ends-0").read_text().splitlines()][edge - 1 : rows.num_rows - edge]
+    return (len(at) - 1) / (at[-1] - at[0])
 
 
 def main() -> None:
@@ -145,7 +226,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=30)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--steps", type=int, default=8, help="of the embedded checkpoint: how long a sample takes")
-    parser.add_argument("--repeats", type=int, default=1, help="runs; there is one loop more")
+    parser.add_argument("--turn", type=float, default=10.0, metavar="SECONDS", help="that a side has the machine")
     parser.add_argument("--waiting", type=float, metavar="SECONDS", help="samples that wait and do not work")
     options = parser.parse_args()
     folder: Path = options.folder.absolute()
@@ -161,25 +242,16 @@ def main() -> None:
     }
     config, _ = resolve(str(manifest), str(folder / "out"), {}, flags)
     if options.waiting:
-        os.environ[stand_in.SECONDS] = str(options.waiting)
-        stand_in.install()
-        found = of_run(config, rows, options.workers).pace
+        found = pace_of_waiting(config, rows, folder / "ends", options.waiting)
         ideal = options.workers / options.waiting
         print(f"run {60 * found:.2f} samples a minute of {60 * ideal:.2f}: {found / ideal:.1%}")
         return
-    loops = [bare_loop(config, rows, options.workers, folder / "loop-0")]
-    runs, kept = [], []
-    for number in range(options.repeats):
-        runs.append(of_run(config, rows, options.workers))
-        loops.append(bare_loop(config, rows, options.workers, folder / f"loop-{number + 1}"))
-        kept.append(2 * runs[-1].pace / (loops[-2].pace + loops[-1].pace))
-        around = " and ".join(f"{60 * each.pace:.2f}" for each in loops[-2:])
-        print(f"run {60 * runs[-1].pace:.2f} samples a minute, loop {around}: {kept[-1]:.1%}", flush=True)
-    busy = np.mean([each.pace * each.seconds / options.workers for each in runs])
-    looped, shared = (float(np.mean([each.share for each in legs])) for legs in (loops, runs))
-    print(f"the run keeps {np.mean(kept):.1%} of the loop's pace, of samples that take {loops[0].seconds:.2f} s there")
-    print(f"a worker's generating thread has {shared:.1%} of a core, {looped:.1%} in the loop: {shared / looped:.1%}")
-    print(f"the run's workers generate {busy:.1%} of the time")
+    ran, looped = in_turns(config, rows, folder, options.turn)
+    for word, side in (("run", ran), ("loop", looped)):
+        print(f"{word}: {60 * side.pace():.2f} samples a minute of its turns, {len(side.ends())} in all")
+    print(f"the run keeps {ran.pace() / looped.pace():.1%} of the loop's pace")
+    share, alone = ran.share(), looped.share()
+    print(f"a worker's generating thread has {share:.1%} of a core, {alone:.1%} in the loop: {share / alone:.1%}")
 
 
 if __name__ == "__main__":
