@@ -134,19 +134,27 @@ class Side:
         self._cpu_s.append(self.tree.generating_cpu_s(self._workers) - before)
 
     def pace(self) -> float:
-        """Samples a second of its turns, from the first end in them to the last."""
-        offsets = np.cumsum([0.0, *(end - begin for begin, end in self._turns)])
-        at = [
-            offset + each - begin
-            for offset, (begin, end) in zip(offsets, self._turns, strict=False)
-            for each in self.ends()
-            if begin <= each <= end
-        ]
-        return (len(at) - 1) / (at[-1] - at[0])
+        """Samples a second of its turns."""
+        return pace_in_turns(self.ends(), self._turns)
 
     def share(self) -> float:
         """Of a core that a worker's generating thread had in its turns."""
         return sum(self._cpu_s) / sum(end - begin for begin, end in self._turns) / self._workers
+
+
+def pace_in_turns(ends: list[float], turns: list[tuple[float, float]]) -> float:
+    """Samples a second of the turns' own time, from the first end in them to the last; what is outside does not count.
+
+    ends: sorted. turns: when each began and ended, one after the other.
+    """
+    before = np.cumsum([0.0, *(end - begin for begin, end in turns)])
+    at = [
+        earlier + each - begin
+        for earlier, (begin, end) in zip(before, turns, strict=False)
+        for each in ends
+        if begin <= each <= end
+    ]
+    return (len(at) - 1) / (at[-1] - at[0])
 
 
 def workers_of(config: RunConfig) -> int:
@@ -216,8 +224,8 @@ def pace_of_waiting(config: RunConfig, rows: pa.Table, folder: Path, seconds: fl
     folder.mkdir(parents=True)
     run(config, rows, observer=_Ends(folder))
     edge = EDGE_ROUNDS * workers_of(config)
-    at = [float(line) for line in (folder / "ends-0").read_text().splitlines()][edge - 1 : rows.num_rows - edge]
-    return (len(at) - 1) / (at[-1] - at[0])
+    ends = [float(line) for line in (folder / "ends-0").read_text().splitlines()][edge - 1 : rows.num_rows - edge]
+    return pace_in_turns(ends, [(ends[0], ends[-1])])
 
 
 def main() -> None:
