@@ -1,6 +1,6 @@
 """What does the flow keep of the pace of a bare loop over `generate`, on the same rows?
 
-    python -m tests.benchmarks.flow FOLDER [--workers 2] [--steps 8] [--rows 150] [--turn 10]
+    python -m tests.benchmarks.flow FOLDER [--workers 2] [--steps 8] [--rows 160] [--turn 10]
     python -m tests.benchmarks.flow FOLDER --waiting 5
 
 A run and a loop, each alone on the machine in turns of some seconds: while one has it, every process of the other is
@@ -93,6 +93,10 @@ class Tree:
                 busiest.append(max(thread.user_time + thread.system_time for thread in each.threads()))
         return sum(sorted(busiest)[-workers:])
 
+    def has_ended(self) -> bool:
+        """Whether the first process has."""
+        return not self._first.is_alive()
+
     def end(self) -> None:
         """End them all."""
         for each in reversed(self.processes()):
@@ -107,6 +111,8 @@ class Side:
     def __init__(self, target: Callable[..., None], config: RunConfig, rows: pa.Table, folder: Path) -> None:
         folder.mkdir(parents=True)
         self._folder, self._workers = folder, workers_of(config)
+        self._edge = EDGE_ROUNDS * self._workers
+        self._last = rows.num_rows - self._edge
         self._turns: list[tuple[float, float]] = []
         self._cpu_s: list[float] = []
         self.tree = Tree(target, config, rows, folder)
@@ -116,14 +122,20 @@ class Side:
         lines = [line for file in self._folder.glob("ends-*") for line in file.read_text().splitlines()]
         return sorted(float(line) for line in lines)
 
-    def warm_up(self, count: int) -> None:
-        """Have the machine until `count` samples have ended."""
-        while len(self.ends()) < count:
+    def is_near_its_end(self) -> bool:
+        """Whether all samples but the last few have ended."""
+        return len(self.ends()) >= self._last
+
+    def warm_up(self) -> None:
+        """Have the machine until the first few samples have ended."""
+        while len(self.ends()) < self._edge:
+            assert not self.tree.has_ended(), "it ended before it had begun: its error is above"
             time.sleep(0.5)
         self.tree.stop()
 
     def take_turn(self, seconds: float) -> None:
         """Have the machine for some seconds."""
+        assert not self.tree.has_ended(), "it ended too early: its error is above, or give more rows"
         known, before = self.tree.processes(), self.tree.generating_cpu_s(self._workers)
         self.tree.go_on()
         begin = time.time()
@@ -135,7 +147,7 @@ class Side:
 
     def pace(self) -> float:
         """Samples a second of its turns."""
-        return pace_in_turns(self.ends(), self._turns)
+        return pace_in_turns(self.ends()[: self._last], self._turns)
 
     def share(self) -> float:
         """Of a core that a worker's generating thread had in its turns."""
@@ -202,13 +214,12 @@ def flow(config: RunConfig, rows: pa.Table, folder: Path) -> None:
 
 def in_turns(config: RunConfig, rows: pa.Table, folder: Path, turn_s: float) -> tuple[Side, Side]:
     """The run and the loop, once all but the last few rows of one are made."""
-    edge = EDGE_ROUNDS * workers_of(config)
     sides: list[Side] = []
     try:
         for target in (flow, loop):
             sides.append(Side(target, config, rows, folder / target.__name__))
-            sides[-1].warm_up(edge)
-        while max(len(side.ends()) for side in sides) < rows.num_rows - edge:
+            sides[-1].warm_up()
+        while not any(side.is_near_its_end() for side in sides):
             for side in sides:
                 side.take_turn(turn_s)
     finally:
