@@ -154,9 +154,9 @@ def counts_lines(index: pa.Table) -> list[str]:
     objmc, static = mean_of(measured, "objmc_px"), mean_of(measured, "static_objmc_px")
     if objmc is not None and static is not None:
         gain = mean_of(measured, "control_gain")
-        told = f"  ObjMC      {objmc:6.2f}  px guided, {static:.2f} px static"
+        told = f"  ObjMC      {objmc:6.2f}  px (static {static:.2f})"
         lines.append(
-            told + (f", control gain {gain:.2f}" if gain is not None else "") + f" ({measured.num_rows} samples)"
+            told + (f", control gain {gain:.2f}" if gain is not None else "") + f", over {measured.num_rows} samples"
         )
     if measured.num_rows < committed.num_rows:
         unmeasured = committed.filter(pc.is_null(committed["objmc_px"]))

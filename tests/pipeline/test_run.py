@@ -90,6 +90,9 @@ def test_without_a_terminal_there_are_plain_lines_and_no_word_of_rays(finished: 
     assert re.search(r"\(\d+\.\d per min, \d.* left\)$", lines[4])
     summary = finished.process.stdout.splitlines()
     assert summary[0].startswith(f"{ROWS} made, 0 failed, 0 done before, of {ROWS} rows, in ")
+    assert re.fullmatch(
+        r"  ObjMC +\d+\.\d\d  px \(static \d+\.\d\d\), control gain -?\d\.\d\d, over \d samples", summary[1]
+    )
     assert f"  metrics    {finished.output}/metadata.parquet" in summary
 
 
