@@ -64,7 +64,6 @@ class Tree:
         self._first.start()
         assert self._first.pid is not None
         self._root = psutil.Process(self._first.pid)
-        self._stopped: list[psutil.Process] = []
 
     def processes(self) -> list[psutil.Process]:
         """Those that are there now."""
@@ -72,18 +71,11 @@ class Tree:
 
     def stop(self, known: Iterable[psutil.Process] = ()) -> None:
         """Stop `known`, which takes no time, and then what was started since they were listed."""
-        self._stopped = []
-        for each in (*known, *self.processes()):
-            if each not in self._stopped:
-                with suppress(psutil.NoSuchProcess):
-                    each.suspend()
-                    self._stopped.append(each)
+        _tell((*known, *self.processes()), psutil.Process.suspend)
 
     def go_on(self) -> None:
         """Let them go on."""
-        for each in self._stopped:
-            with suppress(psutil.NoSuchProcess):
-                each.resume()
+        _tell(self.processes(), psutil.Process.resume)
 
     def generating_cpu_s(self, workers: int) -> float:
         """CPU seconds of the busiest threads, each of another process: of those that generate, once they have begun."""
@@ -99,10 +91,14 @@ class Tree:
 
     def end(self) -> None:
         """End them all."""
-        for each in reversed(self.processes()):
-            with suppress(psutil.NoSuchProcess):
-                each.kill()
+        _tell(reversed(self.processes()), psutil.Process.kill)
         self._first.join()
+
+
+def _tell(processes: Iterable[psutil.Process], act: Callable[[psutil.Process], None]) -> None:
+    for each in processes:
+        with suppress(psutil.NoSuchProcess):
+            act(each)
 
 
 class Side:
@@ -119,8 +115,7 @@ class Side:
 
     def ends(self) -> list[float]:
         """When samples ended, sorted."""
-        lines = [line for file in self._folder.glob("ends-*") for line in file.read_text().splitlines()]
-        return sorted(float(line) for line in lines)
+        return noted_ends(self._folder)
 
     def is_near_its_end(self) -> bool:
         """Whether all samples but the last few have ended."""
@@ -181,6 +176,12 @@ def note_end(folder: Path, rank: int = 0) -> None:
         file.write(f"{time.time()}\n")
 
 
+def noted_ends(folder: Path) -> list[float]:
+    """When samples ended, sorted."""
+    lines = [line for file in folder.glob("ends-*") for line in file.read_text().splitlines()]
+    return sorted(float(line) for line in lines)
+
+
 def loop(config: RunConfig, rows: pa.Table, folder: Path) -> None:
     """Make the samples in as many processes as there are workers."""
     in_processes(_loop, (config, rows, folder), workers_of(config))
@@ -235,7 +236,7 @@ def pace_of_waiting(config: RunConfig, rows: pa.Table, folder: Path, seconds: fl
     folder.mkdir(parents=True)
     run(config, rows, observer=_Ends(folder))
     edge = EDGE_ROUNDS * workers_of(config)
-    ends = [float(line) for line in (folder / "ends-0").read_text().splitlines()][edge - 1 : rows.num_rows - edge]
+    ends = noted_ends(folder)[edge - 1 : rows.num_rows - edge]
     return pace_in_turns(ends, [(ends[0], ends[-1])])
 
 
