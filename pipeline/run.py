@@ -13,19 +13,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.io import digest_file
-from pipeline.actor_end import ends_at_once
-from pipeline.attempts import ROOM_PER_WORKER, Attempts, LedgerActor
-from pipeline.cluster import STAGE_CPUS, Width, cluster_errors, ray_session, worker_bytes
 from pipeline.config import RunConfig, cluster_address
-from pipeline.driver_ledger import ledger_in_driver
-from pipeline.in_flight import FATAL
-from pipeline.lease import Lease, acquire
-from pipeline.log import RunLog
-from pipeline.plan import Plan, check_dtype, check_output, claim_output, describe_run, make_plan, renew_manifest
-from pipeline.records import SampleRecord
-from pipeline.stages import Commit, Generate, Load
-from pipeline.storage import Storage
-from pipeline.tables import check_tables, write_tables
+from pipeline.flow.actor_end import ends_at_once
+from pipeline.flow.attempts import ROOM_PER_WORKER, Attempts, LedgerActor
+from pipeline.flow.commit import Commit
+from pipeline.flow.driver_ledger import ledger_in_driver
+from pipeline.flow.generate import Generate
+from pipeline.flow.load import Load
+from pipeline.flow.row import FATAL
+from pipeline.flow.session import cluster_errors, ray_session
+from pipeline.flow.width import STAGE_CPUS, Width, worker_bytes
+from pipeline.output.lease import Lease, acquire
+from pipeline.output.log import RunLog
+from pipeline.output.records import SampleRecord
+from pipeline.output.run_file import check_output, claim_output, describe_run, renew_manifest
+from pipeline.output.storage import Storage
+from pipeline.output.tables import check_tables, write_tables
+from pipeline.plan import Plan, check_dtype, make_plan
 from sgi2v.errors import ClusterError, StorageError
 
 TABLES_EVERY_S = 60.0
@@ -161,7 +165,7 @@ def flow(config: RunConfig, todo: pa.Table, width: Width, epoch: int) -> Generat
     import ray.data
     from ray.data import ActorPoolStrategy
 
-    from pipeline.pace import Pace
+    from pipeline.flow.pace import Pace
 
     Pace.begin()
     ray.data.DataContext.get_current().custom_execution_callback_classes = [Pace]

@@ -199,3 +199,13 @@ def decode_latents(model: VideoModel, latents_TChw: Tensor, chunk_size: int) -> 
     scaled = (latents_TChw / model.vae.config.scaling_factor).to(model.vae.dtype)
     frames = [model.vae.decode(chunk, num_frames=len(chunk)).sample.float() for chunk in scaled.split(chunk_size)]
     return (torch.cat(frames) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+
+
+def quiet_libraries() -> None:
+    """Keep diffusers' and transformers' bars and notices out of a worker's log."""
+    import diffusers.utils.logging as diffusers_logging
+    import transformers.utils.logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import pipeline.run
-from pipeline.attempts import Attempts
-from pipeline.cli import main
-from pipeline.cluster import ON_TIME_S, set_timer_slack
+from pipeline.cli.main import main
 from pipeline.config import RunConfig
-from pipeline.stages import Generate
+from pipeline.flow.attempts import Attempts
+from pipeline.flow.generate import Generate
+from pipeline.flow.session import ON_TIME_S, set_timer_slack
 from sgi2v.config import MemoryTier, SamplerConfig
 
 SECONDS = "SGI2V_STAND_IN_SECONDS"

@@ -1,4 +1,4 @@
-"""Imports run one way: sgi2v <- manifests <- pipeline; jobs stands alone; and what start-up must not load."""
+"""The rooms: who may import whom, where Ray may be imported, and what start-up must not load."""
 
 from __future__ import annotations
 
@@ -11,54 +11,89 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("sgi2v", "manifests", "pipeline", "jobs")
-MAY_IMPORT = {
-    "sgi2v": {"sgi2v"},
-    "manifests": {"manifests", "sgi2v.trajectory", "sgi2v.errors", "sgi2v.tiny.world"},
-    "pipeline": {"pipeline", "manifests", "sgi2v"},
-    "jobs": {"jobs"},
+PACKAGES = ("sgi2v", "manifests", "pipeline", "jobs", "tools")
+
+SGI2V = ("sgi2v",)
+BELOW_MANIFESTS = ("sgi2v.errors", "sgi2v.trajectory", "sgi2v.video")
+CONFIG = (*SGI2V, "manifests", "pipeline.config")
+OUTPUT = (*CONFIG, "pipeline.output")
+FLOW = (*OUTPUT, "pipeline.flow")
+PLAN = (*OUTPUT, "pipeline.plan")
+RUN = (*FLOW, "pipeline.plan", "pipeline.run")
+INSPECT = (*FLOW, "pipeline.inspect")
+
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "sgi2v": SGI2V,
+    "manifests": ("manifests", *BELOW_MANIFESTS),
+    "pipeline.config": CONFIG,
+    "pipeline.output": OUTPUT,
+    "pipeline.flow": FLOW,
+    "pipeline.plan": PLAN,
+    "pipeline.inspect": INSPECT,
+    "pipeline.run": RUN,
+    "pipeline.cli": ("sgi2v", "manifests", "pipeline", "jobs"),
+    "jobs": ("jobs",),
+    "tools": ("tools", "sgi2v", "manifests"),
 }
-"""Package -> what of the project it may import. `pipeline/cli.py` alone imports jobs as well."""
-RAY_ROOMS = {"pipeline", "jobs"}
+"""Room -> what of the project it may import. A file belongs to the longest room that its module name starts with."""
+
+RAY_ROOMS = ("pipeline.flow", "pipeline.run", "jobs")
+"""The only rooms that import Ray."""
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Every module of the project by its dotted name."""
+    for package in PACKAGES:
+        for file in sorted((ROOT / package).rglob("*.py")):
+            parts = file.relative_to(ROOT).with_suffix("").parts
+            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), file
 
 
 def imports(file: Path) -> Iterator[str]:
-    """Every module that a file imports, anywhere in it."""
+    """Every module that a file imports, anywhere in it; `from package import name` gives `package.name`."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file} imports relatively"
             assert node.module is not None
-            yield node.module if node.module not in PACKAGES else f"{node.module}.{node.names[0].name}"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def allowed(package: str, file: Path, module: str) -> bool:
-    if module.partition(".")[0] not in PACKAGES:
-        return True
-    rooms = set(MAY_IMPORT[package])
-    if file == ROOT / "pipeline" / "cli.py":
-        rooms.add("jobs")
+def is_in(module: str, rooms: tuple[str, ...]) -> bool:
+    """Whether a module is one of the rooms or lies below one of them."""
     return any(module == room or module.startswith(f"{room}.") for room in rooms)
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_imports_run_one_way(package: str) -> None:
+def room_of(module: str) -> str | None:
+    """The room that a module belongs to; None for a package's own `__init__`, which imports nothing."""
+    rooms = [room for room in MAY_IMPORT if is_in(module, (room,))]
+    return max(rooms, key=len, default=None)
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_imports_run_one_way(room: str) -> None:
+    files = [(module, file) for module, file in modules() if room_of(module) == room]
     wrong = [
-        f"{file.relative_to(ROOT)} imports {module}"
-        for file in sorted((ROOT / package).rglob("*.py"))
-        for module in imports(file)
-        if not allowed(package, file, module)
+        f"{module} imports {imported}"
+        for module, file in files
+        for imported in imports(file)
+        if is_in(imported, PACKAGES) and not is_in(imported, MAY_IMPORT[room])
     ]
+    assert files
     assert wrong == []
 
 
-def test_ray_stays_in_its_rooms() -> None:
+def test_every_module_is_in_a_room() -> None:
+    homeless = [module for module, file in modules() if room_of(module) is None and list(imports(file))]
+    assert homeless == []
+
+
+def test_ray_is_imported_in_its_rooms_only() -> None:
     wrong = [
-        str(file.relative_to(ROOT))
-        for package in set(PACKAGES) - RAY_ROOMS
-        for file in (ROOT / package).rglob("*.py")
-        if any(module.partition(".")[0] == "ray" for module in imports(file))
+        module
+        for module, file in modules()
+        if not is_in(module, RAY_ROOMS) and any(is_in(imported, ("ray",)) for imported in imports(file))
     ]
     assert wrong == []
 
@@ -72,7 +107,7 @@ def test_ray_stays_in_its_rooms() -> None:
         ),
         ("import manifests.schema, manifests.validate, manifests.io", {"torch", "ray", "diffusers"}),
         ("import sgi2v.generate", {"ray", "pyarrow", "pandas", "fsspec", "av", "decord", "cv2"}),
-        ("import pipeline.cli", {"torch", "ray", "diffusers", "transformers", "pyarrow", "pandas", "numpy"}),
+        ("import pipeline.cli.main", {"torch", "ray", "diffusers", "transformers", "pyarrow", "pandas", "numpy"}),
         ("import jobs.submit", {"torch", "ray", "pyarrow"}),
     ],
 )
@@ -83,4 +118,4 @@ def test_what_an_import_does_not_load(statement: str, unwanted: set[str]) -> Non
 
 
 def test_no_file_is_called_utils() -> None:
-    assert not [file for package in PACKAGES for file in (ROOT / package).rglob("utils.py")]
+    assert not [file for _, file in modules() if file.name == "utils.py"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from pipeline.cli import app
+from pipeline.cli.main import app
 from sgi2v.errors import ErrorCode
 
 README = (Path(__file__).parents[1] / "README.md").read_text()

@@ -22,11 +22,11 @@ from PIL import Image
 
 from sgi2v.generate import generate
 from sgi2v.model import load_model
-from sgi2v.tiny.latents import LINE_FRAMES
-from sgi2v.tiny.train_unet import ANY_MOTION_BUCKET, BUCKETS_PER_PX, draw_frames
-from sgi2v.tiny.training import in_processes
-from sgi2v.tiny.world import Motion, draw_scene
 from tests.benchmarks.held_out import ObjectTrack, Split, can_be_told_apart, error_when_gone, find_object
+from tools.tiny.latents import LINE_FRAMES
+from tools.tiny.train_unet import ANY_MOTION_BUCKET, BUCKETS_PER_PX, draw_frames
+from tools.tiny.training import in_processes
+from tools.tiny.world import Motion, draw_scene
 
 SHOWN = 10
 TRUTH, ANY_MOTION = "truth", "any motion"

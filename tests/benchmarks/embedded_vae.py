@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sgi2v.model import VideoModel, decode_latents, load_model
-from sgi2v.tiny.world import Company, draw_scene
 from sgi2v.video import Frames
 from tests.benchmarks.held_out import TIMES_T, Split
+from tools.tiny.world import Company, draw_scene
 
 SHOWN = 8
 

@@ -31,15 +31,15 @@ import torch
 
 from manifests.io import read_manifest
 from pipeline.config import RunConfig, resolve
-from pipeline.in_flight import InFlight, pixels_of, state_of
-from pipeline.records import SampleRecord
+from pipeline.flow.load import Load
+from pipeline.flow.row import InFlight, pixels_of, state_of
+from pipeline.output.records import SampleRecord
 from pipeline.run import Observer, run
-from pipeline.stages import Load
 from sgi2v.generate import generate
 from sgi2v.model import load_model
-from sgi2v.tiny.training import in_processes
 from sgi2v.trajectory import BoxTracks
 from tests import stand_in
+from tools.tiny.training import in_processes
 
 DEMO = Path(__file__).parents[2] / "manifests" / "demo" / "demo.parquet"
 EDGE_ROUNDS = 2

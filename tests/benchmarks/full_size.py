@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from sgi2v.tiny.architecture import FEATURE_EXTRACTOR, MODEL_INDEX, SCHEDULER
+from tools.tiny.architecture import FEATURE_EXTRACTOR, MODEL_INDEX, SCHEDULER
 
 NUM_FRAMES = 14
 XT_FRAMES = 25

@@ -15,10 +15,10 @@ from enum import IntEnum
 import cv2
 import numpy as np
 
-from sgi2v.tiny.architecture import NUM_FRAMES
-from sgi2v.tiny.world import SIDE, Floats, Motion, Scene, draw_scene
 from sgi2v.trajectory import BoxTracks
 from sgi2v.video import Frames
+from tools.tiny.architecture import NUM_FRAMES
+from tools.tiny.world import SIDE, Floats, Motion, Scene, draw_scene
 
 TARGET_PX = (8.0, 24.0)
 """Length of a target path."""

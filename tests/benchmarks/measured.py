@@ -27,11 +27,11 @@ from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig
 from sgi2v.errors import ConfigError
 from sgi2v.generate import generate
-from sgi2v.metrics import motion_fidelity
+from sgi2v.metrics.objmc import motion_fidelity
 from sgi2v.model import VideoModel, load_model
-from sgi2v.tiny.training import in_processes
-from sgi2v.tracking import LucasKanade
+from sgi2v.tracking.lucas_kanade import LucasKanade
 from tests.benchmarks.held_out import HeldOut, Split, draw_held_out, error_when_gone, find_object
+from tools.tiny.training import in_processes
 
 UNGUIDED = "unguided"
 GUIDED = "guided"

@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.schema import MANIFEST_SCHEMA, row_digest
-from pipeline.catalog import PART_ROWS
-from pipeline.records import RECORD_SCHEMA
-from pipeline.storage import Storage
+from pipeline.output.catalog import PART_ROWS
+from pipeline.output.records import RECORD_SCHEMA
+from pipeline.output.storage import Storage
 from tests.pipeline.runs import picture
 
 IMAGES = 100

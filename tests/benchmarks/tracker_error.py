@@ -17,7 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sgi2v.tracking import LucasKanade, PointTracker
+from sgi2v.tracking.lucas_kanade import LucasKanade
+from sgi2v.tracking.tracker import PointTracker
 from sgi2v.video import decode_mp4, encode_mp4
 
 NUM_FRAMES = 14

@@ -12,14 +12,14 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import pipeline.catalog
+import pipeline.output.catalog
 import pipeline.run
-from pipeline.attempts import MAX_ATTEMPTS
-from pipeline.cli import main
-from pipeline.in_flight import state_of
-from pipeline.records import RECORDS
-from pipeline.stages import Commit
-from pipeline.storage import Storage
+from pipeline.cli.main import main
+from pipeline.flow.attempts import MAX_ATTEMPTS
+from pipeline.flow.commit import Commit
+from pipeline.flow.row import state_of
+from pipeline.output.records import RECORDS
+from pipeline.output.storage import Storage
 from tests.stand_in import StandIn, install
 
 JOURNAL = "SGI2V_CHAOS_JOURNAL"
@@ -90,5 +90,5 @@ class FaultyCommit(Commit):
 if __name__ == "__main__":
     install(FaultyGenerate)
     pipeline.run.Commit = FaultyCommit  # type: ignore[misc]
-    pipeline.catalog.PART_ROWS = int(os.environ.get(PART_ROWS, pipeline.catalog.PART_ROWS))
+    pipeline.output.catalog.PART_ROWS = int(os.environ.get(PART_ROWS, pipeline.output.catalog.PART_ROWS))
     main()

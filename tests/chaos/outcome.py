@@ -10,9 +10,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from manifests.io import read_manifest
-from pipeline.catalog import Catalog
-from pipeline.records import VIDEOS, SampleRecord
-from pipeline.storage import Storage
+from pipeline.output.catalog import Catalog
+from pipeline.output.records import VIDEOS, SampleRecord
+from pipeline.output.storage import Storage
 from tests.chaos.faulty import read_journal
 
 IS_WHOLE = os.environ.get("SGI2V_CHAOS") == "whole"

@@ -16,12 +16,13 @@ from typing import Any, NoReturn
 import numpy as np
 import pyarrow as pa
 
+import pipeline.flow.load
 import pipeline.run
-import pipeline.stages
 import sgi2v.video
-from pipeline.cli import main
-from pipeline.in_flight import InFlight
-from pipeline.stages import Commit, Load
+from pipeline.cli.main import main
+from pipeline.flow.commit import Commit
+from pipeline.flow.load import Load
+from pipeline.flow.row import InFlight
 from tests.stand_in import StandIn, install
 
 KILLS, HANGS, EATS = 666_001, 666_002, 666_003
@@ -59,7 +60,7 @@ class PoisonedLoad(Load):
 
     def _load(self, table: pa.Table) -> pa.Table:
         if table["seed"][0].as_py() == CRASHES_IMAGE:
-            pipeline.stages.decode_image = crash
+            pipeline.flow.load.decode_image = crash
         return super()._load(table)
 
 

@@ -22,8 +22,8 @@ import psutil
 import pytest
 import s3fs
 
-from pipeline.attempts import ROOM_PER_WORKER
-from pipeline.storage import Storage
+from pipeline.flow.attempts import ROOM_PER_WORKER
+from pipeline.output.storage import Storage
 from tests.chaos.faulty import DEATHS, JOURNAL, PART_ROWS, read_journal
 from tests.chaos.flaky_proxy import flaky_proxy
 from tests.chaos.outcome import IS_WHOLE, Outcome, outcome, scaled

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import typer
 
-from pipeline.cli import app
+from pipeline.cli.main import app
 from tests.jobs.conftest import RayHead
 from tests.jobs.cutting_proxy import cutting_proxy
 from tests.pipeline.runs import (

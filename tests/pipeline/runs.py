@@ -64,7 +64,7 @@ def write_good(folder: Path, count: int, name: str = "m.parquet") -> Path:
     return write_rows(folder / name, [row(sample_id) for sample_id in ids])
 
 
-CLI = "pipeline.cli"
+CLI = "pipeline.cli.main"
 STAND_IN = "tests.stand_in"
 """The same with a generator that costs nothing, for tests that look at all else."""
 

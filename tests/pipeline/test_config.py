@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.cli.options import by_section
 from pipeline.config import RunConfig, default_output, differences, read_toml, resolve, sample_seed
-from pipeline.options import by_section
 from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig
 from sgi2v.errors import ConfigError

@@ -11,12 +11,12 @@ import pytest
 
 from manifests.images import resolve_uri
 from manifests.schema import MANIFEST_SCHEMA, row_digest
+from pipeline.cli.summary import print_status
 from pipeline.config import ExecutionConfig, RunConfig, resolve
-from pipeline.plan import RUN_FILE, check_dtype, check_output, claim_output, make_plan, renew_manifest
-from pipeline.records import SampleRecord, Status, commit
-from pipeline.replay import recorded_config
-from pipeline.report import print_status
-from pipeline.storage import Storage
+from pipeline.output.records import SampleRecord, Status, commit
+from pipeline.output.run_file import RUN_FILE, check_output, claim_output, recorded_config, renew_manifest
+from pipeline.output.storage import Storage
+from pipeline.plan import check_dtype, make_plan
 from sgi2v.errors import ConfigError, SampleError
 from tests.pipeline.runs import row
 

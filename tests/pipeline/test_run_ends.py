@@ -13,16 +13,17 @@ import pytest
 
 import pipeline.run
 from manifests.io import read_manifest
-from pipeline.cluster import Width
 from pipeline.config import RunConfig
-from pipeline.records import RECORDS, record_key
+from pipeline.flow.commit import Commit
+from pipeline.flow.load import Load
+from pipeline.flow.width import Width
+from pipeline.output.records import RECORDS, record_key
+from pipeline.output.storage import Storage
+from pipeline.output.tables import FAILURES, read_ids
 from pipeline.run import RunResult, run
-from pipeline.stages import Commit, Load
-from pipeline.storage import Storage
-from pipeline.tables import FAILURES, read_ids
 from sgi2v.errors import ClusterError, StorageError
+from tests.pipeline.flow.test_stages import config_of
 from tests.pipeline.runs import row, write_rows
-from tests.pipeline.test_stages import config_of
 
 ROWS = ("a", "b", "c")
 

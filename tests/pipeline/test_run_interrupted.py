@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.storage import Storage
+from pipeline.output.storage import Storage
 from tests.pipeline.runs import STAND_IN, TINY, cli, records, run_tiny, started, table, until, write_good
 from tests.stand_in import SECONDS
 

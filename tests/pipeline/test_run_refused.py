@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from manifests.schema import MANIFEST_SCHEMA
-from pipeline.catalog import Catalog
-from pipeline.records import SampleRecord, commit
-from pipeline.storage import Storage
+from pipeline.output.catalog import Catalog
+from pipeline.output.records import SampleRecord, commit
+from pipeline.output.storage import Storage
 from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import ModelConfig
 from tests.pipeline.runs import TINY, cli, row, run_tiny, write_good, write_rows

@@ -9,8 +9,10 @@ import pytest
 import skimage.data
 
 from sgi2v.errors import ErrorCode, SampleError, TrajectoryError
-from sgi2v.metrics import OBJMC_VERSION, PSNR_CAP_DB, motion_fidelity, query_grid, sample_quality
-from sgi2v.tracking import LucasKanade, PointTracks
+from sgi2v.metrics.objmc import OBJMC_VERSION, motion_fidelity, query_grid
+from sgi2v.metrics.quality import PSNR_CAP_DB, sample_quality
+from sgi2v.tracking.lucas_kanade import LucasKanade
+from sgi2v.tracking.tracker import PointTracks
 from sgi2v.trajectory import BoxTracks
 from sgi2v.video import decode_mp4, encode_mp4
 

@@ -18,23 +18,24 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 
-from sgi2v import tiny
 from sgi2v.generate import generate
-from sgi2v.metrics import motion_fidelity, sample_quality
+from sgi2v.metrics.objmc import motion_fidelity
+from sgi2v.metrics.quality import sample_quality
 from sgi2v.model import VideoModel, load_model
-from sgi2v.tiny import train_unet
-from sgi2v.tiny.__main__ import DEFAULTS, IMAGE_ENCODER_SEED, NUM_LINES, TRAINING_FILE
-from sgi2v.tiny.architecture import new_image_encoder, new_unet, new_vae, write_checkpoint
-from sgi2v.tiny.latents import encode_line
-from sgi2v.tiny.train_unet import UNET_RECIPE, UnetTask
-from sgi2v.tiny.train_vae import VAE_RECIPE, VaeTask
-from sgi2v.tiny.training import Recipe, Task
-from sgi2v.tiny.world import Company, draw_scene
-from sgi2v.tracking import LucasKanade
+from sgi2v.tracking.lucas_kanade import LucasKanade
 from tests.benchmarks.embedded_vae import there_and_back
 from tests.benchmarks.held_out import TIMES_T, Split, draw_held_out, find_object
+from tools import tiny
+from tools.tiny import train_unet
+from tools.tiny.__main__ import DEFAULTS, IMAGE_ENCODER_SEED, NUM_LINES, TRAINING_FILE
+from tools.tiny.architecture import new_image_encoder, new_unet, new_vae, write_checkpoint
+from tools.tiny.latents import encode_line
+from tools.tiny.train_unet import UNET_RECIPE, UnetTask
+from tools.tiny.train_vae import VAE_RECIPE, VaeTask
+from tools.tiny.training import Recipe, Task
+from tools.tiny.world import Company, draw_scene
 
-CHECKPOINT = Path(tiny.__file__).parent / "checkpoint"
+CHECKPOINT = Path(tiny.__file__).parents[2] / "sgi2v" / "tiny" / "checkpoint"
 UNET_FILE, VAE_FILE = (CHECKPOINT / name / "diffusion_pytorch_model.safetensors" for name in ("unet", "vae"))
 TRAINED_BY = 2
 """Processes: each drew its half of every batch, and the first wrote the log."""

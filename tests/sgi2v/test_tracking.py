@@ -6,7 +6,9 @@ import pytest
 import skimage.data
 
 from sgi2v.errors import ConfigError
-from sgi2v.tracking import TRACKERS, LucasKanade, PointTracks, load_tracker, search_window
+from sgi2v.tracking import TRACKERS, load_tracker
+from sgi2v.tracking.lucas_kanade import LucasKanade, search_window
+from sgi2v.tracking.tracker import PointTracks
 from tests.benchmarks import tracker_error
 
 # Mean and 95th percentile in pixels and the part lost, as LucasKanade's docstring states them.

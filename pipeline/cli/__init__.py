@@ -1,0 +1,1 @@
+"""What a person types and sees: the commands, their options, progress and summaries."""

@@ -1,0 +1,105 @@
+"""`sgi2v-batch manifest ...`: look at a manifest, check it, or make one; nothing here starts Ray or a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli import options
+
+app = typer.Typer(
+    help="Check, look at and make manifests.\n\nExample: sgi2v-batch manifest validate manifest.parquet",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+EXIT_PROBLEMS = 2
+
+Manifest = Annotated[str, typer.Argument(help="Manifest: Parquet, CSV or JSONL; a path or any fsspec URL.")]
+
+
+@app.command(epilog="Example: sgi2v-batch manifest validate manifest.parquet")
+def validate(
+    manifest: Manifest,
+    images: Annotated[
+        bool, typer.Option("--images/--no-images", help="Fetch and decode every image, and hold the boxes against it.")
+    ] = True,
+    untrusted: options.Untrusted = False,
+    root: options.Roots = None,
+) -> None:
+    """Print every problem of every row; exit 0 where there is none, 2 otherwise."""
+    from manifests.access import Access
+    from manifests.io import read_manifest
+    from manifests.validate import validate as find_problems
+
+    table = read_manifest(manifest)
+    problems = find_problems(table, manifest, images, Access(tuple(root or ()) if untrusted else None))
+    for problem in problems:
+        typer.echo(str(problem))
+    rows = _count(table.num_rows, "row")
+    if not problems:
+        unseen = "" if images else " (images not looked at)"
+        typer.echo(f"{rows}, no problems{unseen}")
+        return
+    bad = len({problem.row for problem in problems})
+    typer.echo(f"{_count(len(problems), 'problem')} in {bad} of {rows}")
+    raise typer.Exit(EXIT_PROBLEMS)
+
+
+@app.command(epilog="Example: sgi2v-batch manifest show manifest.parquet cat -o cat.png")
+def show(
+    manifest: Manifest,
+    sample_id: Annotated[str | None, typer.Argument(help="Which sample.  [default: the first]")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Picture to write.  [default: <sample_id>.png]")
+    ] = None,
+) -> None:
+    """Draw a sample's image with its boxes and where they should go."""
+    from manifests.draw import draw_sample, save_picture
+    from manifests.images import load_image
+    from manifests.io import read_manifest
+    from manifests.schema import parse_row, rows_of
+    from sgi2v.config import SamplerConfig
+    from sgi2v.errors import ConfigError
+
+    table = read_manifest(manifest)
+    ids = [str(one) for one in table.column("sample_id").to_pylist()]
+    wanted: str = ids[0] if sample_id is None else sample_id
+    if wanted not in ids:
+        raise ConfigError(_unknown_id(manifest, wanted, ids))
+    sample = parse_row(rows_of(table.slice(ids.index(wanted), 1))[0])
+    image_HWC = load_image(sample.image, manifest)
+    height, width, _ = image_HWC.shape
+    picture = draw_sample(image_HWC, sample.tracks(SamplerConfig().num_frames, height, width), sample.sample_id)
+    target = output or Path(f"{sample.sample_id}.png")
+    save_picture(picture, target)
+    typer.echo(f"wrote {target}")
+
+
+@app.command("from-sgi2v", epilog="Example: sgi2v-batch manifest from-sgi2v examples -o manifest.parquet")
+def from_sgi2v(
+    folder: Annotated[str, typer.Argument(help="Folder of example folders that hold img.png and traj.npy each.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="Manifest to write: .parquet, .csv or .jsonl.")],
+) -> None:
+    """Make a manifest of example folders in the layout that SG-I2V was published with."""
+    from manifests.io import write_manifest
+    from manifests.sources.sgi2v import from_sgi2v as read_folders
+
+    table = read_folders(folder, relative_to=output if "://" in output else str(Path(output).parent))
+    write_manifest(table, output)
+    typer.echo(f"wrote {output}: {_count(table.num_rows, 'sample')}")
+    typer.echo(f"next: sgi2v-batch manifest validate {output}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _unknown_id(manifest: str, wanted: str, ids: list[str]) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(wanted, ids, n=5, cutoff=0.5)
+    others = f"near matches: {', '.join(near)}" if near else f"the first are: {', '.join(ids[:5])}"
+    return f"{manifest} has no sample {wanted!r}; {others}"

@@ -1,0 +1,120 @@
+"""What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from pipeline.config import RunConfig
+from pipeline.flow.width import Width
+from pipeline.output.records import SampleRecord
+from pipeline.plan import Plan
+from pipeline.run import Observer
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+from pipeline.cli.summary import duration, seconds_generating
+
+
+class Lines(Observer):
+    """One plain line per event, for logs."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.todo = self.done = self.failed = 0
+        self.workers = 1
+        self.first_round_at = time.monotonic()
+
+    def waiting(self, line: str) -> None:
+        self.say(line)
+
+    def planned(self, plan: Plan) -> None:
+        self.todo = plan.todo.num_rows
+        self.say(f"{plan.total} rows: {plan.done} done before, {self.todo} to do -> {self.config.output}")
+
+    def started(self, width: Width) -> None:
+        self.workers = width.workers
+        plural = "s" if width.workers > 1 else ""
+        compiling = ", and compiling it, minutes where it is the first time" if self.config.execution.compile else ""
+        self.say(f"{width.workers} worker{plural}, {width.note}; loading {self.config.model.source}{compiling}")
+
+    def finished(self, record: SampleRecord) -> None:
+        self.done += 1
+        self.failed += record.status == "failed"
+        pace = self.pace()
+        shown = f"  ({pace})" if pace and self.done < self.todo else ""
+        self.say(f"[{self.done}/{self.todo}] {outcome(record)}{shown}")
+
+    def pace(self) -> str:
+        """Rate and remaining time, from the samples behind each worker's first, which waited for the model."""
+        now = time.monotonic()
+        counted = self.done - self.workers
+        if counted <= 0:
+            self.first_round_at = now
+            return ""
+        per_sample = max((now - self.first_round_at) / counted, 1e-9)
+        left = per_sample * (self.todo - self.done)
+        return f"{60 / per_sample:.1f} per min, {duration(left)} left"
+
+    def say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+
+class Bar(Lines):
+    """A progress bar on a terminal; failures are told above it."""
+
+    def __init__(self, config: RunConfig, progress: Progress) -> None:
+        super().__init__(config)
+        self.progress = progress
+        self.task = progress.add_task("planning", total=None, failed=0, pace="")
+
+    def started(self, width: Width) -> None:
+        super().started(width)
+        self.progress.update(self.task, description="loading", total=self.todo)
+
+    def finished(self, record: SampleRecord) -> None:
+        self.done += 1
+        self.failed += record.status == "failed"
+        if record.status == "failed":
+            self.say(outcome(record))
+        self.progress.update(self.task, description="generating", advance=1, failed=self.failed, pace=self.pace())
+
+    def say(self, line: str) -> None:
+        self.progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def observer_for(config: RunConfig) -> Iterator[Observer]:
+    """A bar where standard error is a terminal, plain lines elsewhere."""
+    if not sys.stderr.isatty():
+        yield Lines(config)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("done, {task.fields[failed]} failed"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[pace]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as progress:
+        yield Bar(config, progress)
+
+
+def outcome(record: SampleRecord) -> str:
+    """One line on a finished sample."""
+    if record.status == "failed":
+        first_line = (record.message or "").partition("\n")[0]
+        return f"{record.sample_id} FAILED {record.error_code}: {first_line}"
+    objmc, static = record.metrics.get("objmc_px"), record.metrics.get("static_objmc_px")
+    if objmc is None or static is None:
+        measured = f"not measured: {record.metrics.get('null_reason')}"
+    else:
+        measured = f"ObjMC {objmc:.2f} px (static {static:.2f})"
+    return f"{record.sample_id} done in {duration(seconds_generating(vars(record)))}, {measured}"

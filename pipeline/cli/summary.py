@@ -1,0 +1,104 @@
+"""What a person sees at the end of a run, and of its status."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.output.catalog import Catalog, count, counts_of, mean_of
+from pipeline.output.lease import read_claim
+from pipeline.output.records import VIDEOS
+from pipeline.output.run_file import require_run
+from pipeline.output.storage import Storage
+from pipeline.output.tables import FAILURES, METADATA
+from pipeline.run import RunResult
+
+
+def duration(seconds: float) -> str:
+    """`8.1 s`, `3 min 12 s`, `5 h 03 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def seconds_generating(phases: Mapping[str, float | None]) -> float:
+    """What a committed sample took a worker. phases: the record's, or its row's of an index."""
+    return sum(phases[f"seconds_{phase}"] or 0.0 for phase in ("encode", "guide", "denoise", "decode"))
+
+
+def failed_by_code(index: pa.Table) -> Mapping[str, int]:
+    """Failed samples per error code, most first."""
+    return counts_of(index.filter(pc.equal(index["status"], "failed")), "error_code")
+
+
+def counts_lines(index: pa.Table) -> list[str]:
+    """Failures by code, and motion fidelity over the committed samples."""
+    lines = [f"  failed     {number:>6}  {code}" for code, number in failed_by_code(index).items()]
+    committed = index.filter(pc.equal(index["status"], "committed"))
+    measured = committed.filter(pc.is_valid(committed["objmc_px"]))
+    objmc, static = mean_of(measured, "objmc_px"), mean_of(measured, "static_objmc_px")
+    if objmc is not None and static is not None:
+        gain = mean_of(measured, "control_gain")
+        told = f"  ObjMC      {objmc:6.2f}  px (static {static:.2f})"
+        lines.append(
+            told + (f", control gain {gain:.2f}" if gain is not None else "") + f", over {measured.num_rows} samples"
+        )
+    if measured.num_rows < committed.num_rows:
+        unmeasured = committed.filter(pc.is_null(committed["objmc_px"]))
+        told = ", ".join(f"{number} {reason}" for reason, number in counts_of(unmeasured, "null_reason").items())
+        lines.append(f"  unmeasured {unmeasured.num_rows:>6}  {told}")
+    return lines
+
+
+def print_summary(result: RunResult) -> None:
+    """What a run came to, and where things are."""
+    output = result.config.output
+    finished = result.finished
+    added, failed = finished.num_rows, count(finished, "failed")
+    lines = [
+        f"{added - failed} made, {failed} failed, {result.plan.done} done before, "
+        f"of {result.plan.total} rows, in {duration(result.seconds)}",
+        *counts_lines(result.index),
+        f"  videos     {output}/{VIDEOS}/",
+        f"  metrics    {output}/{METADATA}",
+    ]
+    if count(result.index, "failed"):
+        lines.append(f"  failures   {output}/{FAILURES}   (again with --retry-failed)")
+    if result.interrupted:
+        left = result.plan.todo.num_rows - added
+        lines.append(f"Interrupted with {left} rows left. Nothing is lost: the same command goes on from here.")
+    print("\n".join(lines))  # noqa: T201
+
+
+def print_status(output: str) -> None:
+    """How a run stands, from its output alone. Raises ConfigError where there is none.
+
+    `left` counts rows of the manifest that was run last; samples of others are told apart.
+    """
+    storage = Storage(output)
+    run = require_run(storage)
+    rows, others = run["rows"], run["other_samples"]
+    index = Catalog(storage).index
+    left = max(rows - max(index.num_rows - others, 0), 0)
+    told = f" (and {others} samples of other manifests)" if others else ""
+    failed = count(index, "failed")
+    newest = pc.max(index["finished_at"]).as_py()
+    lines = [
+        f"{index.num_rows - failed} made, {failed} failed, {left} left, of {rows} rows{told}",
+        *counts_lines(index),
+        f"  manifest   {run['manifest']}",
+        f"  model      {run['model'].get('source')} at {run['model_revision']}",
+    ]
+    if newest:
+        lines.append(f"  last       {newest} UTC")
+    holder = read_claim(storage)
+    if holder is not None and not holder.released:
+        silent = time.time() - holder.renewed_at
+        lines.append(f"  running    {holder.told()}, last heard of {duration(max(silent, 0.0))} ago")
+    print("\n".join(lines))  # noqa: T201

@@ -1,0 +1,153 @@
+"""Second stage: first frame and box tracks -> frames, on a worker that holds one model."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.config import RunConfig
+from pipeline.flow.attempts import Attempts, attempt, wait_for_room
+from pipeline.flow.row import as_row, each_row, pixels_of, state_of, tracks_of
+from sgi2v.config import GuidanceConfig, MemoryTier, SamplerConfig
+from sgi2v.errors import (
+    ClusterError,
+    ConfigError,
+    ErrorCode,
+    ModelError,
+    SampleError,
+    StorageError,
+    is_out_of_memory,
+)
+from sgi2v.trajectory import BoxTracks
+
+if TYPE_CHECKING:
+    from sgi2v.generate import Generation
+    from sgi2v.model import VideoModel
+
+
+class Generate:
+    """First frame and tracks -> frames. Holds one model for its life."""
+
+    def __init__(self, config: RunConfig, device: str, attempts: Attempts | None = None) -> None:
+        """device: `cuda` or `cpu`."""
+        import torch
+
+        from sgi2v.estimate import choose_tier
+        from sgi2v.model import load_model, quiet_libraries
+
+        quiet_libraries()
+
+        self.config = config
+        self.attempts = attempts
+        if device == "cpu":
+            torch.set_num_threads(config.execution.threads_per_worker)
+        # An error is told with the first row: what a constructor raises reaches the driver as text alone.
+        self.model: VideoModel | ConfigError
+        try:
+            self.model = load_model(config.model, device=device)
+            self.device = torch.cuda.get_device_name() if device == "cuda" else device
+        except ConfigError as error:
+            self.model = error
+        except Exception as error:
+            self.model = ModelError(f"{config.model.source} cannot be held on {device}: {error}")
+        else:
+            found = self.model.checkpoint.revision
+            if found != config.model_revision:
+                message = f"{config.model.source} is {found} on {socket.gethostname()}, but {config.model_revision}"
+                self.model = ModelError(f"{message} where the run was started: give every node the same weights")
+            else:
+                share = min(1.0, config.execution.gpus_per_worker or 1.0)
+                self.memory = choose_tier(config.execution.memory, self.model, config.sampler, config.guidance, share)
+                if config.execution.compile:
+                    self._compile(self.model)
+
+    def _compile(self, model: VideoModel) -> None:
+        """Before any sample: none is to be blamed for it, nor timed with it."""
+        from sgi2v.compiled import cannot_compile, compile_blocks
+        from sgi2v.trial import moving_box, shortest
+
+        compile_blocks(model.unet)
+        sampler, guidance = shortest(self.config.sampler, self.config.guidance)
+        try:
+            self._sample(model, *moving_box(sampler), sampler, guidance, seed=0)
+        except Exception as error:
+            # what befalls a sample is told by the samples
+            if not isinstance(error, SampleError) and not is_out_of_memory(error):
+                self.model = cannot_compile(self.config.model.source, error)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return each_row(table, "generate", self._generate)
+
+    def _generate(self, table: pa.Table) -> pa.Table:
+        state = state_of(table)
+        if isinstance(self.model, ConfigError):
+            return as_row(state.ends_run(self.model), None, None)
+        if state.error_code is not None or state.fatal is not None:
+            return as_row(state, None, None)
+        sampler = self.config.sampler
+        image_HWC = pixels_of(table, "first_frame", (sampler.height, sampler.width, 3))
+        tracks = tracks_of(state, sampler.num_frames, sampler.height, sampler.width)
+        timeout_s = self.config.execution.sample_timeout_s
+        try:
+            wait_for_room(self.attempts, state.sample_id)
+            # a process that cannot use its GPU again ends; the row goes to another
+            with attempt(self.attempts, "generate", state.sample_id, timeout_s, breaks_worker=_device_is_lost):
+                generation = self._sample(self.model, image_HWC, tracks, sampler, self.config.guidance, state.seed)
+        except (ClusterError, StorageError) as error:
+            return as_row(state.ends_run(error), None, None)
+        except Exception as error:
+            if is_out_of_memory(error):
+                failure = SampleError(ErrorCode.OUT_OF_MEMORY, f"{error}: make the frames smaller or fewer")
+                return as_row(state.failed(failure), None, None)
+            return as_row(state.failed(error), None, None)
+        state = replace(state, seconds={**state.seconds, **generation.seconds}, told=self._told(generation))
+        return as_row(state, table["first_frame"][0].as_py(), generation.frames.tobytes())
+
+    def _sample(
+        self,
+        model: VideoModel,
+        image_HWC: NDArray[np.uint8],
+        tracks: BoxTracks,
+        sampler: SamplerConfig,
+        guidance: GuidanceConfig | None,
+        seed: int,
+    ) -> Generation:
+        """Make the video; where memory runs out, again in a lower tier, in which this worker then stays."""
+        from sgi2v.generate import generate
+        from sgi2v.memory import where_there_is_room
+
+        def make(tier: MemoryTier) -> Generation:
+            self.memory = tier
+            return generate(model, image_HWC, tracks, sampler, guidance, seed, memory=tier)
+
+        return where_there_is_room(make, self.memory, self.config.execution.memory, guidance)
+
+    def _told(self, generation: Generation) -> dict[str, Any]:
+        def column(values: NDArray[np.float64]) -> list[float | None]:
+            return [float(value) if np.isfinite(value) else None for value in values.ravel()]
+
+        assert not isinstance(self.model, ConfigError)
+        return {
+            "guided": generation.is_guided,
+            "loss_first": column(generation.losses[:, :1]),
+            "loss_last": column(generation.losses[:, -1:]),
+            "skipped_updates": generation.skipped_updates,
+            "latent_drift": generation.latent_drift,
+            "peak_gpu_bytes": generation.peak_gpu_bytes,
+            "memory": self.memory.value,
+            "device": self.device,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "host": socket.gethostname(),
+            "frames_sha256": hashlib.sha256(generation.frames.tobytes()).hexdigest(),
+        }
+
+
+def _device_is_lost(error: BaseException) -> bool:
+    """A GPU that asserted or fell off: everything after it fails too."""
+    return isinstance(error, RuntimeError) and "CUDA error" in str(error) and not is_out_of_memory(error)

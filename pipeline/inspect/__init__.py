@@ -1,0 +1,1 @@
+"""What looks at an output: status, verify, replay, contact sheet."""

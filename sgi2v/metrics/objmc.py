@@ -1,0 +1,216 @@
+"""Motion fidelity, `objmc/v1`: how closely what moved followed the path it was given.
+
+How one box is measured, all in output pixels:
+
+    box       its frame-0 box and path, first clipped to frame 0
+    queries   5 x 5 points in the central half of each side of that box; a tracker follows them
+    measured  the box's frame-0 centre + the median displacement (per axis) of its visible points, per frame
+    target    the centre that the path asks for
+    due       frames 1 .. T-1 in which the target is inside the frame
+    counted   due frames with at least 5 of the 25 points visible
+
+A box with no due frame, or with fewer than half of them counted, has no value: null, with a reason. A sample's
+value is the mean over the boxes that have one; its control gain is made of its own two means. Nothing is ever NaN.
+
+Axes: N boxes, T frames, H W pixels, C colours, Q query points of one box; 2 is xy, 4 is xyxy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+
+import numpy as np
+
+from sgi2v.errors import ErrorCode, SampleError, TrajectoryError
+from sgi2v.tracking.tracker import Flags, PointTracker, PointTracks
+from sgi2v.trajectory import BoxTracks, Floats
+from sgi2v.video import Frames
+
+OBJMC_VERSION = "objmc/v1"
+"""Name of the definitions above and below; any change of what they give is another version."""
+GRID = 5
+"""Query points a side."""
+MIN_VISIBLE_POINTS = 5
+"""Of a box's 25, how many must be visible for a frame to count."""
+MIN_COUNTED = 0.5
+"""Of a box's due frames, how many must count for it to have a value."""
+MIN_TARGET_PX = 1.0
+"""A target that moves less was told to stay: it has no gain and no direction."""
+MIN_MEASURED_PX = 0.1
+"""A measured displacement shorter than this, the tracker's own error, has no direction."""
+
+
+class NullReason(StrEnum):
+    """Why a value is null; where several hold they are joined by `, `."""
+
+    NO_BOXES = "no_boxes"
+    TARGET_OUTSIDE = "target_outside"
+    """The target is never inside the frame: every value is null."""
+    TOO_FEW_VISIBLE_POINTS = "too_few_visible_points"
+    """Fewer than half of the due frames count: every value but visible_fraction is null."""
+    STATIC_TARGET = "static_target"
+    """A still image would score below 1 px: control_gain is null."""
+    TARGET_AT_START = "target_at_start"
+    """At the last counted frame the target is within 1 px of its start: direction_cosine is null."""
+    NO_MEASURED_MOTION = "no_measured_motion"
+    """At the last counted frame nothing has moved by 0.1 px: direction_cosine is null."""
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """The values of one box, or of a sample: the mean of each over the boxes that have it."""
+
+    objmc_px: float | None = None
+    """Mean distance between measured and target centre over the counted frames, pixels; lower is better."""
+    objmc_norm: float | None = None
+    """objmc_px / the frame's diagonal."""
+    visible_fraction: float | None = None
+    """Mean part of the points that is visible, over the due frames."""
+    endpoint_error_px: float | None = None
+    """Distance between measured and target centre at the last counted frame, pixels."""
+    direction_cosine: float | None = None
+    """Cosine between measured and target displacement since frame 0 at the last counted frame."""
+    static_objmc_px: float | None = None
+    """What a frozen first frame would score: the target's mean distance from its start, over the same frames."""
+    control_gain: float | None = None
+    """1 - objmc_px / static_objmc_px: 1 follows exactly, 0 is no better than a still image, below 0 is worse."""
+    null_reason: str | None = None
+    """Why a value beside it is null; null where none is."""
+
+
+@dataclass(frozen=True)
+class MotionFidelity(Fidelity):
+    """A sample's fidelity, that of each of its boxes, and what measured them."""
+
+    boxes: tuple[Fidelity, ...] = ()
+    """One per box, in the boxes' order."""
+    tracker: str = ""
+    """Name of the tracker."""
+    tracker_version: str = ""
+    """Its version."""
+    metrics_version: str = OBJMC_VERSION
+    """Version of these definitions."""
+
+    def as_dict(self) -> dict[str, float | str | list[float | None] | list[str | None] | None]:
+        """One flat row: each value of the sample, each value of the boxes as a list named `..._per_box`."""
+        names = [field.name for field in fields(Fidelity)]
+        return {
+            **{name: getattr(self, name) for name in names},
+            **{f"{name}_per_box": [getattr(box, name) for box in self.boxes] for name in names},
+            "tracker": self.tracker,
+            "tracker_version": self.tracker_version,
+            "metrics_version": self.metrics_version,
+        }
+
+
+def motion_fidelity(frames_THWC: Frames, tracks: BoxTracks, tracker: PointTracker) -> MotionFidelity:
+    """Measure how the boxes of a video followed their tracks.
+
+    frames_THWC: uint8 RGB. tracks: in pixels of these frames, one box a frame; clipped to frame 0 here. Each box
+    is tracked by itself, so its values do not depend on the others. Raises TrajectoryError for tracks of another
+    length or size or a box outside frame 0, SampleError(tracking_failed) for whatever happens in the tracker.
+    """
+    num_frames, height, width = frames_THWC.shape[:3]
+    if (tracks.num_frames, tracks.height, tracks.width) != (num_frames, height, width):
+        message = (
+            f"box tracks of {tracks.num_frames} frames of {tracks.height} x {tracks.width} px "
+            f"do not go with a video of {num_frames} frames of {height} x {width} px"
+        )
+        raise TrajectoryError(ErrorCode.TRAJECTORY_INVALID, message)
+    clipped = tracks.clip_to_first_frame()
+    boxes = []
+    for box_T4, target_T2, inside_T in zip(
+        clipped.boxes_NT4, clipped.centres_NT2, clipped.centre_inside_NT(), strict=True
+    ):
+        queries_Q2 = query_grid(box_T4[0])
+        points = _track(tracker, frames_THWC, queries_Q2)
+        boxes.append(_box_fidelity(points, queries_Q2, target_T2, inside_T, float(np.hypot(height, width))))
+    return MotionFidelity(
+        **asdict(_mean(boxes)), boxes=tuple(boxes), tracker=tracker.name, tracker_version=tracker.version
+    )
+
+
+def query_grid(box_4: Floats) -> Floats:
+    """[25, 2] xy: a 5 x 5 grid that spans the central half of each side of a box."""
+    x0, y0, x1, y1 = box_4
+    part = np.linspace(0.25, 0.75, GRID)
+    grid_x, grid_y = np.meshgrid(x0 + part * (x1 - x0), y0 + part * (y1 - y0))
+    return np.stack([grid_x.ravel(), grid_y.ravel()], axis=-1)
+
+
+def _track(tracker: PointTracker, frames_THWC: Frames, queries_Q2: Floats) -> PointTracks:
+    try:
+        points = tracker.track(frames_THWC, queries_Q2)
+        if points.visible_TQ.shape != (len(frames_THWC), len(queries_Q2)):
+            raise ValueError(f"point tracks {list(points.visible_TQ.shape)} do not go with the frames and queries")
+    except Exception as error:  # a tracker is anyone's code: what goes wrong in it fails this sample alone
+        message = f"the tracker {tracker.name} failed: {type(error).__name__}: {error}"
+        raise SampleError(ErrorCode.TRACKING_FAILED, message) from error
+    return points
+
+
+def _box_fidelity(
+    points: PointTracks, queries_Q2: Floats, target_T2: Floats, inside_T: Flags, diagonal_px: float
+) -> Fidelity:
+    due_T = inside_T.copy()
+    due_T[0] = False
+    if not due_T.any():
+        return Fidelity(null_reason=_join([NullReason.TARGET_OUTSIDE]))
+    visible_fraction = float(points.visible_TQ[due_T].mean())
+    (counted,) = np.nonzero(due_T & (points.visible_TQ.sum(axis=1) >= MIN_VISIBLE_POINTS))
+    if len(counted) < MIN_COUNTED * due_T.sum():
+        return Fidelity(visible_fraction=visible_fraction, null_reason=_join([NullReason.TOO_FEW_VISIBLE_POINTS]))
+
+    moved_TQ2 = points.points_TQ2 - queries_Q2
+    measured_K2 = np.stack([np.median(moved_TQ2[t, points.visible_TQ[t]], axis=0) for t in counted])
+    asked_K2 = target_T2[counted] - target_T2[0]
+    error_K = np.linalg.norm(measured_K2 - asked_K2, axis=-1)
+    asked_K = np.linalg.norm(asked_K2, axis=-1)
+    measured_px = float(np.linalg.norm(measured_K2[-1]))
+    objmc_px, static_px = float(error_K.mean()), float(asked_K.mean())
+
+    reasons, cosine = [], None
+    gain = _control_gain(objmc_px, static_px)
+    if gain is None:
+        reasons.append(NullReason.STATIC_TARGET)
+    if asked_K[-1] < MIN_TARGET_PX:
+        reasons.append(NullReason.TARGET_AT_START)
+    elif measured_px < MIN_MEASURED_PX:
+        reasons.append(NullReason.NO_MEASURED_MOTION)
+    else:
+        cosine = float(np.clip(measured_K2[-1] @ asked_K2[-1] / (measured_px * asked_K[-1]), -1.0, 1.0))
+    return Fidelity(
+        objmc_px=objmc_px,
+        objmc_norm=objmc_px / diagonal_px,
+        visible_fraction=visible_fraction,
+        endpoint_error_px=float(error_K[-1]),
+        direction_cosine=cosine,
+        static_objmc_px=static_px,
+        control_gain=gain,
+        null_reason=_join(reasons),
+    )
+
+
+def _mean(boxes: Sequence[Fidelity]) -> Fidelity:
+    if not boxes:
+        return Fidelity(null_reason=_join([NullReason.NO_BOXES]))
+    means: dict[str, float | None] = {}
+    for name in (field.name for field in fields(Fidelity) if field.name != "null_reason"):
+        values = [value for box in boxes if (value := getattr(box, name)) is not None]
+        means[name] = float(np.mean(values)) if values else None
+    objmc_px, static_px = means["objmc_px"], means["static_objmc_px"]
+    if objmc_px is not None and static_px is not None:
+        means["control_gain"] = _control_gain(objmc_px, static_px)
+    reasons = [reason for box in boxes if box.null_reason for reason in box.null_reason.split(", ")]
+    return Fidelity(**means, null_reason=_join(reasons) if None in means.values() else None)
+
+
+def _control_gain(objmc_px: float, static_px: float) -> float | None:
+    """1 - objmc / static; None for a target that was told to stay."""
+    return 1.0 - objmc_px / static_px if static_px >= MIN_TARGET_PX else None
+
+
+def _join(reasons: Sequence[str]) -> str | None:
+    return ", ".join(dict.fromkeys(reasons)) or None  # plain text, as records hold it

@@ -1,0 +1,323 @@
+"""The three stages as plain callables, without Ray."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+
+import pipeline.output.storage
+import sgi2v.compiled
+import sgi2v.estimate
+import sgi2v.generate
+from manifests.io import read_manifest
+from pipeline.config import RunConfig, resolve
+from pipeline.flow.attempts import MAX_ATTEMPTS, Ledger
+from pipeline.flow.commit import Commit
+from pipeline.flow.generate import Generate
+from pipeline.flow.load import FETCHES, Load
+from pipeline.flow.row import FATAL, InFlight, state_of
+from pipeline.output.records import SampleRecord
+from sgi2v.checkpoint import open_checkpoint
+from sgi2v.config import MemoryTier, ModelConfig
+from sgi2v.errors import ClusterError, ConfigError, ErrorCode, SampleError
+from sgi2v.generate import Generation
+from tests.pipeline.flow.test_attempts import OnNode
+from tests.pipeline.runs import FRAMES, SIDE, row, write_good, write_rows
+from tests.stand_in import StandIn
+
+
+def config_of(manifest: Path, model: str = "embedded") -> RunConfig:
+    sampler = {"height": SIDE, "width": SIDE, "num_frames": FRAMES, "steps": 2}
+    flags = {"model": {"source": model}, "sampler": sampler}
+    return resolve(str(manifest), str(manifest.parent / "out"), {}, flags)[0]
+
+
+def rows_of(manifest: Path) -> pa.Table:
+    return InFlight.begin(read_manifest(str(manifest)))
+
+
+def test_a_row_goes_from_the_manifest_to_its_record(tmp_path: Path) -> None:
+    manifest = write_good(tmp_path, 1)
+    config = config_of(manifest)
+    (outcome,) = Commit(config, 1)(Generate(config, "cpu")(Load(config)(rows_of(manifest)))).to_pylist()
+    record = SampleRecord.from_json(outcome["record"].encode())
+    assert (record.sample_id, record.status, record.attempts) == ("s00", "committed", 1)
+    assert (tmp_path / "out" / str(record.file_name)).stat().st_size == record.video_bytes
+    assert outcome["fatal"] is None
+
+
+def test_a_failed_row_travels_through_every_stage_to_its_record(tmp_path: Path) -> None:
+    manifest = write_rows(tmp_path / "m.parquet", [row("a", image="none.png"), row("b", image="none.png", boxes=[])])
+    config = config_of(manifest)
+    outcomes = Commit(config, 1)(Generate(config, "cpu")(Load(config)(rows_of(manifest)))).to_pylist()
+    records = [SampleRecord.from_json(outcome["record"].encode()) for outcome in outcomes]
+    assert [record.error_code for record in records] == ["image_missing", "trajectory_invalid"]
+    assert not (tmp_path / "out" / "videos").exists()
+
+
+def test_a_row_that_ends_its_loader_is_given_up_whatever_in_it_does_so(tmp_path: Path) -> None:
+    config = config_of(write_rows(tmp_path / "m.parquet", [row("a", boxes=[[0.0] * 4] * 100_000)]))
+    attempts = OnNode(Ledger(lambda: {"one"}, 1), "one")
+    for expected in (ErrorCode.TRAJECTORY_INVALID, ErrorCode.WORKER_DIED):
+        state = state_of(Load(config, attempts)(rows_of(Path(config.manifest))))
+        assert state.error_code == expected, "what the row holds is looked at within the attempt"
+        for _ in range(MAX_ATTEMPTS):
+            attempts.start("load", "a")
+
+
+def test_weights_that_do_not_load_end_the_run_and_make_no_record(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(open_checkpoint(ModelConfig("embedded")).path, model)
+    weights = model / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    manifest = write_good(tmp_path, 1)
+    config = config_of(manifest, str(model))
+    (outcome,) = Commit(config, 1)(Generate(config, "cpu")(Load(config)(rows_of(manifest)))).to_pylist()
+    assert (outcome["record"], outcome["fatal"]) == (None, "ModelError")
+    assert str(model) in outcome["message"]
+    assert not (tmp_path / "out" / "records").exists()
+
+
+def test_a_store_that_refuses_ends_the_run(tmp_path: Path) -> None:
+    manifest = write_good(tmp_path, 1)
+    config = dataclasses.replace(config_of(manifest), output=f"{manifest}/out")
+    (outcome,) = Commit(config, 1)(Generate(config, "cpu")(Load(config)(rows_of(manifest)))).to_pylist()
+    assert (outcome["record"], outcome["fatal"]) == (None, "StorageError")
+    assert f"writing {manifest}/out/videos/s00." in outcome["message"]
+
+
+class LedgerIsLost:
+    """Attempts that nobody counts any more."""
+
+    traces = None
+
+    def lost(self, *told: str) -> Any:
+        raise ClusterError("the ledger is lost")
+
+    start = finish = admit = leave = lost
+
+
+@pytest.mark.parametrize("lost_in", ["load", "generate", "commit"])
+def test_a_lost_ledger_ends_the_run_and_no_row(tmp_path: Path, lost_in: str) -> None:
+    manifest = write_good(tmp_path, 1)
+    config = config_of(manifest)
+    lost = {lost_in: LedgerIsLost()}
+    loaded = Load(config, lost.get("load"))(rows_of(manifest))
+    generated = StandIn(config, "cpu", lost.get("generate"))(loaded)
+    (outcome,) = Commit(config, 1, lost.get("commit"))(generated).to_pylist()
+    assert (outcome["record"], outcome["fatal"], outcome["message"]) == (None, "ClusterError", "the ledger is lost")
+    assert FATAL[outcome["fatal"]] is ClusterError
+    assert not (tmp_path / "out" / "records").exists()
+
+
+def test_a_worker_without_room_for_its_own_files_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = write_good(tmp_path, 1)
+    config = config_of(manifest)
+    generated = StandIn(config, "cpu")(Load(config)(rows_of(manifest)))
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc"])
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    (outcome,) = Commit(config, 1)(generated).to_pylist()
+    assert (outcome["record"], outcome["fatal"]) == (None, "StorageError")
+    assert "['/proc']; make room there" in outcome["message"]
+    assert not (tmp_path / "out" / "records").exists()
+
+
+@contextmanager
+def web_server(folder: Path, fails: Callable[[str, int], bool]) -> Iterator[str]:
+    """The URL of a folder, served on this machine. fails: told the path, and how many calls there were before."""
+    calls: list[str] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(folder))
+
+        def send_head(self) -> Any:
+            calls.append(self.path)
+            return self.send_error(503) if fails(self.path, len(calls) - 1) else super().send_head()
+
+        def log_message(self, *told: object) -> None:
+            """Keep silent."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("fails", "code", "fatal"),
+    [
+        (lambda path, calls: calls < 2 * FETCHES, None, None),
+        (lambda path, calls: path == "/s00.png", "image_missing", None),
+        (lambda path, calls: True, None, "StorageError"),
+    ],
+    ids=["for a while", "for the image alone", "for good"],
+)
+def test_an_image_in_a_store_of_the_runs_own_that_fails(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fails: Callable[[str, int], bool],
+    code: str | None,
+    fatal: str | None,
+) -> None:
+    monkeypatch.setattr(pipeline.output.storage, "FIRST_DELAY_S", 0.001)
+    manifest = write_good(tmp_path, 1)
+    with web_server(tmp_path, fails) as url:
+        config = dataclasses.replace(config_of(manifest), manifest=f"{url}/m.parquet")
+        state = state_of(Load(config)(rows_of(manifest)))
+    assert (state.error_code, state.fatal) == (code, fatal)
+
+
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+class RunsOut:
+    """A generator that has no room for a tier; made while the real one is there, which makes the rest."""
+
+    def __init__(self, *too_much: MemoryTier, error: Exception = OUT_OF_MEMORY) -> None:
+        self.too_much = too_much
+        self.error = error
+        self.tried: list[MemoryTier] = []
+        self.real = sgi2v.generate.generate
+
+    def __call__(self, *args: Any, memory: MemoryTier) -> Generation:
+        self.tried.append(memory)
+        if memory in self.too_much:
+            raise self.error
+        return self.real(*args, memory=memory)
+
+
+def made_with(generator: RunsOut, config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What becomes of the manifest's rows, one after the other in one worker."""
+    monkeypatch.setattr(sgi2v.generate, "generate", generator)
+    rows, worker = rows_of(Path(config.manifest)), Generate(config, "cpu")
+    outcomes = [
+        Commit(config, 1)(worker(Load(config)(rows.slice(at, 1)))).to_pylist()[0] for at in range(rows.num_rows)
+    ]
+    return [json.loads(outcome["record"]) for outcome in outcomes]
+
+
+@pytest.mark.parametrize(
+    "error", [OUT_OF_MEMORY, *map(RuntimeError, ("CUDA error: out of memory", "CUDA driver error: out of memory"))]
+)
+@pytest.mark.parametrize(
+    ("without_room", "tried", "stays"),
+    [
+        ([MemoryTier.HIGH], ["high", "medium", "medium"], "medium"),
+        ([MemoryTier.HIGH, MemoryTier.MEDIUM], ["high", "medium", "low", "low"], "low"),
+    ],
+)
+def test_a_worker_that_runs_out_of_memory_tries_again_in_a_lower_tier_and_stays_there(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    without_room: list[MemoryTier],
+    tried: list[str],
+    stays: str,
+) -> None:
+    generator = RunsOut(*without_room, error=error)
+    records = made_with(generator, config_of(write_good(tmp_path, 2)), monkeypatch)
+    assert generator.tried == tried
+    assert [(each["status"], each["memory"]) for each in records] == [("committed", stays)] * 2
+
+
+@pytest.mark.parametrize(
+    ("memory", "tried"), [("auto", ["high", "medium", "low"]), *((tier, [tier]) for tier in ("high", "medium", "low"))]
+)
+def test_a_sample_that_no_tier_has_room_for_fails_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: str, tried: list[str]
+) -> None:
+    generator = RunsOut(*MemoryTier)
+    config = config_of(write_good(tmp_path, 1))
+    config = dataclasses.replace(config, execution=dataclasses.replace(config.execution, memory=memory))
+    (record,) = made_with(generator, config, monkeypatch)
+    assert generator.tried == tried
+    assert (record["status"], record["error_code"]) == ("failed", "out_of_memory")
+    assert "2.00 GiB.: make the frames smaller or fewer" in record["message"]
+
+
+def test_an_unguided_sample_that_finds_no_room_is_not_tried_in_tiers_that_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = RunsOut(*MemoryTier)
+    config = dataclasses.replace(config_of(write_good(tmp_path, 1)), guidance=None)
+    (record,) = made_with(generator, config, monkeypatch)
+    assert generator.tried == [MemoryTier.HIGH]
+    assert (record["status"], record["error_code"]) == ("failed", "out_of_memory")
+
+
+def test_a_worker_that_begins_in_the_medium_tier_goes_on_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sgi2v.estimate, "choose_tier", lambda *_: MemoryTier.MEDIUM)
+    generator = RunsOut(MemoryTier.MEDIUM)
+    (record,) = made_with(generator, config_of(write_good(tmp_path, 1)), monkeypatch)
+    assert generator.tried == [MemoryTier.MEDIUM, MemoryTier.LOW]
+    assert (record["status"], record["memory"]) == ("committed", "low")
+
+
+def compiled(config: RunConfig) -> RunConfig:
+    return dataclasses.replace(config, execution=dataclasses.replace(config.execution, compile=True))
+
+
+def test_a_worker_compiles_before_its_first_sample_and_learns_of_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units: list[object] = []
+    monkeypatch.setattr(sgi2v.compiled, "compile_blocks", units.append)
+    monkeypatch.setattr(sgi2v.generate, "generate", generator := RunsOut(MemoryTier.HIGH))
+    config = compiled(config_of(write_good(tmp_path, 1)))
+    worker = Generate(config, "cpu")
+    assert not isinstance(worker.model, ConfigError)
+    assert units == [worker.model.unet]
+    assert generator.tried == [MemoryTier.HIGH, MemoryTier.MEDIUM]
+    (outcome,) = Commit(config, 1)(worker(Load(config)(rows_of(Path(config.manifest))))).to_pylist()
+    record = json.loads(outcome["record"])
+    assert (record["status"], record["memory"]) == ("committed", "medium")
+
+
+def test_a_worker_that_cannot_compile_ends_the_run_and_blames_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("InvalidCxxCompiler: No working\nC++ compiler found\n\nSet TORCHDYNAMO_VERBOSE=1")
+
+    monkeypatch.setattr(sgi2v.compiled.torch, "compile", lambda *_, **__: fails)
+    config = compiled(config_of(write_good(tmp_path, 1)))
+    state = state_of(Generate(config, "cpu")(Load(config)(rows_of(Path(config.manifest)))))
+    assert (state.fatal, state.error_code) == ("ModelError", None)
+    assert "cannot be compiled on" in state.message
+    assert state.message.endswith(
+        "InvalidCxxCompiler: No working C++ compiler found: install a C++ compiler there, or leave --compile out"
+    )
+
+
+def test_a_trial_sample_that_fails_is_no_fault_of_the_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sgi2v.compiled, "compile_blocks", lambda _: None)
+    diverged = SampleError(ErrorCode.GUIDANCE_DIVERGED, "the latents became NaN")
+    (record,) = made_with(
+        RunsOut(*MemoryTier, error=diverged), compiled(config_of(write_good(tmp_path, 1))), monkeypatch
+    )
+    assert (record["status"], record["error_code"]) == ("failed", "guidance_diverged")
+
+
+@pytest.mark.parametrize("stage", [Load, Commit])
+def test_stages_take_several_rows_as_well(tmp_path: Path, stage: type[Load | Commit]) -> None:
+    manifest = write_rows(tmp_path / "m.parquet", [row(name, image="none.png") for name in ("a", "b", "c")])
+    config = config_of(manifest)
+    table = Load(config)(rows_of(manifest))
+    assert (table if stage is Load else Commit(config, 1)(table)).num_rows == 3

@@ -1,0 +1,285 @@
+"""verify finds whatever is wrong with an output, repair lets the next run make it again, replay makes the same bits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from manifests.io import digest_file
+from pipeline.inspect import verify
+from pipeline.inspect.verify import repair
+from pipeline.inspect.verify import verify as check
+from pipeline.output.lease import LeaseError, acquire
+from pipeline.output.records import SampleRecord
+from pipeline.output.storage import Storage
+from sgi2v.errors import ConfigError
+from tests.pipeline.runs import cli, records, row, run_tiny, table, write_good, write_rows
+
+pytestmark = pytest.mark.slow
+
+ROWS = 3
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    done = run_tiny(write_good(folder, ROWS), folder / "out", "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    return folder / "out"
+
+
+@pytest.fixture
+def output(whole: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(whole, tmp_path / "out")
+
+
+def video(output: Path, sample_id: str = "s00") -> Path:
+    return output / str(records(output)[sample_id]["file_name"])
+
+
+def rewrite(output: Path, sample_id: str, **changes: object) -> None:
+    file = output / "records" / f"{sample_id}.json"
+    record = SampleRecord.from_json(file.read_bytes())
+    file.write_bytes(replace(record, **changes).to_json())  # type: ignore[arg-type]
+
+
+def truncate(output: Path, sample_id: str = "s00") -> None:
+    data = video(output, sample_id).read_bytes()
+    video(output, sample_id).write_bytes(data[: len(data) // 2])
+
+
+def flip(output: Path) -> None:
+    data = bytearray(video(output).read_bytes())
+    data[len(data) // 2] ^= 255
+    video(output).write_bytes(bytes(data))
+
+
+def swap(output: Path) -> None:
+    """Another video of another length, with a record that agrees with it."""
+    other = video(output, "s01").read_bytes()
+    video(output).write_bytes(other)
+    fields = {name: records(output)["s01"][name] for name in ("video_bytes", "video_sha256")}
+    rewrite(output, "s00", num_frames=7, **fields)
+
+
+def share(output: Path) -> None:
+    fields = {name: records(output)["s01"][name] for name in ("file_name", "video_bytes", "video_sha256")}
+    video(output).unlink()
+    rewrite(output, "s00", **fields)
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], list[tuple[str, str]]]] = {
+    "missing": (lambda output: video(output).unlink(), [("video_missing", "s00")]),
+    "truncated": (truncate, [("video_damaged", "s00")]),
+    "one byte": (flip, [("video_damaged", "s00")]),
+    "wrong length": (swap, [("video_damaged", "s00")]),
+    "shared": (share, [("video_shared", "s00"), ("video_shared", "s01")]),
+    "orphan": (lambda output: (output / "videos" / "x.mp4").write_bytes(b"x"), [("video_orphan", "videos/x.mp4")]),
+    "no table": (lambda output: (output / "metadata.parquet").unlink(), [("table_stale", "metadata.parquet")]),
+    "no record": (
+        lambda output: (output / "records" / "s00.json").unlink(),
+        [("video_orphan", "videos/s00."), ("table_stale", "metadata.parquet")],
+    ),
+}
+
+
+def test_a_whole_output_is_whole(output: Path) -> None:
+    done = cli("verify", output)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "3 made, 0 failed, 0 left, of 3 rows: everything is there and whole\n"
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_what_is_wrong_is_found_and_taken_away(output: Path, kind: str) -> None:
+    damage, expected = DAMAGE[kind]
+    damage(output)
+    flaws = check(str(output)).flaws
+    assert [(flaw.code, flaw.key[: len(key)]) for flaw, (_, key) in zip(flaws, expected, strict=True)] == expected
+    again = repair(str(output), flaws)
+    assert again == len({key for _, key in expected if key.startswith("s0")})
+    assert check(str(output)).flaws == []
+    assert table(output)["sample_id"].to_pylist() == sorted(records(output))
+    if again:
+        assert table(output)["image"].null_count == 0, "the manifest's columns are kept"
+
+
+def test_what_was_taken_away_is_made_again(output: Path, whole: Path) -> None:
+    truncate(output)
+    repaired = cli("verify", output, "--repair")
+    assert repaired.returncode == 1
+    assert "[video_damaged]" in repaired.stdout
+    assert "1 samples will be made again" in repaired.stdout
+    before = records(output)
+    done = run_tiny(whole.parent / "m.parquet", output)
+    assert done.returncode == 0, done.stderr
+    assert check(str(output)).flaws == []
+    after = records(output)
+    assert set(after) - set(before) == {"s00"}
+    assert {name: after[name] for name in before} == before
+    digests = [{name: record["frames_sha256"] for name, record in records(each).items()} for each in (output, whole)]
+    assert digests[0] == digests[1]
+
+
+def retell(output: Path, **changes: object) -> None:
+    run = json.loads((output / "run.json").read_text())
+    (output / "run.json").write_text(json.dumps({**run, **changes}))
+
+
+def put_manifest(output: Path, *ids: str) -> None:
+    """Have run.json tell of a manifest of these rows, in place of the one that was run."""
+    manifest = write_rows(output.parent / "other.parquet", [row(sample_id) for sample_id in ids])
+    retell(output, manifest=str(manifest), manifest_sha256=digest_file(str(manifest)))
+
+
+def test_a_run_that_is_not_finished_is_not_called_whole(output: Path) -> None:
+    put_manifest(output, "s00", "s01", "s02", "s03")
+    retell(output, rows=4)
+    done = cli("verify", output)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout == "3 made, 0 failed, 1 left, of 4 rows: no flaws, but the run is not finished\n"
+
+
+def test_samples_are_held_against_the_rows_of_the_manifest(output: Path) -> None:
+    put_manifest(output, "s00", "s01", "x01")  # as many rows as there are samples, but not theirs
+    verdict = check(str(output))
+    (flaw,) = verdict.flaws
+    assert (flaw.code, flaw.key, verdict.left, verdict.unread) == ("row_missing", "run.json", 1, None)
+    assert flaw.message.endswith("other.parquet, and 0 are known from others: s02")
+    assert repair(str(output), verdict.flaws) == 0
+    retell(output, other_samples=1)
+    assert (check(str(output)).flaws, check(str(output)).left) == ([], 1)
+    retell(output, rows=4)
+    assert "4 rows are told, and" in check(str(output)).flaws[0].message
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_without_the_manifest_sums_are_held_against_run_json_and_that_is_said(output: Path, gone: bool) -> None:
+    put_manifest(output, "s00", "s01", "s02")
+    manifest = output.parent / "other.parquet"
+    if gone:
+        manifest.unlink()
+    else:
+        write_rows(manifest, [row("x00")])
+    done = cli("verify", output)
+    why = f"{manifest} {'cannot be used: manifest: no such file' if gone else 'is not what it was'}"
+    first, last = done.stdout.splitlines()
+    assert first.startswith(f"counts were held against run.json alone: {why}")
+    assert (done.returncode, last) == (0, "3 made, 0 failed, 0 left, of 3 rows: everything is there and whole")
+    retell(output, rows=4 if gone else 2)
+    verdict = check(str(output))
+    assert (verdict.left, [flaw.code for flaw in verdict.flaws]) == ((1, []) if gone else (0, ["row_missing"]))
+    assert not verdict.is_whole
+
+
+def crash(video: bytes, shape: tuple[int, int, int]) -> str | None:
+    """What a hostile video does to a decoder, if this is the one."""
+    if hashlib.sha256(video).hexdigest() == os.environ["HOSTILE"]:
+        os.abort()
+    return None
+
+
+def test_a_video_that_crashes_the_decoder_is_its_own_flaw(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOSTILE", str(records(output)["s01"]["video_sha256"]))
+    monkeypatch.setattr(verify, "_decoding_problem", crash)
+    (flaw,) = check(str(output)).flaws
+    assert (flaw.code, flaw.key) == ("video_damaged", "s01")
+    assert "crashes the decoder" in flaw.message
+
+
+@pytest.mark.parametrize("kind", ["no record", "truncated", "shared"])
+def test_what_has_been_healed_since_it_was_found_is_left_alone(output: Path, whole: Path, kind: str) -> None:
+    DAMAGE[kind][0](output)
+    flaws = check(str(output)).flaws
+    shutil.copytree(whole, output, dirs_exist_ok=True)  # such as by a worker that commits what it had in hand
+    before = {path: path.read_bytes() for folder in ("videos", "records") for path in (output / folder).iterdir()}
+    assert repair(str(output), flaws) == 0
+    assert {path: path.read_bytes() for path in before} == before
+    assert check(str(output)).flaws == []
+
+
+def test_what_is_committed_while_verify_looks_is_no_flaw(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, record = video(output, "s02"), output / "records" / "s02.json"
+    made = {path: path.read_bytes() for path in (file, record)}
+    listed: list[str] = []
+
+    class Committing(Storage):
+        """Where a sample is committed between the listing of the one folder and that of the other."""
+
+        def keys(self, folder: str) -> list[str]:
+            if folder in {"videos", "records"}:
+                listed.append(folder)
+            for path, data in made.items():
+                if len(listed) < 2:
+                    path.unlink(missing_ok=True)
+                else:
+                    path.write_bytes(data)
+            return super().keys(folder)
+
+    monkeypatch.setattr(verify, "Storage", Committing)
+    assert check(str(output)).flaws == []
+    assert len(listed) == 2
+
+
+def test_while_a_run_goes_on_its_videos_in_flight_and_its_stale_tables_are_no_flaws(output: Path) -> None:
+    (output / "records" / "s00.json").unlink()
+    with acquire(Storage(str(output))) as lease:
+        assert check(str(output)).flaws == []
+        truncate(output, "s01")
+        told = cli("verify", output)
+        claim = lease.claim.told()
+    assert told.returncode == 1
+    lines = told.stdout.splitlines()
+    assert [line.rpartition("[")[2] for line in lines[:-2]] == ["video_damaged]"]
+    assert lines[1].startswith(f"a run is at work on it ({claim}): ")
+    assert check(str(output)).running is None
+    assert {flaw.code for flaw in check(str(output)).flaws} == {"video_damaged", "video_orphan", "table_stale"}
+
+
+def test_the_tables_never_name_a_video_that_repair_has_deleted(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (output / "records" / "s00.json").unlink()
+    truncate(output, "s01")
+    flaws = check(str(output)).flaws
+    named: list[bool] = []
+
+    class Watched(Storage):
+        def delete(self, key: str) -> None:
+            if key.startswith("videos/"):
+                named.append(key in table(output)["file_name"].to_pylist())
+            super().delete(key)
+
+    monkeypatch.setattr(verify, "Storage", Watched)
+    repair(str(output), flaws)
+    assert named == [False, False]
+
+
+def test_an_output_in_use_is_not_repaired(output: Path) -> None:
+    with acquire(Storage(str(output))), pytest.raises(LeaseError, match="in use"):
+        repair(str(output), [])
+
+
+def test_no_run_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no run"):
+        check(str(tmp_path))
+
+
+def test_a_sample_is_replayed_to_the_bit(output: Path) -> None:
+    same = cli("replay", output, "s01")
+    assert (same.returncode, same.stdout) == (0, "s01: bit-identical\n"), same.stderr
+    rewrite(output, "s01", frames_sha256="0" * 64)
+    other = cli("replay", output, "s01")
+    assert other.returncode == 1
+    assert "not bit-identical (made on cpu, float32; now on cpu)" in other.stdout
+
+
+def test_what_cannot_be_replayed_is_told(output: Path) -> None:
+    unknown = cli("replay", output, "nobody")
+    assert (unknown.returncode, unknown.stderr) == (2, f"error: {output} has no sample 'nobody'\n")
+    retell(output, manifest=str(output / "none.parquet"))
+    assert cli("replay", output, "s00").returncode == 2

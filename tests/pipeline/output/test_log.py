@@ -1,0 +1,82 @@
+"""The log: whole after any end, in segments, with the sample on each of a worker's lines, and without secrets."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.output import log as log_module
+from pipeline.output.log import RunLog, captured
+from pipeline.output.storage import Storage
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path / "out"))
+
+
+def lines(storage: Storage) -> list[dict[str, Any]]:
+    """Every line, in the order of the segments."""
+    found = storage.get_many(storage.keys("logs"))
+    return [json.loads(line) for key in sorted(found) for line in found[key].decode().splitlines()]
+
+
+def test_a_run_has_one_log_in_segments(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_module, "SEGMENT_LINES", 3)
+    for epoch in (1, 2):
+        with RunLog(storage, epoch) as log:
+            for number in range(7):
+                log.write("sample_committed", sample_id=f"s{number}")
+    assert storage.keys("logs") == [f"logs/00000{epoch}/000{segment}.jsonl" for epoch in (1, 2) for segment in range(3)]
+    found = lines(storage)
+    assert [line["sample_id"] for line in found] == [f"s{number}" for number in range(7)] * 2
+    assert all({"at", "event", "host", "pid"} <= set(line) for line in found)
+
+
+def test_what_ended_a_run_is_its_last_line(storage: Storage) -> None:
+    log = RunLog(storage, 1)
+    log.write("planned", rows=3)
+    with pytest.raises(ValueError, match="bug"), log:
+        raise ValueError("a bug")
+    assert [line["event"] for line in lines(storage)] == ["planned", "run_failed"]
+    assert lines(storage)[-1]["message"] == "ValueError: a bug"
+
+
+def test_a_killed_driver_leaves_the_log_until_its_last_flush(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_module, "FLUSH_S", -1.0)
+    log = RunLog(storage, 1)
+    for number in range(3):
+        log.write("sample_committed", sample_id=f"s{number}")
+        assert len(lines(storage)) == number + 1
+
+
+def test_what_a_worker_logs_carries_its_sample() -> None:
+    with captured("generate", "s1") as outer, captured("generate", "s2") as inner:
+        logging.getLogger("somebody").warning("%d frames look odd", 3)
+        logging.getLogger("somebody").info("not worth a line")
+        warnings.warn("a value overflowed", RuntimeWarning, stacklevel=1)
+    told = [(line["sample_id"], line["stage"], line["logger"], line["message"]) for line in inner]
+    assert told == [
+        ("s2", "generate", "somebody", "3 frames look odd"),
+        ("s2", "generate", "RuntimeWarning", "a value overflowed"),
+    ]
+    assert [line["sample_id"] for line in outer] == ["s1"]
+    with captured("generate", "s3") as after:
+        pass
+    logging.getLogger("somebody").warning("after the sample")
+    assert after == []
+
+
+def test_secrets_are_not_logged(storage: Storage) -> None:
+    with RunLog(storage, 1) as log:
+        place = "s3://key:secret@bucket/m.parquet"
+        log.write("planned", manifest=place, image="https://x.org/a.png?X-Sig=abc&y=1 ok", told='https://h/?x"y')
+    (line,) = lines(storage)
+    assert line["manifest"] == "s3://***@bucket/m.parquet"
+    assert line["image"] == "https://x.org/a.png?*** ok"
+    assert line["told"] == 'https://h/?***"y', "a quote in a query leaves the line JSON"

@@ -1,0 +1,136 @@
+"""Training of the embedded checkpoint: it learns, it goes on where it stopped, and it starts by passing colours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sgi2v.errors import ConfigError
+from tools.tiny import training
+from tools.tiny.architecture import LATENT_CHANNELS, new_unet, new_vae
+from tools.tiny.latents import LINE_FRAMES
+from tools.tiny.train_unet import draw_frames
+from tools.tiny.train_vae import VaeTask
+from tools.tiny.training import Recipe, fit, trained
+from tools.tiny.world import draw_scene
+
+RECIPE = Recipe(samples=1024, batch=8, learning_rate=0.1, warm_up=1, weight_decay=0.0)
+
+
+class Line:
+    """Fit y = 2 x + 1."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.module = nn.Linear(1, 1, device=device)
+
+    def loss(self, batch: int, seed: tuple[int, ...]) -> tuple[Tensor, dict[str, float]]:
+        x_B1 = torch.from_numpy(np.random.default_rng(seed).normal(size=(batch, 1))).float()
+        error_B1 = self.module(x_B1) - (2 * x_B1 + 1)
+        return (error_B1**2).mean(), {"batch": batch}
+
+
+class KilledError(Exception):
+    """What ends a training half-way."""
+
+
+class Half(Line):
+    """The same, until half of the samples are seen."""
+
+    def loss(self, batch: int, seed: tuple[int, ...]) -> tuple[Tensor, dict[str, float]]:
+        if seed[1] == RECIPE.samples // RECIPE.batch // 2:
+            raise KilledError
+        return super().loss(batch, seed)
+
+
+def weights(folder: Path) -> Tensor:
+    module = nn.Linear(1, 1)
+    trained(module, folder)
+    return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+
+
+def train_here(task: type[Line], folder: Path, port: int) -> None:
+    """One process, this one."""
+    folder.mkdir(exist_ok=True)
+    training._train(0, 1, port, task, RECIPE, folder)
+
+
+def test_several_processes_learn_and_a_log_is_kept(tmp_path: Path) -> None:
+    fit(Line, RECIPE, tmp_path, processes=2)
+    assert torch.allclose(weights(tmp_path), torch.tensor([2.0, 1.0]), atol=0.1)
+    lines = [json.loads(line) for line in (tmp_path / training.LOG_FILE).read_text().splitlines()]
+    assert lines[-1]["samples"] == RECIPE.samples
+    assert lines[-1]["batch"] == RECIPE.batch // 2
+    assert lines[-1]["loss"] < 0.1 * lines[0]["loss"]
+
+
+def test_a_training_that_was_killed_goes_on_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_ports: list[int]
+) -> None:
+    monkeypatch.setattr(training, "SAVE_EVERY_S", 0.0)
+    train_here(Line, tmp_path / "whole", free_ports[0])
+    with pytest.raises(KilledError):
+        train_here(Half, tmp_path / "parts", free_ports[1])
+    torch.distributed.destroy_process_group()
+    assert not torch.equal(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+    train_here(Line, tmp_path / "parts", free_ports[2])
+    assert torch.equal(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+
+
+def test_another_recipe_does_not_go_on(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text("{}\n")
+    with pytest.raises(ConfigError, match="another recipe"):
+        fit(Line, RECIPE, tmp_path, processes=1)
+
+
+def test_the_rate_rises_holds_and_falls_to_nothing() -> None:
+    recipe = Recipe(samples=10_000, batch=10, learning_rate=1.0, warm_up=100, decay=0.5)
+    rates = [recipe.rate_at(samples) for samples in (0, 990, 5000, 7500, 10_000)]
+    assert rates == pytest.approx([0.01, 1.0, 1.0, 0.5, 0.0])
+
+
+@torch.no_grad()
+def test_before_training_colours_come_through() -> None:
+    torch.manual_seed(0)
+    vae = new_vae()
+    frames_MHWC = np.concatenate([draw_scene(7, index).render(np.zeros(1)) for index in range(4)])
+    pixels_MCHW = torch.from_numpy(frames_MHWC).permute(0, 3, 1, 2).float() / 127.5 - 1
+    latents_MChw = vae.encode(pixels_MCHW).latent_dist.mode()
+    decoded_MCHW = vae.decode(latents_MChw, num_frames=len(latents_MChw)).sample
+    assert 0.5 < latents_MChw.std() < 2
+    mean_error_MC = (decoded_MCHW - pixels_MCHW).mean(dim=(2, 3))
+    assert mean_error_MC.square().mean().sqrt() < 0.5 * pixels_MCHW.mean(dim=(2, 3)).std()
+
+    unet = new_unet()
+    first_BTChw = latents_MChw[:1, None].expand(1, 8, LATENT_CHANNELS, 16, 16)
+    inputs = torch.cat([torch.randn(first_BTChw.shape), first_BTChw], dim=2)
+    velocity = unet(inputs, torch.zeros(1), torch.zeros(1, 1, 32), torch.zeros(1, 3)).sample
+    assert (velocity + first_BTChw).square().mean() < 0.2 * first_BTChw.square().mean()
+
+
+def test_the_autoencoders_loss_falls() -> None:
+    torch.manual_seed(0)
+    task = VaeTask(torch.device("cpu"))
+    optimizer = torch.optim.AdamW(task.module.parameters(), lr=5e-5)
+    losses = []
+    for _ in range(4):
+        loss, figures = task.loss(4, (1, 2, 3))
+        losses.append(float(loss.detach()))
+        assert 5 < figures["psnr_db"] < 40
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert losses[-1] < losses[0]
+
+
+def test_videos_are_even_parts_of_their_line() -> None:
+    rng = np.random.default_rng(0)
+    drawn = [draw_frames(rng) for _ in range(300)]
+    steps = [np.unique(np.diff(frames_T)) for frames_T in drawn]
+    assert all(len(step) == 1 for step in steps)
+    assert {int(step[0]) for step in steps} == {-2, -1, 0, 1, 2}
+    assert all(frames_T.min() >= 0 and frames_T.max() < LINE_FRAMES for frames_T in drawn)

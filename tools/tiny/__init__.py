@@ -1,0 +1,1 @@
+"""Trains the embedded checkpoint: python -m tools.tiny --help."""

@@ -1,0 +1,91 @@
+"""The recipe of the embedded checkpoint, step by step: `python -m tools.tiny --help`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tools.tiny.architecture import new_image_encoder, new_unet, new_vae, write_checkpoint
+from tools.tiny.latents import encode_lines
+from tools.tiny.train_unet import UNET_RECIPE, unet_task
+from tools.tiny.train_vae import VAE_RECIPE, VaeTask, latent_std
+from tools.tiny.training import LOG_FILE, STATE_FILE, fit, trained
+
+NUM_LINES = 5_000
+IMAGE_ENCODER_SEED = 0
+
+DEFAULTS = {
+    "sampler": {
+        "height": 64,
+        "width": 64,
+        "num_frames": 8,
+        "steps": 20,
+        "max_cfg_scale": 1.0,
+        "motion_bucket_id": 96,
+    },
+    "guidance": {"layers": [[2, 1]], "guided_range": [0.95, 0.6]},
+}
+"""The settings that travel with the checkpoint; its bucket of 96 asks for 12 px of motion, and not whither."""
+
+
+TRAINING_FILE = "training.json"
+"""Beside the weights: the recipes, how far they got, and the digests of what came out."""
+LOG_LINES = 100
+"""Of each training's log, evenly chosen, in that file."""
+
+
+def export(work: Path, folder: Path) -> None:
+    """Write the checkpoint that the trainings in `work` make so far, and how; without a U-Net yet, an untrained one."""
+    modules = {"vae": new_vae(), "unet": new_unet()}
+    history: dict[str, Any] = {}
+    for name, recipe in {"vae": VAE_RECIPE, "unet": UNET_RECIPE}.items():
+        if (work / name / STATE_FILE).exists():
+            progress = trained(modules[name], work / name)
+            history[name] = {"recipe": asdict(recipe), **asdict(progress), "log": _log(work / name)}
+    vae = modules["vae"]
+    vae.register_to_config(scaling_factor=round(1 / latent_std(vae), 4))
+    torch.manual_seed(IMAGE_ENCODER_SEED)
+    write_checkpoint(folder, {**modules, "image_encoder": new_image_encoder()}, DEFAULTS)
+    weights = sorted(folder.rglob("*.safetensors"))
+    digests = {file.relative_to(folder).as_posix(): sha256(file.read_bytes()).hexdigest() for file in weights}
+    described = {"lines": NUM_LINES, "torch": torch.__version__, "sha256": digests, **history}
+    (folder / TRAINING_FILE).write_text(json.dumps(described, indent=1) + "\n")
+
+
+def _log(folder: Path) -> list[dict[str, float]]:
+    lines = (folder / LOG_FILE).read_text().splitlines()
+    chosen = np.linspace(0, len(lines) - 1, min(len(lines), LOG_LINES)).round().astype(int)
+    return [json.loads(lines[at]) for at in chosen]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.tiny", description=__doc__)
+    parser.add_argument("step", choices=["vae", "latents", "unet", "export"], help="in this order")
+    parser.add_argument("work", type=Path, help="folder of the training; what is cut short goes on from there")
+    parser.add_argument("checkpoint", type=Path, nargs="?", help="of export: the folder to write")
+    parser.add_argument("--processes", type=int, help="one per CPU core unless given, one on CUDA")
+    options = parser.parse_args()
+    work: Path = options.work
+    match options.step:
+        case "vae":
+            fit(VaeTask, VAE_RECIPE, work / "vae", options.processes)
+        case "latents":
+            export(work, work / "checkpoint")
+            encode_lines(work / "checkpoint", work / "latents", NUM_LINES, options.processes)
+        case "unet":
+            fit(unet_task(work / "latents", work / "checkpoint"), UNET_RECIPE, work / "unet", options.processes)
+        case "export":
+            if options.checkpoint is None:
+                parser.error("export needs the folder to write")
+            export(work, options.checkpoint)
+
+
+if __name__ == "__main__":
+    main()
