@@ -1,85 +1,104 @@
-"""What one run is: its inputs, its settings, and what of them decides the results.
+"""What one run is: its inputs, its settings, and which of them decide the results.
 
 Order of settings, the later wins: the checkpoint's own, the preset, the TOML file, the command line.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
 import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
 
 from manifests.access import Access
+from sgi2v.canonical import canonical_json
 from sgi2v.checkpoint import Checkpoint, check_layers, open_checkpoint
-from sgi2v.config import GuidanceConfig, MemoryTier, ModelConfig, SamplerConfig, apply_preset, from_dict
+from sgi2v.config import GuidanceConfig, ModelConfig, Preset, SamplerConfig, apply_preset
 from sgi2v.errors import ConfigError
-from sgi2v.tracking import TRACKERS, load_tracker
+from sgi2v.settings import Settings
 
-MEMORY = ("auto", *MemoryTier)
-SECTIONS = ("model", "sampler", "guidance", "metrics", "run")
+Toml = Mapping[str, Mapping[str, Any]]
+"""Plain values by section."""
 
 
-@dataclass(frozen=True)
-class MetricsConfig:
+class MetricsConfig(Settings):
     """How motion fidelity is measured."""
+
+    section: ClassVar[str] = "metrics"
 
     tracker: str = "lucas-kanade"
     """Name of the point tracker."""
 
-    def __post_init__(self) -> None:
-        if self.tracker not in TRACKERS:
-            raise ConfigError(f"metrics.tracker must be one of {', '.join(sorted(TRACKERS))}, not {self.tracker!r}")
+    @field_validator("tracker")
+    @classmethod
+    def _is_known(cls, tracker: str) -> str:
+        from sgi2v.tracking import TRACKERS
+
+        if tracker not in TRACKERS:
+            raise ValueError(f"there is no tracker {tracker!r}: use one of {', '.join(sorted(TRACKERS))}")
+        return tracker
 
 
-@dataclass(frozen=True)
-class ExecutionConfig:
+class ExecutionConfig(Settings):
     """Where and how wide a run goes; none of it decides the results, down to the last bits of arithmetic."""
 
-    workers: int | None = None
-    """Model-holding actors; None: one per GPU, or per CPU where there is no GPU."""
-    gpus_per_worker: float | None = None
+    section: ClassVar[str] = "run"
+
+    workers: Annotated[int, Field(ge=1)] | None = None
+    """Ray actors that hold a model; None: one per GPU, or per CPU where there is no GPU."""
+    gpus_per_worker: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """GPUs that each worker takes; None: 1 where the cluster has one, else 0."""
-    threads_per_worker: int = 1
+    threads_per_worker: Annotated[int, Field(ge=1)] = 1
     """CPU threads of a worker without a GPU; the same number gives the same bits."""
-    sample_timeout_s: float = 3600.0
-    """How long one stage may take over one sample before its worker is ended and the sample started again, seconds."""
-    memory: str = "auto"
-    """Memory tier of the samples, `high`, `medium` or `low`; auto: the first that the device has room for, and a lower
-    one after a sample that ran out of memory."""
+    sample_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
+    """Seconds a stage may spend on one sample before its worker is killed and the sample is started again."""
+    memory: Literal["auto", "high", "medium", "low"] = "auto"
+    """Memory tier of the samples; auto: the fastest that the device has room for, and a lower one when a sample runs
+    out of memory."""
     compile: bool = False
-    """Whether a worker compiles its U-Net's blocks before its first sample."""
+    """Compile the U-Net's blocks before a worker's first sample."""
     untrusted: bool = False
-    """Whether images must lie below the manifest's folder or one of `roots`."""
-    roots: tuple[str, ...] = ()
+    """Refuse images outside the manifest's folder and `roots`, and web redirects."""
+    roots: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Folders and URL prefixes that an untrusted manifest may name as well."""
     address: str | None = None
-    """Ray cluster to attach to; None starts Ray on this machine."""
+    """Ray cluster to attach to; None: starts Ray on this machine."""
 
-    def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise ConfigError(f"run.workers must be 1 or more, not {self.workers}")
-        if self.gpus_per_worker is not None and self.gpus_per_worker < 0:
-            raise ConfigError(f"run.gpus_per_worker must not be negative, not {self.gpus_per_worker}")
-        if self.memory not in MEMORY:
-            raise ConfigError(f"run.memory must be one of {', '.join(MEMORY)}, not {self.memory!r}")
-        object.__setattr__(self, "roots", tuple(absolute(str(root)) for root in self.roots))
+    @field_validator("roots")
+    @classmethod
+    def _roots_absolute(cls, roots: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(absolute(root) for root in roots)
+
+    @model_validator(mode="after")
+    def _roots_need_untrusted(self) -> Self:
         if self.roots and not self.untrusted:
-            raise ConfigError("run.roots says nothing without run.untrusted: give --untrusted, or no --root")
-        if not self.sample_timeout_s > 0:
-            raise ConfigError(f"run.sample_timeout_s must be positive, not {self.sample_timeout_s}")
-        if self.threads_per_worker < 1:
-            raise ConfigError(f"run.threads_per_worker must be 1 or more, not {self.threads_per_worker}")
+            raise ValueError("run.roots (--root) has no effect without run.untrusted: add --untrusted or remove --root")
+        return self
 
     @property
     def access(self) -> Access:
         """Where images may lie."""
         return Access(self.roots if self.untrusted else None)
+
+
+class RunSettings(ExecutionConfig):
+    """The [run] section: how a run is executed, and what its samples start from."""
+
+    preset: Preset = "paper"
+    """`paper`: the checkpoint's own settings; `fast`: less than a third of the work."""
+    seed: int = 817
+    """Seed for rows without a `seed` value."""
+
+
+SECTIONS: Mapping[str, type[Settings]] = {
+    each.section: each for each in (ModelConfig, SamplerConfig, GuidanceConfig, MetricsConfig, RunSettings)
+}
+"""Sections of a settings file."""
 
 
 @dataclass(frozen=True)
@@ -99,15 +118,15 @@ class RunConfig:
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     seed: int = 817
-    """Base of the seeds of rows that bring none."""
+    """Seed for rows without a `seed` value."""
 
     def deciding(self) -> dict[str, Any]:
         """What decides the results, as plain values: two runs may share an output only if it is equal."""
         return {
             "model": {"revision": self.model_revision, "dtype": self.model.dtype},
-            "sampler": dataclasses.asdict(self.sampler),
-            "guidance": None if self.guidance is None else dataclasses.asdict(self.guidance),
-            "metrics": dataclasses.asdict(self.metrics),
+            "sampler": self.sampler.plain(),
+            "guidance": None if self.guidance is None else self.guidance.plain(),
+            "metrics": self.metrics.plain(),
             "seed": self.seed,
         }
 
@@ -117,16 +136,11 @@ class RunConfig:
         return hashlib.sha256(canonical_json(self.deciding()).encode()).hexdigest()[:16]
 
 
-def canonical_json(value: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces, tuples as lists."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Every setting that differs between two plain configurations, one line each."""
+def differences(recorded: Mapping[str, Any], current: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """One line for every setting that differs between two plain configurations."""
     lines: list[str] = []
-    for key in sorted({*there, *here}):
-        old, new = there.get(key), here.get(key)
+    for key in sorted({*recorded, *current}):
+        old, new = recorded.get(key), current.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             lines += differences(old, new, f"{prefix}{key}.")
         elif canonical_json(old) != canonical_json(new):
@@ -135,20 +149,37 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str =
 
 
 def read_toml(path: str) -> dict[str, dict[str, Any]]:
-    """Read a settings file, local or by URL. Raises ConfigError that names what is unknown."""
+    """Read a settings file, local or by URL. Raises ConfigError for unreadable TOML and unknown sections."""
     import fsspec
 
     try:
         with fsspec.open(path, "rb") as stream:
             settings = tomllib.loads(stream.read().decode())
-    except Exception as error:  # whatever a store's client raises
+    except Exception as error:  # a store's client raises its own library's errors
         raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
     for section, values in settings.items():
-        if section in SECTIONS and not isinstance(values, dict):
-            raise ConfigError(f"{path}: {section} must be a section, [{section}], not {values!r}")
         if section not in SECTIONS:
             raise ConfigError(f"{path}: unknown section [{section}]: known are {', '.join(SECTIONS)}")
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path}: {section} must be a section, [{section}], not {values!r}")
     return settings
+
+
+def merge(toml: Toml, flags: Toml) -> dict[str, dict[str, Any]]:
+    """The settings of a file and of the command line by section; the command line wins.
+
+    `--no-untrusted` drops the file's `roots` too, which have no effect then.
+    """
+    merged = {name: {**toml.get(name, {}), **flags.get(name, {})} for name in SECTIONS}
+    if flags.get("run", {}).get("untrusted") is False and "roots" not in flags["run"]:
+        merged["run"].pop("roots", None)
+    return merged
+
+
+def check_settings(settings: Toml) -> None:
+    """Raise ConfigError for a setting that no checkpoint could use. Nothing is fetched."""
+    for section, values in settings.items():
+        SECTIONS[section].parse(values)
 
 
 def default_output(manifest: str) -> str:
@@ -162,42 +193,34 @@ def cluster_address(execution: ExecutionConfig) -> str | None:
 
 
 def absolute(location: str) -> str:
-    """A local path made absolute, for processes that start elsewhere; a URL as it is."""
+    """A local path made absolute, for processes that start in another folder; a URL unchanged."""
     return location if "://" in location else str(Path(location).expanduser().absolute())
 
 
 def resolve(
     manifest: str,
     output: str | None,
-    toml: Mapping[str, Mapping[str, Any]],
-    flags: Mapping[str, Mapping[str, Any]],
+    toml: Toml,
+    flags: Toml,
     unguided: bool = False,
     weights: bool = True,
 ) -> tuple[RunConfig, Checkpoint]:
-    """Settle every setting, and open the checkpoint far enough to know that the model can do it.
+    """Settle every setting, and open the checkpoint far enough to know that the model can use them.
 
-    toml, flags: values by section, flags without those that were not given. weights: fetch them too, where this
-    machine will need them. Raises ConfigError or ModelError.
+    toml, flags: values by section; flags hold only what was given. weights: fetch the weights too, if this machine
+    will need them. Raises ConfigError or ModelError.
     """
-
-    def section(name: str) -> dict[str, Any]:
-        return {**toml.get(name, {}), **flags.get(name, {})}
-
-    run = section("run")
-    seed, preset = run.pop("seed", RunConfig.seed), run.pop("preset", "paper")
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise ConfigError(f"run.seed must be int, not {seed!r}")
-    model = from_dict(ModelConfig, section("model"), "model")
-    execution = from_dict(ExecutionConfig, run, "run")
+    settings = merge(toml, flags)
+    run = RunSettings.parse(settings["run"])
+    execution = ExecutionConfig(**{name: getattr(run, name) for name in ExecutionConfig.model_fields})
+    model = ModelConfig.parse(settings["model"])
     checkpoint = open_checkpoint(model, weights=weights and not cluster_address(execution))
-    sampler, guidance = apply_preset(preset, checkpoint.sampler(), checkpoint.guidance())
-    sampler = from_dict(SamplerConfig, {**dataclasses.asdict(sampler), **section("sampler")}, "sampler")
-    guidance = from_dict(GuidanceConfig, {**dataclasses.asdict(guidance), **section("guidance")}, "guidance")
+    sampler, guidance = apply_preset(run.preset, checkpoint.sampler(), checkpoint.guidance())
+    sampler = sampler.replace(**settings["sampler"])
+    guidance = guidance.replace(**settings["guidance"])
     checkpoint.check_size(sampler.height, sampler.width)
     guidance.step_indices(sampler.steps)
     check_layers(checkpoint.configs["unet"], guidance)
-    metrics = from_dict(MetricsConfig, section("metrics"), "metrics")
-    load_tracker(metrics.tracker)
     config = RunConfig(
         manifest=absolute(manifest),
         output=absolute(output or default_output(manifest)),
@@ -205,13 +228,13 @@ def resolve(
         model_revision=checkpoint.revision,
         sampler=sampler,
         guidance=None if unguided else guidance,
-        metrics=metrics,
+        metrics=MetricsConfig.parse(settings["metrics"]),
         execution=execution,
-        seed=seed,
+        seed=run.seed,
     )
     return config, checkpoint
 
 
 def sample_seed(sample_id: str, base: int) -> int:
-    """A 63-bit seed for a row that brings none: the same wherever and whenever the row is made."""
+    """The 63-bit seed of a row without a `seed` value: the same on every machine and in every run."""
     return int.from_bytes(hashlib.sha256(f"{base}:{sample_id}".encode()).digest()[:8], "big") >> 1

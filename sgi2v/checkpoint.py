@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sgi2v.config import Feature, GuidanceConfig, ModelConfig, SamplerConfig, from_dict
+from sgi2v.config import Feature, GuidanceConfig, ModelConfig, SamplerConfig
 from sgi2v.errors import ConfigError, ModelError
 from sgi2v.fetch import (
     COMPONENTS,
@@ -53,11 +53,11 @@ class Checkpoint:
     def sampler(self, **overrides: Any) -> SamplerConfig:
         """The checkpoint's own sampler settings."""
         values = {"num_frames": self.configs["unet"].get("num_frames", 14), **self.defaults.get("sampler", {})}
-        return from_dict(SamplerConfig, {**values, **overrides}, "sampler")
+        return SamplerConfig.parse({**values, **overrides})
 
     def guidance(self, **overrides: Any) -> GuidanceConfig:
         """The checkpoint's own guidance settings."""
-        return from_dict(GuidanceConfig, {**self.defaults.get("guidance", {}), **overrides}, "guidance")
+        return GuidanceConfig.parse({**self.defaults.get("guidance", {}), **overrides})
 
     def check_size(self, height: int, width: int) -> None:
         """Raise ConfigError, naming the nearest valid size, for one that the model cannot do."""

@@ -80,7 +80,7 @@ def load_model(
         config = source
     else:
         name = dtype if isinstance(dtype, str) else str(dtype).removeprefix("torch.")
-        config = ModelConfig(source, revision, name)  # type: ignore[arg-type]
+        config = ModelConfig(source=source, revision=revision, dtype=name)  # type: ignore[arg-type]
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(device)

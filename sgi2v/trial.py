@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,5 +21,5 @@ def moving_box(sampler: SamplerConfig) -> tuple[NDArray[np.uint8], BoxTracks]:
 def shortest(sampler: SamplerConfig, guidance: GuidanceConfig | None) -> tuple[SamplerConfig, GuidanceConfig | None]:
     """Settings whose sample runs, once, all that these run: a guided step and another."""
     if guidance is not None:
-        guidance = dataclasses.replace(guidance, guided_steps=(0,), iterations=1)
-    return dataclasses.replace(sampler, steps=2), guidance
+        guidance = guidance.replace(guided_steps=(0,), iterations=1)
+    return sampler.replace(steps=2), guidance

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("sgi2v", "manifests", "pipeline", "jobs", "tools")
 
 SGI2V = ("sgi2v",)
-BELOW_MANIFESTS = ("sgi2v.errors", "sgi2v.trajectory", "sgi2v.video")
+BELOW_MANIFESTS = ("sgi2v.canonical", "sgi2v.errors", "sgi2v.trajectory", "sgi2v.video")
 CONFIG = (*SGI2V, "manifests", "pipeline.config")
 OUTPUT = (*CONFIG, "pipeline.output")
 FLOW = (*OUTPUT, "pipeline.flow")
@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "pipeline.run": RUN,
     "pipeline.cli": ("sgi2v", "manifests", "pipeline", "jobs"),
     "jobs": ("jobs",),
-    "tools": ("tools", "sgi2v", "manifests"),
+    "tools": ("tools", "sgi2v", "manifests", "pipeline.cli.options"),
 }
 """Room -> what of the project it may import. A file belongs to the longest room that its module name starts with."""
 

@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli import options
+from pipeline.cli import exit_codes
+from pipeline.cli.options import AccessOptions, settings_of, takes
+from pipeline.cli.run import Manifest
+from sgi2v.wording import counted
 
 app = typer.Typer(
     help="Check, look at and make manifests.\n\nExample: sgi2v-batch manifest validate manifest.parquet",
@@ -15,37 +18,34 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-EXIT_PROBLEMS = 2
-
-Manifest = Annotated[str, typer.Argument(help="Manifest: Parquet, CSV or JSONL; a path or any fsspec URL.")]
-
 
 @app.command(epilog="Example: sgi2v-batch manifest validate manifest.parquet")
+@takes(AccessOptions)
 def validate(
     manifest: Manifest,
+    options: AccessOptions,
     images: Annotated[
-        bool, typer.Option("--images/--no-images", help="Fetch and decode every image, and hold the boxes against it.")
+        bool, typer.Option(help="Fetch and decode every image, and check that the boxes lie inside it.")
     ] = True,
-    untrusted: options.Untrusted = False,
-    root: options.Roots = None,
 ) -> None:
     """Print every problem of every row; exit 0 where there is none, 2 otherwise."""
-    from manifests.access import Access
     from manifests.io import read_manifest
     from manifests.validate import validate as find_problems
+    from pipeline.config import ExecutionConfig
 
+    access = ExecutionConfig(**settings_of(options).get("run", {})).access
     table = read_manifest(manifest)
-    problems = find_problems(table, manifest, images, Access(tuple(root or ()) if untrusted else None))
+    problems = find_problems(table, manifest, images, access)
     for problem in problems:
         typer.echo(str(problem))
-    rows = _count(table.num_rows, "row")
+    rows = counted(table.num_rows, "row")
     if not problems:
         unseen = "" if images else " (images not looked at)"
         typer.echo(f"{rows}, no problems{unseen}")
         return
     bad = len({problem.row for problem in problems})
-    typer.echo(f"{_count(len(problems), 'problem')} in {bad} of {rows}")
-    raise typer.Exit(EXIT_PROBLEMS)
+    typer.echo(f"{counted(len(problems), 'problem')} in {bad} of {rows}")
+    raise typer.Exit(exit_codes.BAD_INPUT)
 
 
 @app.command(epilog="Example: sgi2v-batch manifest show manifest.parquet cat -o cat.png")
@@ -89,12 +89,8 @@ def from_sgi2v(
 
     table = read_folders(folder, relative_to=output if "://" in output else str(Path(output).parent))
     write_manifest(table, output)
-    typer.echo(f"wrote {output}: {_count(table.num_rows, 'sample')}")
+    typer.echo(f"wrote {output}: {counted(table.num_rows, 'sample')}")
     typer.echo(f"next: sgi2v-batch manifest validate {output}")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _unknown_id(manifest: str, wanted: str, ids: list[str]) -> str:

@@ -1,115 +1,214 @@
-"""The options that `run` and `submit` share: declared once, and turned back into a command line for a cluster."""
+"""The options of commands that make samples, each declared once.
+
+A command takes a class of options with `@takes(RunOptions)`. An option is one field of the class: its name is the
+flag's (`retry_failed` is `--retry-failed`, a bool has `--no-retry-failed` too), and `Sets` names the setting that it
+changes. From here the option reaches `run`, `submit`, `bench` and the table in README.md (`python -m tools.reference`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import Field, dataclass, fields
+from functools import wraps
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
-Manifest = Annotated[str, typer.Argument(help="Manifest: Parquet, CSV or JSONL; a path or any fsspec URL.")]
-Output = Annotated[
-    str | None, typer.Option("--output", "-o", help="Folder or URL for the results.  [default: runs/<manifest name>]")
-]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        help="Hugging Face id, folder or URL of an SVD checkpoint, or `embedded` (small, in the package).  "
-        "[default: stabilityai/stable-video-diffusion-img2vid]",
-    ),
-]
-Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a Hugging Face model.")]
-DType = Annotated[
-    str | None, typer.Option("--dtype", help="Weights: auto, float32, float16 or bfloat16.  [default: auto]")
-]
-Config = Annotated[str | None, typer.Option("--config", metavar="FILE.toml", help="Settings file; flags win over it.")]
-Preset = Annotated[
-    str | None,
-    typer.Option(
-        "--preset", help="paper: the checkpoint's own settings; fast: less than a third of the work.  [default: paper]"
-    ),
-]
-Workers = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Model-holding actors.  [default: one per GPU, else per CPU]")
-]
-GpusPerWorker = Annotated[
-    float | None,
-    typer.Option("--gpus-per-worker", min=0, help="GPUs each worker takes.  [default: 1 where there is one, else 0]"),
-]
-Height = Annotated[int | None, typer.Option("--height", min=1, help="Frame height, px.  [default: the checkpoint's]")]
-Width = Annotated[int | None, typer.Option("--width", min=1, help="Frame width, px.  [default: the checkpoint's]")]
-Frames = Annotated[int | None, typer.Option("--frames", min=2, help="Frames per video.  [default: the checkpoint's]")]
-Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps.  [default: the checkpoint's]")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Base seed of rows that bring none.  [default: 817]")]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N rows of the manifest.")]
-RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Do the rows again that have failed before.")]
-Unguided = Annotated[bool, typer.Option("--unguided", help="Plain SVD with the same noise, as a baseline.")]
-SampleTimeout = Annotated[
-    float | None,
-    typer.Option("--sample-timeout", metavar="SECONDS", help="Most that a sample may take a worker.  [default: 3600]"),
-]
-Memory = Annotated[
-    str | None,
-    typer.Option("--memory", help="auto, high, medium or low: lower takes less memory, more time.  [default: auto]"),
-]
-Compile = Annotated[
-    bool, typer.Option("--compile", help="Compile the U-Net first, minutes once on a machine; bench tells if it pays.")
-]
-Untrusted = Annotated[
-    bool, typer.Option("--untrusted", help="Refuse images outside the manifest's folder and every --root.")
-]
-Roots = Annotated[
-    list[str] | None,
-    typer.Option("--root", metavar="PREFIX", help="Folder or URL that an --untrusted manifest may name; repeatable."),
-]
-TakeOver = Annotated[
-    bool, typer.Option("--take-over", help="Take the output from another run at once, even if it seems alive.")
-]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would be done, what is done, what is wrong, and the cost.")
-]
-
-SECTION_OF: Mapping[str, tuple[str, str]] = {
-    "model": ("model", "source"),
-    "revision": ("model", "revision"),
-    "dtype": ("model", "dtype"),
-    "preset": ("run", "preset"),
-    "workers": ("run", "workers"),
-    "gpus_per_worker": ("run", "gpus_per_worker"),
-    "seed": ("run", "seed"),
-    "untrusted": ("run", "untrusted"),
-    "root": ("run", "roots"),
-    "memory": ("run", "memory"),
-    "compile": ("run", "compile"),
-    "sample_timeout": ("run", "sample_timeout_s"),
-    "height": ("sampler", "height"),
-    "width": ("sampler", "width"),
-    "frames": ("sampler", "num_frames"),
-    "steps": ("sampler", "steps"),
-}
-"""Flag -> the section and name of its setting."""
+NOT_GIVEN: tuple[object, ...] = (None, [])
 
 
-def by_section(flags: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The settings among the flags that were given, by section."""
+class Sets(NamedTuple):
+    """The setting that an option changes: its TOML section and its name there."""
+
+    section: str
+    name: str
+
+
+def option(help: str, *flags: str, **more: Any) -> Any:
+    """A Typer option. help: ends with `[default: ...]`. flags: only where the field's name does not say them."""
+    return typer.Option(*flags, help=help, show_default=False, **more)
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """Options of every command that makes samples."""
+
+    model: Annotated[
+        str | None,
+        Sets("model", "source"),
+        option(
+            "Hugging Face id, folder or URL of an SVD checkpoint, or `embedded` (small, in the package).  "
+            "[default: stabilityai/stable-video-diffusion-img2vid]"
+        ),
+    ] = None
+    revision: Annotated[
+        str | None, Sets("model", "revision"), option("Branch, tag or commit of a Hugging Face model.")
+    ] = None
+    dtype: Annotated[
+        str | None,
+        Sets("model", "dtype"),
+        option("Type of the weights: auto, float32, float16 or bfloat16.  [default: auto]"),
+    ] = None
+    config: Annotated[str | None, option("TOML settings file; options win over it.", metavar="FILE.toml")] = None
+    preset: Annotated[
+        str | None,
+        Sets("run", "preset"),
+        option("paper: the checkpoint's own settings; fast: 29 % of the work.  [default: paper]"),
+    ] = None
+    height: Annotated[
+        int | None,
+        Sets("sampler", "height"),
+        option("Frame height, pixels; SVD: a multiple of 64.  [default: the checkpoint's]"),
+    ] = None
+    width: Annotated[
+        int | None,
+        Sets("sampler", "width"),
+        option("Frame width, pixels; SVD: a multiple of 64.  [default: the checkpoint's]"),
+    ] = None
+    frames: Annotated[
+        int | None, Sets("sampler", "num_frames"), option("Frames per video.  [default: the checkpoint's]")
+    ] = None
+    steps: Annotated[int | None, Sets("sampler", "steps"), option("Denoising steps.  [default: the checkpoint's]")] = (
+        None
+    )
+    unguided: Annotated[bool, option("Make plain SVD videos with the same noise, as a baseline.")] = False
+    memory: Annotated[
+        str | None,
+        Sets("run", "memory"),
+        option(
+            "Memory tier: high, medium or low. A lower one takes less memory and more time. auto takes the fastest "
+            "that fits, and a lower one when memory runs out.  [default: auto]"
+        ),
+    ] = None
+    compile: Annotated[
+        bool | None,
+        Sets("run", "compile"),
+        option(
+            "Compile the U-Net first, minutes once per machine; `bench --compile` shows whether it pays.  "
+            "[default: off]"
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class AccessOptions:
+    """Options of every command that reads the images of a manifest."""
+
+    untrusted: Annotated[
+        bool | None,
+        Sets("run", "untrusted"),
+        option("Refuse images outside the manifest's folder and every --root, and web redirects.  [default: off]"),
+    ] = None
+    root: Annotated[
+        list[str] | None,
+        Sets("run", "roots"),
+        option("Folder or URL prefix that an --untrusted manifest may name; repeatable.", metavar="PREFIX"),
+    ] = None
+
+
+@dataclass(frozen=True)
+class RunOptions(AccessOptions, SampleOptions):
+    """Options of a run, here or on a cluster."""
+
+    output: Annotated[
+        str | None,
+        option("Folder or URL for the results.  [default: runs/<manifest name>]", "--output", "-o"),
+    ] = None
+    workers: Annotated[
+        int | None,
+        Sets("run", "workers"),
+        option("Ray actors that hold a model.  [default: one per GPU, else one per CPU]"),
+    ] = None
+    gpus_per_worker: Annotated[
+        float | None,
+        Sets("run", "gpus_per_worker"),
+        option("GPUs for each worker.  [default: 1 where there is one, else 0]"),
+    ] = None
+    seed: Annotated[
+        int | None, Sets("run", "seed"), option("Seed for rows without a `seed` value.  [default: 817]")
+    ] = None
+    limit: Annotated[int | None, option("Run only the first N rows of the manifest.", min=1, metavar="N")] = None
+    retry_failed: Annotated[bool, option("Run rows again that have failed before.")] = False
+    sample_timeout: Annotated[
+        float | None,
+        Sets("run", "sample_timeout_s"),
+        option(
+            "Seconds a stage may spend on one sample before its worker is killed.  [default: 3600]", metavar="SECONDS"
+        ),
+    ] = None
+    take_over: Annotated[bool, option("Take the output from another run at once, even if it seems alive.")] = False
+    dry_run: Annotated[
+        bool, option("Print the plan, the problems, and the estimated time and memory; change nothing.")
+    ] = False
+
+
+@dataclass(frozen=True)
+class LocalRunOptions(RunOptions):
+    """Options of `run`; `submit` has an `--address` of its own, the dashboard's."""
+
+    address: Annotated[
+        str | None, Sets("run", "address"), option("Ray cluster to attach to.  [default: Ray on this machine]")
+    ] = None
+
+
+def takes(options_class: type[AccessOptions | SampleOptions]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a Typer command the options of a class; it receives them as one object, its argument `options`."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(options_class, include_extras=True)
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        shared = [
+            inspect.Parameter(field.name, keyword, default=field.default, annotation=hints[field.name])
+            for field in fields(options_class)
+        ]
+        own = [
+            parameter.replace(kind=keyword)
+            for parameter in inspect.signature(command, eval_str=True).parameters.values()
+            if parameter.name != "options"
+        ]
+
+        @wraps(command)
+        def with_options(**values: Any) -> None:
+            given = {parameter.name: values.pop(parameter.name) for parameter in shared}
+            command(options=options_class(**given), **values)
+
+        with_options.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+        with_options.__annotations__ = {}
+        return with_options
+
+    return decorate
+
+
+def settings_of(options: AccessOptions | SampleOptions) -> dict[str, dict[str, Any]]:
+    """The settings that were given on the command line, by section."""
     sections: dict[str, dict[str, Any]] = {}
-    for flag, value in flags.items():
-        if flag in SECTION_OF and value is not None and value is not False and value != []:
-            section, name = SECTION_OF[flag]
-            sections.setdefault(section, {})[name] = value
+    for field, target in _targets(type(options)):
+        value = getattr(options, field.name)
+        if target is not None and value not in NOT_GIVEN:
+            sections.setdefault(target.section, {})[target.name] = value
     return sections
 
 
-def command_line(manifest: str, flags: Mapping[str, Any]) -> list[str]:
-    """The `sgi2v-batch run` of these options, each that was given carried over."""
+def command_line(manifest: str, options: RunOptions) -> list[str]:
+    """The `sgi2v-batch run` command with these options."""
     words = ["sgi2v-batch", "run", manifest]
-    for flag, value in flags.items():
-        name = "--" + flag.replace("_", "-")
-        if value is True:
-            words.append(name)
+    for field in fields(RunOptions):
+        value = getattr(options, field.name)
+        flag = field.name.replace("_", "-")
+        if value in NOT_GIVEN or value == field.default:
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
         elif isinstance(value, list):
-            words += [word for each in value for word in (name, str(each))]
-        elif value is not None and value is not False:
-            words += [name, str(value)]
+            words += [word for item in value for word in (f"--{flag}", item)]
+        else:
+            words += [f"--{flag}", str(value)]
     return words
+
+
+def _targets(options_class: type[AccessOptions | SampleOptions]) -> Iterator[tuple[Field[Any], Sets | None]]:
+    """Every option with the setting that it changes, or None."""
+    hints = get_type_hints(options_class, include_extras=True)
+    for field in fields(options_class):
+        yield field, next((each for each in hints[field.name].__metadata__ if isinstance(each, Sets)), None)

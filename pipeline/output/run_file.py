@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
 from manifests.access import without_secrets_in
 from pipeline.config import ExecutionConfig, MetricsConfig, RunConfig, differences
 from pipeline.output.storage import Storage
-from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig, from_dict
+from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig
 from sgi2v.errors import ConfigError
 
 RUN_FILE = "run.json"
@@ -120,9 +119,9 @@ def describe_run(config: RunConfig, manifest_digest: str, rows: int) -> dict[str
         "fingerprint": config.fingerprint,
         "deciding": config.deciding(),
         **_describe_manifest(config, manifest_digest, rows, others=0),
-        "model": asdict(config.model),
+        "model": config.model.plain(),
         "model_revision": config.model_revision,
-        "execution": asdict(config.execution),
+        "execution": config.execution.plain(),
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
     }
 
@@ -135,11 +134,11 @@ def recorded_config(storage: Storage) -> RunConfig:
     return RunConfig(
         manifest=run["manifest"],
         output=storage.url,
-        model=from_dict(ModelConfig, run["model"], "model"),
+        model=ModelConfig.parse(run["model"]),
         model_revision=run["model_revision"],
-        sampler=from_dict(SamplerConfig, deciding["sampler"], "sampler"),
-        guidance=None if guidance is None else from_dict(GuidanceConfig, guidance, "guidance"),
-        metrics=from_dict(MetricsConfig, deciding["metrics"], "metrics"),
+        sampler=SamplerConfig.parse(deciding["sampler"]),
+        guidance=None if guidance is None else GuidanceConfig.parse(guidance),
+        metrics=MetricsConfig.parse(deciding["metrics"]),
         execution=_recorded_execution(run.get("execution", {})),
         seed=deciding["seed"],
     )
@@ -149,4 +148,4 @@ def _recorded_execution(execution: dict[str, Any]) -> ExecutionConfig:
     """What a replay needs of it: the bits of arithmetic, and what the manifest's rows may name."""
     needed = ("threads_per_worker", "compile", "untrusted", "roots")
     kept = {name: execution[name] for name in needed if name in execution}
-    return from_dict(ExecutionConfig, kept, "run")
+    return ExecutionConfig.parse(kept)

@@ -10,7 +10,6 @@ what a device's own start takes is not in it; the sample's own time, made once m
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import subprocess
@@ -32,7 +31,7 @@ def first_and_second_s(source: str, frames: int | None, threads: int) -> tuple[f
     torch.set_num_threads(threads)
     model = load_model(source)
     sampler, guidance = shortest(model.checkpoint.sampler(), model.checkpoint.guidance())
-    sampler = dataclasses.replace(sampler, num_frames=frames or sampler.num_frames)
+    sampler = sampler.replace(num_frames=frames or sampler.num_frames)
     image_HWC, tracks = moving_box(sampler)
 
     tier = choose_tier("auto", model, sampler, guidance)

@@ -61,12 +61,12 @@ def variants_of(groups: list[str], sampler: SamplerConfig, guidance: GuidanceCon
     """Unguided, guided, and the ablations of these groups that are not the guided ones under another name."""
 
     def ablated(holds_others: bool = False, **changes: Any) -> Settings:
-        return Settings(sampler, dataclasses.replace(guidance, **changes), holds_others)
+        return Settings(sampler, guidance.replace(**changes), holds_others)
 
     def what_is_done(settings: Settings) -> Settings:
         assert settings.guidance is not None
         steps = settings.guidance.step_indices(sampler.steps)
-        done = dataclasses.replace(settings.guidance, guided_range=(1, 0), guided_steps=steps)
+        done = settings.guidance.replace(guided_range=(1, 0), guided_steps=steps)
         return dataclasses.replace(settings, guidance=done)
 
     own = ablated()
@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--groups", nargs="*", choices=list(GROUPS), default=[], help="ablations to run")
     parser.add_argument("--settings", default="{}", help="JSON: guidance settings in place of the checkpoint's own")
     options = parser.parse_args()
-    checkpoint = open_checkpoint(ModelConfig(options.model), weights=False)
+    checkpoint = open_checkpoint(ModelConfig(source=options.model), weights=False)
     guidance = checkpoint.guidance(**json.loads(options.settings))
     rows = measured_rows(options, variants_of(options.groups, checkpoint.sampler(), guidance))
     print(*report(rows), sep="\n")

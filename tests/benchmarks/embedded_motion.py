@@ -11,7 +11,6 @@ far the middle frames are from the straight line at even speed, as a share of th
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,7 @@ def _work(rank: int, processes: int, options: argparse.Namespace, folder: Path) 
         mask_HW = scene.masks_NTHW(times_T[:1])[0, 0]
         videos = {TRUTH: scene.render(times_T)}
         for name, bucket in buckets.items():
-            sampler = dataclasses.replace(model.checkpoint.sampler(), motion_bucket_id=bucket)
+            sampler = model.checkpoint.sampler().replace(motion_bucket_id=bucket)
             videos[name] = generate(model, videos[TRUTH][0], None, sampler=sampler, seed=index).frames
         np.savez(
             folder / f"{index:05d}.npz",

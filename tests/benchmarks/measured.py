@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -93,8 +93,15 @@ def note_what_is_made(folder: Path, model: str, split: str, variants: Mapping[st
 
 def what_is_made(model: str, split: str, variants: Mapping[str, Settings]) -> dict[str, Any]:
     """Revision of the checkpoint, the split, and every variant's settings, as JSON has them."""
-    revision = open_checkpoint(ModelConfig(model), weights=False).revision
-    settings = {name: json.loads(json.dumps(asdict(each))) for name, each in variants.items()}
+    revision = open_checkpoint(ModelConfig(source=model), weights=False).revision
+    settings = {
+        name: {
+            "sampler": each.sampler.plain(),
+            "guidance": None if each.guidance is None else each.guidance.plain(),
+            "holds_others": each.holds_others,
+        }
+        for name, each in variants.items()
+    }
     return {"checkpoint": revision, "split": split, "variants": settings}
 
 

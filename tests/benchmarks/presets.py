@@ -127,11 +127,11 @@ def plot(rows: list[Row], here: dict[str, float], file: Path) -> None:
 
 def main() -> None:
     options = arguments(__doc__).parse_args()
-    checkpoint = open_checkpoint(ModelConfig(options.model), weights=False)
+    checkpoint = open_checkpoint(ModelConfig(source=options.model), weights=False)
     rows = measured_rows(options, variants_of(checkpoint.sampler(), checkpoint.guidance()))
     here = costs(checkpoint)
     with tempfile.TemporaryDirectory() as folder:
-        svd = ModelConfig(str(write_configs(Path(folder))))
+        svd = ModelConfig(source=str(write_configs(Path(folder))))
         full_size = costs(open_checkpoint(svd, weights=False))
     print(*report(rows, here, full_size), sep="\n")
     if options.plot:

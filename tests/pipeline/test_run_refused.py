@@ -86,7 +86,7 @@ def test_a_model_that_is_not_one_is_refused_and_what_is_missing_named(manifest: 
 
 def test_an_incomplete_or_pickled_model_is_refused_and_what_is_missing_named(manifest: Path) -> None:
     model = manifest.parent / "model"
-    shutil.copytree(open_checkpoint(ModelConfig("embedded")).path, model)
+    shutil.copytree(open_checkpoint(ModelConfig(source="embedded")).path, model)
     for weights in (model / "vae").glob("*.safetensors"):
         weights.unlink()
     told = _refused(str(model), manifest)
@@ -97,7 +97,7 @@ def test_an_incomplete_or_pickled_model_is_refused_and_what_is_missing_named(man
 
 
 def test_a_size_that_the_model_cannot_do_names_the_nearest_one(manifest: Path) -> None:
-    multiple = open_checkpoint(ModelConfig("embedded"), weights=False).size_multiple
+    multiple = open_checkpoint(ModelConfig(source="embedded"), weights=False).size_multiple
     done = run_tiny(manifest, manifest.parent / "out", "--height", "100", "--width", "70")
     assert done.returncode == 2
     nearest = [round(side / multiple) * multiple for side in (100, 70)]

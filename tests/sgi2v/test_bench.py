@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -53,13 +52,13 @@ def test_every_phase_is_measured_and_counted(tmp_path: Path) -> None:
 
 def small_settings() -> tuple[SamplerConfig, GuidanceConfig | None]:
     """The embedded model's with two frames and two steps, one of them guided."""
-    checkpoint = open_checkpoint(ModelConfig("embedded"))
+    checkpoint = open_checkpoint(ModelConfig(source="embedded"))
     sampler, guidance = shortest(checkpoint.sampler(), checkpoint.guidance())
-    return dataclasses.replace(sampler, num_frames=2), guidance
+    return sampler.replace(num_frames=2), guidance
 
 
 def small_benchmark(memory: str = "auto", compiled: bool = False) -> Benchmark:
-    return benchmark(ModelConfig("embedded"), *small_settings(), 1, 1, memory, compiled)
+    return benchmark(ModelConfig(source="embedded"), *small_settings(), 1, 1, memory, compiled)
 
 
 def run_out_of_memory(monkeypatch: pytest.MonkeyPatch, *without_room: MemoryTier) -> None:
@@ -86,7 +85,7 @@ def test_where_memory_runs_out_a_lower_tier_is_measured_and_told(
     told = "\n".join(lines(found))
     assert f"GiB in the {tier} tier, as it ran out in a higher one; " in told
     assert f"the {tier} tier computes blocks of the guided passes twice; both are counted in the TFLOP" in told
-    checkpoint = open_checkpoint(ModelConfig("embedded"))
+    checkpoint = open_checkpoint(ModelConfig(source="embedded"))
     in_high = estimate_cost(checkpoint, *small_settings(), torch.float32).phase_flops
     assert least * in_high["guide"] < found.phases["guide"].flops < most * in_high["guide"]
     assert found.phases["denoise"].flops == in_high["denoise"]

@@ -81,7 +81,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_folder_of_svds_architecture(folder: Path) -> None:
-    checkpoint = open_checkpoint(ModelConfig(str(folder)))
+    checkpoint = open_checkpoint(ModelConfig(source=str(folder)))
     assert (checkpoint.cell_px, checkpoint.size_multiple) == (8, 64)
     assert checkpoint.sampler().num_frames == 6
     assert checkpoint.guidance().layers == ((2, 1), (2, 2))
@@ -90,43 +90,43 @@ def test_a_folder_of_svds_architecture(folder: Path) -> None:
 def test_its_own_settings_travel_with_it(folder: Path) -> None:
     settings = {"sampler": {"height": 64, "width": 64}, "guidance": {"layers": [[3, 0]], "learning_rate": 0.5}}
     (folder / "sgi2v.json").write_text(json.dumps(settings))
-    checkpoint = open_checkpoint(ModelConfig(str(folder)))
+    checkpoint = open_checkpoint(ModelConfig(source=str(folder)))
     assert (checkpoint.sampler().height, checkpoint.sampler(height=128).height) == (64, 128)
     assert checkpoint.guidance().layers == ((3, 0),)
     (folder / "sgi2v.json").write_text(json.dumps({"sampler": {"hight": 64}}))
     with pytest.raises(ConfigError, match="hight"):
-        open_checkpoint(ModelConfig(str(folder))).sampler()
+        open_checkpoint(ModelConfig(source=str(folder))).sampler()
 
 
 def test_the_revision_of_a_folder_changes_with_its_contents(folder: Path) -> None:
-    first = open_checkpoint(ModelConfig(str(folder))).revision
-    assert open_checkpoint(ModelConfig(str(folder))).revision == first
+    first = open_checkpoint(ModelConfig(source=str(folder))).revision
+    assert open_checkpoint(ModelConfig(source=str(folder))).revision == first
     weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(bytes(data))
-    assert open_checkpoint(ModelConfig(str(folder))).revision != first
+    assert open_checkpoint(ModelConfig(source=str(folder))).revision != first
 
 
 def test_everything_that_is_missing_is_named(folder: Path) -> None:
     shutil.rmtree(folder / "image_encoder")
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"unet/diffusion_pytorch_model\.safetensors.*image_encoder/config\.json"):
-        open_checkpoint(ModelConfig(str(folder)))
+        open_checkpoint(ModelConfig(source=str(folder)))
 
 
 def test_pickled_weights_are_never_read(folder: Path) -> None:
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))
     with pytest.raises(ModelError, match="pickled"):
-        open_checkpoint(ModelConfig(str(folder)))
+        open_checkpoint(ModelConfig(source=str(folder)))
 
 
 def test_another_architecture_is_told_by_name(folder: Path) -> None:
     config = folder / "unet" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "_class_name": "UNet2DConditionModel"}))
     with pytest.raises(ModelError, match="unet is a UNet2DConditionModel"):
-        open_checkpoint(ModelConfig(str(folder)))
+        open_checkpoint(ModelConfig(source=str(folder)))
 
 
 @pytest.mark.parametrize(
@@ -135,12 +135,12 @@ def test_another_architecture_is_told_by_name(folder: Path) -> None:
 )
 def test_a_source_that_is_nothing(source: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        open_checkpoint(ModelConfig(source))
+        open_checkpoint(ModelConfig(source=source))
 
 
 def test_a_file_is_not_a_checkpoint(folder: Path) -> None:
     with pytest.raises(ModelError, match="is a file"):
-        open_checkpoint(ModelConfig(str(folder / "model_index.json")))
+        open_checkpoint(ModelConfig(source=str(folder / "model_index.json")))
 
 
 @pytest.mark.parametrize("component", WEIGHTS)
@@ -179,22 +179,22 @@ def test_a_tensor_that_nobody_needs_is_passed_over(folder: Path) -> None:
 def test_a_revision_needs_a_hugging_face_id(folder: Path) -> None:
     for source in (str(folder), EMBEDDED, "memory://x"):
         with pytest.raises(ModelError, match="Hugging Face"):
-            open_checkpoint(ModelConfig(source, revision="main"))
+            open_checkpoint(ModelConfig(source=source, revision="main"))
 
 
 @pytest.mark.parametrize("protocol", ["memory", "bare"])
 def test_a_url_is_copied_once_and_whole(folder: Path, tmp_path: Path, protocol: str) -> None:
     url = upload(folder, protocol)
-    configuration = open_checkpoint(ModelConfig(url), weights=False)
+    configuration = open_checkpoint(ModelConfig(source=url), weights=False)
     assert not list(configuration.path.rglob("*.safetensors"))
-    checkpoint = open_checkpoint(ModelConfig(url))
+    checkpoint = open_checkpoint(ModelConfig(source=url))
     assert checkpoint.path.is_relative_to(tmp_path / "cache")
     assert checkpoint.revision == configuration.revision
     written = {file: file.stat().st_mtime_ns for file in checkpoint.path.rglob("*.safetensors")}
     assert len(written) == 3
     for file in written:
         assert file.read_bytes() == (folder / file.relative_to(checkpoint.path)).read_bytes()
-    again = open_checkpoint(ModelConfig(url)).path
+    again = open_checkpoint(ModelConfig(source=url)).path
     assert {file: file.stat().st_mtime_ns for file in again.rglob("*.safetensors")} == written
     assert not list(checkpoint.path.rglob("*.partial"))
 
@@ -203,7 +203,7 @@ def test_a_url_is_copied_once_and_whole(folder: Path, tmp_path: Path, protocol: 
 def test_a_local_url_is_used_in_place(folder: Path, tmp_path: Path, protocol: str) -> None:
     checkpoint = open_checkpoint(ModelConfig(f"{protocol}://{folder}"))
     assert checkpoint.path == folder
-    assert checkpoint.revision == open_checkpoint(ModelConfig(str(folder))).revision
+    assert checkpoint.revision == open_checkpoint(ModelConfig(source=str(folder))).revision
     assert not (tmp_path / "cache").exists()
     with pytest.raises(ModelError, match="there is no model folder"):
         open_checkpoint(ModelConfig(f"{protocol}://{folder}/none"))
@@ -213,11 +213,11 @@ def test_a_local_url_is_used_in_place(folder: Path, tmp_path: Path, protocol: st
 def test_overwritten_weights_of_the_same_size_are_fetched_again(folder: Path, protocol: str) -> None:
     url = upload(folder, protocol)
     name = "unet/diffusion_pytorch_model.safetensors"
-    first = open_checkpoint(ModelConfig(url))
+    first = open_checkpoint(ModelConfig(source=url))
     data = bytearray((folder / name).read_bytes())
     data[-1] ^= 1
     MemoryFileSystem().pipe_file(f"{url.removeprefix(f'{protocol}:/')}/{name}", bytes(data))
-    second = open_checkpoint(ModelConfig(url))
+    second = open_checkpoint(ModelConfig(source=url))
     assert second.revision != first.revision
     assert (second.path / name).read_bytes() == bytes(data)
 
@@ -234,12 +234,12 @@ def web_folder(folder: Path) -> Iterator[str]:
 
 
 def test_an_http_folder_is_told_apart_by_its_dates(folder: Path, web_folder: str) -> None:
-    first = open_checkpoint(ModelConfig(web_folder))
+    first = open_checkpoint(ModelConfig(source=web_folder))
     weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
     assert (first.path / "vae" / weights.name).read_bytes() == weights.read_bytes()
-    assert open_checkpoint(ModelConfig(web_folder), weights=False).revision == first.revision
+    assert open_checkpoint(ModelConfig(source=web_folder), weights=False).revision == first.revision
     os.utime(weights, (0, 1_000_000_000))
-    assert open_checkpoint(ModelConfig(web_folder), weights=False).revision != first.revision
+    assert open_checkpoint(ModelConfig(source=web_folder), weights=False).revision != first.revision
 
 
 @pytest.mark.parametrize(("dtype", "variant"), [("auto", ".fp16"), ("bfloat16", ".fp16"), ("float32", "")])
@@ -250,7 +250,7 @@ def test_of_a_mirror_one_variant_is_fetched(folder: Path, dtype: Any, variant: s
     (folder / "unet" / "old").mkdir()
     (folder / "unet" / "old" / "diffusion_pytorch_model.safetensors").write_bytes(b"nested")
     (folder / "sgi2v.json").write_text("{}")
-    checkpoint = open_checkpoint(ModelConfig(upload(folder, "memory"), dtype=dtype))
+    checkpoint = open_checkpoint(ModelConfig(source=upload(folder, "memory"), dtype=dtype))
     fetched = {file.relative_to(checkpoint.path).as_posix() for file in checkpoint.path.rglob("*") if file.is_file()}
     weights = {f"{component}/{stem}{variant}.safetensors" for component, stem in WEIGHTS.items()}
     assert {name for name in fetched if name.endswith(".safetensors")} == weights
@@ -261,7 +261,7 @@ def test_of_a_mirror_one_variant_is_fetched(folder: Path, dtype: Any, variant: s
 def test_a_url_of_nothing(tmp_path: Path) -> None:
     (tmp_path / "svd.safetensors").write_bytes(b"one file")
     with pytest.raises(ModelError, match="holds no checkpoint"):
-        open_checkpoint(ModelConfig(upload(tmp_path, "memory")))
+        open_checkpoint(ModelConfig(source=upload(tmp_path, "memory")))
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_a_store_that_cannot_be_reached_is_told_in_words(
     s3 = fsspec.get_filesystem_class("s3")
     s3.clear_instance_cache()
     with pytest.raises(ModelError, match=f"could not be fetched: {said}"):
-        open_checkpoint(ModelConfig(source))
+        open_checkpoint(ModelConfig(source=source))
     s3.clear_instance_cache()
 
 
@@ -308,10 +308,10 @@ def test_a_download_that_breaks_is_begun_again(folder: Path, monkeypatch: pytest
     url, name = upload(folder, "bare"), "unet/diffusion_pytorch_model.safetensors"
     if breaks == 4:
         with pytest.raises(ModelError, match="ended after 1000 of"):
-            open_checkpoint(ModelConfig(url))
-        half = open_checkpoint(ModelConfig(url), weights=False).path
+            open_checkpoint(ModelConfig(source=url))
+        half = open_checkpoint(ModelConfig(source=url), weights=False).path
         assert [file.name for file in (half / "unet").glob("*safetensors*")] == [f"{Path(name).name}.partial"]
-    assert (open_checkpoint(ModelConfig(url)).path / name).read_bytes() == (folder / name).read_bytes()
+    assert (open_checkpoint(ModelConfig(source=url)).path / name).read_bytes() == (folder / name).read_bytes()
 
 
 def test_sixteen_bits_prefer_the_fp16_variant_and_keep_one_type(folder: Path) -> None:
@@ -399,7 +399,7 @@ def test_a_hugging_face_id_is_downloaded_and_its_commit_recorded(folder: Path, t
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     Thread(target=server.serve_forever, daemon=True).start()
     endpoint = f"http://127.0.0.1:{server.server_port}"
-    config = "ModelConfig('org/svd', revision='main', dtype='float32')"
+    config = "ModelConfig(source='org/svd', revision='main', dtype='float32')"
     try:
         script = f"print(open_checkpoint({config}, weights=False).revision)"
         configuration = open_from_hub(endpoint, tmp_path / "hub", script)
@@ -422,7 +422,7 @@ def test_a_hugging_face_id_is_downloaded_and_its_commit_recorded(folder: Path, t
 
 
 def test_a_hugging_face_id_that_cannot_be_had_says_what_to_try(tmp_path: Path) -> None:
-    script = "open_checkpoint(ModelConfig('org/none'), weights=False)"
+    script = "open_checkpoint(ModelConfig(source='org/none'), weights=False)"
     refused = open_from_hub("http://127.0.0.1:9", tmp_path / "hub", script)
     assert "ModelError: org/none could not be fetched" in refused.stderr
     assert "HF_TOKEN" in refused.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -55,7 +54,7 @@ def test_the_same_video(
     model: VideoModel, compiled: VideoModel, photograph: NDArray[np.uint8], tier: MemoryTier, feature: Feature
 ) -> None:
     # one update: AdamW makes a whole step of a gradient's last bit
-    settings = shortest(SAMPLER, dataclasses.replace(GUIDANCE, feature=feature))
+    settings = shortest(SAMPLER, GUIDANCE.replace(feature=feature))
     expected, found = (made(each, photograph, tier, *settings) for each in (model, compiled))
     assert expected.losses.min() > 0
     np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-3)

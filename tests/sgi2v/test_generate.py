@@ -75,7 +75,7 @@ def test_the_checkpoints_own_settings_are_the_default(model: VideoModel, photogr
 
 def test_boxes_that_are_never_seen_again_guide_nothing(model: VideoModel, photograph: NDArray[np.uint8]) -> None:
     gone = BoxTracks.from_paths(np.array([[16.0, 16, 56, 48]]), [np.array([[0.0, 0.0], [900.0, 0.0]])], 2, 64, 128)
-    sampler = dataclasses.replace(SAMPLER, num_frames=2)
+    sampler = SAMPLER.replace(num_frames=2)
     unguided = generate(model, photograph, gone, sampler, GUIDANCE)
     assert not unguided.is_guided
     assert not unguided.losses.any()

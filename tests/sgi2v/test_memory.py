@@ -89,7 +89,7 @@ def test_what_is_counted_is_what_is_alive_at_once() -> None:
 
 def test_the_fastest_tier_that_fits_is_taken(model: VideoModel) -> None:
     # so many frames that it is the guided pass that needs most
-    sampler = dataclasses.replace(SAMPLER, num_frames=32, decode_chunk_size=1)
+    sampler = SAMPLER.replace(num_frames=32, decode_chunk_size=1)
     checkpoint = model.checkpoint
     with shapes_of(checkpoint, sampler, torch.float32) as shapes:
         needed = {tier: shapes.peak(GUIDANCE, tier) for tier in MemoryTier}
@@ -137,7 +137,7 @@ def test_the_tier_goes_by_what_torch_can_still_take(
 def test_full_size_fits_the_cards_that_it_is_meant_for_and_what_that_costs(
     tmp_path: Path, num_frames: int, gib: int
 ) -> None:
-    checkpoint = open_checkpoint(ModelConfig(str(write_configs(tmp_path, num_frames))), weights=False)
+    checkpoint = open_checkpoint(ModelConfig(source=str(write_configs(tmp_path, num_frames))), weights=False)
     guidance = GuidanceConfig()
     with shapes_of(checkpoint, SamplerConfig(num_frames=num_frames), torch.bfloat16) as shapes:
         medium_bytes, low_bytes = (shapes.peak(guidance, tier) for tier in (MemoryTier.MEDIUM, MemoryTier.LOW))

@@ -22,7 +22,7 @@ def test_there_are_rows_that_say_what_they_are_made_of() -> None:
 
 @pytest.mark.parametrize("file", TOLD, ids=[file.parent.name for file in TOLD])
 def test_rows_are_of_the_weights_and_settings_that_ship(file: Path) -> None:
-    checkpoint = open_checkpoint(ModelConfig("embedded"), weights=False)
+    checkpoint = open_checkpoint(ModelConfig(source="embedded"), weights=False)
     settings = checkpoint.sampler(), checkpoint.guidance()
     every = control.variants_of(list(control.GROUPS), *settings) | presets.variants_of(*settings)
     told = json.loads(file.read_text())

@@ -89,7 +89,7 @@ def test_help_ends_with_an_example(command: str) -> None:
 
 
 def test_loading_the_commands_loads_nothing_heavy() -> None:
-    code = "import sys, pipeline.manifest_commands; print(*sys.modules)"
+    code = "import sys, pipeline.cli.manifest; print(*sys.modules)"
     loaded = set(
         subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout.split()
     )

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli.main import EXIT_LOST, _reporting
+from pipeline.cli import exit_codes
+from pipeline.cli.main import reporting
 from pipeline.config import ExecutionConfig, RunConfig, resolve
 from pipeline.flow.pace import Pace
 from pipeline.flow.session import (
@@ -169,13 +170,13 @@ def test_a_lost_cluster_is_told_in_one_line_with_the_way_on() -> None:
 
 
 def test_a_lost_cluster_has_the_exit_code_of_a_lost_store(capsys: pytest.CaptureFixture[str]) -> None:
-    @_reporting
+    @reporting
     def lose() -> None:
         raise ClusterError("the Ray cluster failed: gone.")
 
     with pytest.raises(SystemExit) as ended:
         lose()
-    assert ended.value.code == EXIT_LOST == 3
+    assert ended.value.code == exit_codes.LOST == 3
     assert capsys.readouterr().err == "error: the Ray cluster failed: gone.\n"
 
 

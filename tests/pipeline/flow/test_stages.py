@@ -79,7 +79,7 @@ def test_a_row_that_ends_its_loader_is_given_up_whatever_in_it_does_so(tmp_path:
 
 def test_weights_that_do_not_load_end_the_run_and_make_no_record(tmp_path: Path) -> None:
     model = tmp_path / "model"
-    shutil.copytree(open_checkpoint(ModelConfig("embedded")).path, model)
+    shutil.copytree(open_checkpoint(ModelConfig(source="embedded")).path, model)
     weights = model / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     manifest = write_good(tmp_path, 1)
@@ -243,7 +243,7 @@ def test_a_sample_that_no_tier_has_room_for_fails_alone(
 ) -> None:
     generator = RunsOut(*MemoryTier)
     config = config_of(write_good(tmp_path, 1))
-    config = dataclasses.replace(config, execution=dataclasses.replace(config.execution, memory=memory))
+    config = dataclasses.replace(config, execution=config.execution.replace(memory=memory))
     (record,) = made_with(generator, config, monkeypatch)
     assert generator.tried == tried
     assert (record["status"], record["error_code"]) == ("failed", "out_of_memory")
@@ -271,7 +271,7 @@ def test_a_worker_that_begins_in_the_medium_tier_goes_on_from_there(
 
 
 def compiled(config: RunConfig) -> RunConfig:
-    return dataclasses.replace(config, execution=dataclasses.replace(config.execution, compile=True))
+    return dataclasses.replace(config, execution=config.execution.replace(compile=True))
 
 
 def test_a_worker_compiles_before_its_first_sample_and_learns_of_the_memory(

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli.main import EXIT_LOST, _reporting
+from pipeline.cli import exit_codes
+from pipeline.cli.main import reporting
 from pipeline.output.local_disk import full_disk_told
 from sgi2v.errors import StorageError
 
@@ -27,14 +28,14 @@ def test_what_is_missing_is_no_full_disk() -> None:
 
 
 def test_a_full_disk_of_the_drivers_has_the_exit_code_of_a_store(capsys: pytest.CaptureFixture[str]) -> None:
-    @_reporting
+    @reporting
     def fill() -> None:
         with Path("/dev/full").open("wb", buffering=0) as full:
             full.write(b"1")
 
     with pytest.raises(SystemExit) as ended:
         fill()
-    assert ended.value.code == EXIT_LOST == 3
+    assert ended.value.code == exit_codes.LOST == 3
     told = capsys.readouterr().err
     assert told.startswith("error: a disk of ")
     assert os.strerror(errno.ENOSPC) in told

@@ -1,0 +1,44 @@
+"""`bench`: what a sample costs on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.options import SampleOptions, settings_of, takes
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: sgi2v-batch bench --model embedded --json bench.json")
+@takes(SampleOptions)
+def bench(
+    options: SampleOptions,
+    samples: Annotated[int, typer.Option(min=1, help="Videos to measure, after one to warm up.")] = 3,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="File for the figures.")] = None,
+) -> None:
+    """Measure seconds, FLOP/s and memory of a sample on this machine, phase by phase; no manifest, no Ray."""
+    from json import dumps
+
+    from pipeline.config import read_toml, resolve
+    from sgi2v.bench import benchmark, lines
+    from sgi2v.model import quiet_libraries
+
+    toml = read_toml(options.config) if options.config else {}
+    config, _ = resolve("bench.parquet", None, toml, settings_of(options), options.unguided)
+    quiet_libraries()
+    execution = config.execution
+    measured = benchmark(
+        config.model,
+        config.sampler,
+        config.guidance,
+        samples,
+        execution.threads_per_worker,
+        execution.memory,
+        execution.compile,
+    )
+    typer.echo("\n".join(lines(measured)))
+    if json is not None:
+        json.write_text(dumps(measured.as_dict(), indent=2) + "\n")

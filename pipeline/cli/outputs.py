@@ -1,0 +1,100 @@
+"""`status`, `verify`, `replay` and `sheet`: commands that look at an output."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli import exit_codes
+from pipeline.cli.run import Manifest
+from sgi2v.wording import counted
+
+app = typer.Typer()
+
+Output = Annotated[str, typer.Argument(help="Folder or URL of a run's results.")]
+
+
+@app.command(epilog="Example: sgi2v-batch status s3://bucket/moves")
+def status(output: Output) -> None:
+    """Print how a run stands, from its output alone, while it goes on or after."""
+    from pipeline.cli.summary import print_status
+
+    print_status(output)
+
+
+@app.command(epilog="Example: sgi2v-batch verify s3://bucket/moves --repair")
+def verify(
+    output: Output,
+    repair: Annotated[
+        bool, typer.Option(help="Remove damaged samples and orphaned videos; the next run makes the samples again.")
+    ] = False,
+) -> None:
+    """Check every record, video and table of a run against each other; exit 1 where something is wrong or left."""
+    from pipeline.inspect.verify import repair as remove_flawed
+    from pipeline.inspect.verify import verify as check
+
+    verdict = check(output)
+    for flaw in verdict.flaws:
+        typer.echo(str(flaw))
+    if verdict.running:
+        typer.echo(
+            f"a run is writing to it ({verdict.running}): videos without a record and tables that lag are not judged"
+        )
+    if verdict.unread:
+        typer.echo(f"the number of rows is checked against run.json only: {verdict.unread}")
+    counts = (
+        f"{verdict.committed} made, {verdict.failed} failed, {verdict.left} left, of {counted(verdict.rows, 'row')}"
+    )
+    if verdict.is_whole:
+        typer.echo(f"{counts}: everything is there and whole")
+        return
+    result = counted(len(verdict.flaws), "flaw") if verdict.flaws else "no flaws, but the run is not finished"
+    typer.echo(f"{counts}: {result}")
+    if repair and verdict.flaws:
+        removed = remove_flawed(output, verdict.flaws)
+        typer.echo(f"repaired: the next run makes {counted(removed, 'sample')} again")
+    raise typer.Exit(exit_codes.FAILED_ROWS)
+
+
+@app.command(epilog="Example: sgi2v-batch replay s3://bucket/moves car-17")
+def replay(output: Output, sample_id: Annotated[str, typer.Argument(help="Which sample.")]) -> None:
+    """Make one sample again, without Ray, and compare it to the bit; exit 1 where it differs."""
+    import torch
+
+    from pipeline.inspect.replay import replay as make_again
+    from sgi2v.errors import ConfigError, SampleError
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        replayed = make_again(output, sample_id, device)
+    except SampleError as error:
+        raise ConfigError(f"{sample_id} cannot be made again: {error}") from error
+    if replayed.identical:
+        typer.echo(f"{sample_id}: bit-identical")
+        return
+    recorded = f"{replayed.record.device}, {replayed.record.dtype}"
+    typer.echo(f"{sample_id}: not bit-identical (made on {recorded}; now on {device})")
+    if device == "cuda" and replayed.record.guided:
+        typer.echo("  a GPU may add up a guided step's gradients in another order each time")
+    typer.echo(f"  mean difference from the stored video: {replayed.mean_difference:.2f} of 255 levels")
+    raise typer.Exit(exit_codes.FAILED_ROWS)
+
+
+@app.command(epilog="Example: sgi2v-batch sheet manifest.parquet runs/manifest -o sheet.png")
+def sheet(
+    manifest: Manifest,
+    outputs: Annotated[list[str], typer.Argument(metavar="OUTPUT...", help="Results of one or more runs of it.")],
+    picture: Annotated[Path, typer.Option("--output", "-o", help="Picture to write.")] = Path("sheet.png"),
+    frames: Annotated[int, typer.Option(min=2, help="Frames shown of each video.")] = 5,
+    limit: Annotated[int, typer.Option(min=1, help="Only the first N rows of the manifest.")] = 12,
+) -> None:
+    """Draw one picture: the boxes and paths of each sample, beside frames of what each run made of it."""
+    from manifests.draw import save_picture
+    from manifests.io import read_manifest
+    from pipeline.inspect.sheet import contact_sheet
+
+    drawn = contact_sheet(read_manifest(manifest).slice(0, limit), manifest, outputs, frames)
+    save_picture(drawn, picture)
+    typer.echo(f"wrote {picture}")

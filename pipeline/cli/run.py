@@ -1,0 +1,133 @@
+"""`run` and `submit`: a manifest to committed results, here or as a job of a Ray cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli import exit_codes
+from pipeline.cli.options import LocalRunOptions, RunOptions, command_line, settings_of, takes
+
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig
+    from sgi2v.checkpoint import Checkpoint
+
+app = typer.Typer()
+
+Manifest = Annotated[str, typer.Argument(help="Manifest: Parquet, CSV or JSONL; a path or any fsspec URL.")]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `run` was asked to do, settled."""
+
+    config: RunConfig
+    checkpoint: Checkpoint
+    limit: int | None
+    retry_failed: bool
+    take_over: bool
+    dry_run: bool
+
+
+def request_of(manifest: str, options: LocalRunOptions) -> Request:
+    """Settle the options of `run`. Raises ConfigError or ModelError."""
+    from pipeline.config import read_toml, resolve
+
+    toml = read_toml(options.config) if options.config else {}
+    weights = not options.dry_run
+    config, checkpoint = resolve(manifest, options.output, toml, settings_of(options), options.unguided, weights)
+    return Request(config, checkpoint, options.limit, options.retry_failed, options.take_over, options.dry_run)
+
+
+@app.command(epilog="Example: sgi2v-batch run manifest.parquet --output s3://bucket/moves --height 576 --width 1024")
+@takes(LocalRunOptions)
+def run(manifest: Manifest, options: LocalRunOptions) -> None:
+    """Make and measure every video of a manifest. The same command goes on where an earlier run stopped."""
+    from manifests.io import read_manifest
+
+    table = read_manifest(manifest)
+    request = request_of(manifest, options)
+    if request.dry_run:
+        from pipeline.cli.dry_run import dry_run
+
+        raise typer.Exit(dry_run(request.config, request.checkpoint, table, request.retry_failed, request.limit))
+    from pipeline.cli.progress import observer_for
+    from pipeline.cli.summary import print_summary
+    from pipeline.output.catalog import count
+    from pipeline.run import run as run_all
+
+    with observer_for(request.config) as observer:
+        result = run_all(
+            request.config, table, request.retry_failed, request.limit, observer, take_over=request.take_over
+        )
+    print_summary(result)
+    if result.interrupted:
+        raise typer.Exit(exit_codes.INTERRUPTED)
+    if count(result.index, "failed"):
+        raise typer.Exit(exit_codes.FAILED_ROWS)
+
+
+@app.command(
+    epilog="Example: sgi2v-batch submit s3://bucket/manifest.parquet --output s3://bucket/moves "
+    "--address http://HEAD:8265 --env AWS_PROFILE"
+)
+@takes(RunOptions)
+def submit(
+    manifest: Manifest,
+    address: Annotated[str, typer.Option(help="URL of the Ray cluster's dashboard: http://HEAD:8265.")],
+    options: RunOptions,
+    shared_path: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DIR", help="A folder that every node sees at the same path; repeatable."),
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY[=VALUE]",
+            help="Environment variable of the job; without a value, the value here; repeatable. Whoever can read the "
+            "dashboard can read it.",
+        ),
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="Follow the job to its end.")] = True,
+) -> None:
+    """Run a manifest as a job of a Ray cluster, and follow it; the exit code is the run's."""
+    from dataclasses import replace
+
+    from jobs.submit import SubmissionError, environment, visible_locations
+    from jobs.submit import submit as submit_job
+    from pipeline.flow.session import quiet_ray
+    from sgi2v.errors import ConfigError
+
+    quiet_ray()
+    locations = _locations(manifest, options)
+    try:
+        visible = visible_locations(locations, shared_path or [])
+        config = options.config
+        local_config = config if config is not None and "://" not in config else None
+        if local_config is not None:
+            config = Path(local_config).name
+        model = visible.get("model", options.model)
+        options = replace(options, config=config, output=visible["output"], model=model)
+        words = command_line(visible["manifest"], options)
+        code = submit_job(address, words, environment(env or []), local_config, wait=wait)
+    except SubmissionError as error:
+        raise ConfigError(str(error)) from error
+    raise typer.Exit(code)
+
+
+def _locations(manifest: str, options: RunOptions) -> dict[str, str]:
+    """Where a run reads and writes, by option. Raises ConfigError without an output, and for a bad setting."""
+    from pipeline.config import check_settings, merge, read_toml
+    from sgi2v.config import ModelConfig
+    from sgi2v.errors import ConfigError
+
+    if options.output is None:
+        raise ConfigError("a job needs --output, such as s3://bucket/name: the default folder is on one machine only")
+    settings = merge(read_toml(options.config) if options.config else {}, settings_of(options))
+    check_settings(settings)
+    source = ModelConfig(**settings["model"]).source
+    is_place = "://" in source or source.startswith((".", "/", "~")) or Path(source).exists()
+    return {"manifest": manifest, "output": options.output, **({"model": source} if is_place else {})}
