@@ -1,0 +1,1 @@
+"""Runs the same command line on a cluster."""

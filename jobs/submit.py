@@ -1,4 +1,4 @@
-"""A command line as a job of a Ray cluster: what the cluster cannot see is refused, the rest is sent and followed."""
+"""Submits a command line as a job of a Ray cluster and follows it. Refuses locations that the cluster cannot see."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 CONNECT_TIMEOUT_S = 10.0
 STOP_WAIT_S = 60
-"""How long a stopped job may take to write its tables; Ray's own 3 s are too short for a store far away."""
+"""Seconds that a stopped job has to write its tables; Ray's own 3 s are too short for a remote store."""
 RECONNECT_AFTER_S = 1.0
 
 _ON_ONE_NODE = frozenset({"file", "local", "memory"})
 
 
 class SubmissionError(Exception):
-    """A job that cannot be submitted or followed; the message says what to change."""
+    """A job cannot be submitted or followed; the message says what to change."""
 
 
 def visible_locations(locations: Mapping[str, str], shared: Sequence[str]) -> dict[str, str]:
-    """The locations as every node of a cluster sees them: remote URLs as they are, shared folders' paths absolute.
+    """The locations as every node of a cluster sees them: remote URLs unchanged, paths in shared folders absolute.
 
-    locations: by the option that named each. shared: folders that every node sees at the same path. Raises
-    SubmissionError with every location that only this machine sees.
+    locations: option -> location. shared: folders that every node sees at the same path. Raises SubmissionError,
+    which lists every location that only this machine sees.
     """
     roots = [_local_path(folder) or folder for folder in shared]
     visible: dict[str, str] = {}
@@ -47,7 +47,7 @@ def visible_locations(locations: Mapping[str, str], shared: Sequence[str]) -> di
         visible[option] = path or location
     if refused:
         raise SubmissionError(
-            "the cluster cannot see what lies on this machine:\n"
+            "the cluster cannot see these locations, which are on this machine:\n"
             + "\n".join(refused)
             + "\nGive URLs such as s3://bucket/name, or name a folder that every node sees at the same path "
             "(NFS, say) with --shared-path."
@@ -56,7 +56,7 @@ def visible_locations(locations: Mapping[str, str], shared: Sequence[str]) -> di
 
 
 def _local_path(location: str) -> str | None:
-    """The absolute path of a location on this machine, the URL itself for `memory://`; None for a remote one."""
+    """The absolute path of a local location, the URL itself for `memory://`, None for a remote location."""
     protocols = re.findall(r"([A-Za-z][A-Za-z0-9+.-]*)://", location)
     if not protocols:
         return os.path.normpath(Path(location).expanduser().absolute())
@@ -67,7 +67,7 @@ def _local_path(location: str) -> str | None:
 
 
 def environment(assignments: Sequence[str]) -> dict[str, str]:
-    """`KEY=VALUE`, or `KEY` with its value on this machine. Raises SubmissionError for a KEY that is not set here."""
+    """The variables of `KEY=VALUE`, or of `KEY` with its value here. Raises SubmissionError for a KEY not set here."""
     variables: dict[str, str] = {}
     for assignment in assignments:
         key, given, value = assignment.partition("=")
@@ -82,12 +82,13 @@ def environment(assignments: Sequence[str]) -> dict[str, str]:
 def submit(
     address: str, words: Sequence[str], variables: Mapping[str, str], file: str | None = None, wait: bool = True
 ) -> int:
-    """Run a command line as a job, with its output on ours until it ends; the exit code to end with.
+    """Run a command line as a job, print its output until it ends, and return its exit code.
 
-    address: URL of the cluster's dashboard. variables: environment of the job, its workers included. file: a
-    local file that the job finds, by its bare name, in its working folder. wait=False returns at once.
-    Raises SubmissionError where no cluster answers, or it refuses us.
+    address: URL of the cluster's dashboard. variables: environment of the job and its workers. file: a local file
+    that the job finds, by its bare name, in its working folder. wait=False returns at once.
+    Raises SubmissionError if no cluster answers, or it refuses the job.
     """
+    logging.disable(logging.INFO)  # Ray's notes on uploads and connections, which each of its loggers asks for
     with _explained(address), TemporaryDirectory(prefix="sgi2v-") as folder:
         client = _connect(address)
         runtime_env: dict[str, Any] = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), **variables}}
@@ -108,10 +109,10 @@ def submit(
             asyncio.run(_follow(client, job))
             return _exit_code(client.get_job_info(job))
     except KeyboardInterrupt:
-        _say(f"\nNo longer following {job}, which goes on:", *commands)
+        _say(f"\nStopped following {job}. The job goes on:", *commands)
         return EXIT_INTERRUPTED
     except SubmissionError as error:
-        raise SubmissionError("\n".join([f"{job} is out of sight: {error}", *commands])) from error
+        raise SubmissionError("\n".join([f"lost contact with {job}: {error}", *commands])) from error
 
 
 def _say(*lines: str) -> None:
@@ -122,21 +123,19 @@ def _connect(address: str) -> JobSubmissionClient:
     import requests
     from ray.job_submission import JobSubmissionClient
 
-    for chatty in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
-        logging.getLogger(f"ray.{chatty}").setLevel(logging.WARNING)
     if not address.startswith(("http://", "https://")):
-        raise SubmissionError(f"--address {address} is no URL of a Ray dashboard, such as http://HEAD:8265")
-    requests.get(f"{address.rstrip('/')}/api/version", timeout=CONNECT_TIMEOUT_S)  # Ray's client waits for ever
+        raise SubmissionError(f"--address {address} is not the URL of a Ray dashboard, such as http://HEAD:8265")
+    requests.get(f"{address.rstrip('/')}/api/version", timeout=CONNECT_TIMEOUT_S)  # Ray's client has no timeout
     before = {name: os.environ.pop(name, None) for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")}
     try:
         return JobSubmissionClient(address)
-    finally:  # for Ray both win over the address that is asked for
+    finally:  # Ray prefers both variables to the address it is given
         os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 @contextmanager
 def _explained(address: str) -> Iterator[None]:
-    """Turn what the client raises into one message on the cluster at this address."""
+    """Turn the client's errors into a SubmissionError about the cluster at this address."""
     import aiohttp
     import requests
     from ray.exceptions import AuthenticationError
@@ -146,7 +145,7 @@ def _explained(address: str) -> Iterator[None]:
     except AuthenticationError as error:
         reason = re.split(r"\. |\n", str(error))[0]
         raise SubmissionError(
-            f"the Ray cluster at {address} did not let us in ({reason}): set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN "
+            f"the Ray cluster at {address} refused access ({reason}): set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN "
             "to the cluster's token or RAY_AUTH_TOKEN_PATH to a file that holds it (`ray get-auth-token` on its head)"
         ) from error
     except (ConnectionError, requests.exceptions.RequestException, aiohttp.ClientError) as error:
@@ -156,20 +155,20 @@ def _explained(address: str) -> Iterator[None]:
 
 
 async def _follow(client: JobSubmissionClient, job: str) -> None:
-    """Write the job's output as it comes, until the job ends; a connection that breaks is made again."""
+    """Print the job's output as it comes, until the job ends. Reconnects when the connection breaks."""
     import aiohttp
 
-    told = 0
+    printed = 0
     while True:
-        seen = 0  # each connection brings the whole output, from its beginning
+        seen = 0  # each connection sends the whole output from its beginning
         try:
             async for text in client.tail_job_logs(job):
-                _write(text[max(0, told - seen) :])
+                _write(text[max(0, printed - seen) :])
                 seen += len(text)
-                told = max(told, seen)
+                printed = max(printed, seen)
         except (RuntimeError, aiohttp.ClientError):
             if client.get_job_status(job).is_terminal():
-                return _write(client.get_job_logs(job)[told:])
+                return _write(client.get_job_logs(job)[printed:])
         else:
             if client.get_job_status(job).is_terminal():
                 return None
@@ -182,7 +181,7 @@ def _write(text: str) -> None:
 
 
 def _exit_code(info: Any) -> int:
-    """The exit code of the job's own command; a command that was ended by a signal counts as a shell counts it."""
+    """The exit code of the job's command; 128 + n where signal n killed it, as in a shell."""
     if info.status == "SUCCEEDED":
         return 0
     if info.status == "STOPPED":

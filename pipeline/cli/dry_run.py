@@ -1,4 +1,4 @@
-"""`run --dry-run`: what would be done, what is done already, what is wrong, and what it will cost."""
+"""`run --dry-run`: the plan, the problems, and the estimated time and memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from manifests.io import digest_file
 from manifests.validate import validate
-from pipeline.cli.summary import duration, failed_by_code, seconds_generating
+from pipeline.cli.summary import duration, failed_by_code, generation_seconds
 from pipeline.config import RunConfig
 from pipeline.output.run_file import check_output, is_of_manifest
 from pipeline.output.storage import Storage
@@ -19,28 +19,29 @@ from sgi2v.checkpoint import Checkpoint
 from sgi2v.config import MemoryTier
 from sgi2v.estimate import estimate_cost, matrix_rate
 from sgi2v.model import resolve_dtype
+from sgi2v.wording import counted
 
 MEASURED = 1000
-"""Samples of which the median is told."""
+"""Samples that the median time is taken over, at most."""
 
 
 def dry_run(
     config: RunConfig, checkpoint: Checkpoint, manifest: pa.Table, retry_failed: bool, limit: int | None
 ) -> int:
-    """Print the plan and change nothing; 0 where every row can be expected to work, 2 where some cannot."""
+    """Print the plan and change nothing. Returns the exit code: 0 without problems, 2 with any."""
     storage = Storage(config.output)
     run = check_output(storage, config)
     unchanged = is_of_manifest(run, digest_file(config.manifest))
     plan = make_plan(manifest, storage, retry_failed, limit, unchanged)
     index = plan.catalog.index
-    standing = index.filter(pc.invert(pc.is_in(index["sample_id"], value_set=plan.todo["sample_id"].combine_chunks())))
+    finished = index.filter(pc.invert(pc.is_in(index["sample_id"], value_set=plan.todo["sample_id"].combine_chunks())))
     problems = validate(plan.todo.drop_columns(["_attempts"]), config.manifest, access=config.execution.access)
     sampler, guidance = config.sampler, config.guidance
     guided = "no guidance" if guidance is None else f"{len(guidance.step_indices(sampler.steps))} guided"
     lines = [
-        f"{plan.total} rows in {config.manifest}",
+        f"{counted(plan.total, 'row')} in {config.manifest}",
         f"  done before {plan.done:>6}" + ("" if run is not None else "  (the output is new)"),
-        *(f"  failed      {count:>6}  {code}" for code, count in failed_by_code(standing).items()),
+        *(f"  failed      {count:>6}  {code}" for code, count in failed_by_code(finished).items()),
         f"  to do       {plan.todo.num_rows:>6}  -> {config.output}",
         f"  model       {checkpoint.source} at {checkpoint.revision}",
         f"  video       {sampler.num_frames} frames of {sampler.height} x {sampler.width} px, "
@@ -54,7 +55,7 @@ def dry_run(
 
 
 def _cost_lines(config: RunConfig, checkpoint: Checkpoint, rows: int, index: pa.Table) -> list[str]:
-    """Time from the samples already made where there are any; else a floor from FLOPs and this machine's rate."""
+    """Time and memory. The time is measured where samples exist; else a floor from FLOPs and this machine's rate."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     named = config.model.dtype
     dtype = resolve_dtype(named, device) if named == "auto" else getattr(torch, named)
@@ -65,10 +66,11 @@ def _cost_lines(config: RunConfig, checkpoint: Checkpoint, rows: int, index: pa.
     memory = f"  memory      {gib[MemoryTier.HIGH]:6.1f}  GiB a worker at least; {lower}"
     made = index.filter(pc.equal(index["status"], "committed")).slice(0, MEASURED).to_pylist()
     if made:
-        seconds = statistics.median(map(seconds_generating, made))
-        told = f"a sample, measured on {len(made)}; {duration(seconds * rows)} for one worker"
-        return [f"  time        {seconds:6.1f}  s {told}", memory]
+        seconds = statistics.median(map(generation_seconds, made))
+        measured = f"a sample, measured on {len(made)}; {duration(seconds * rows)} for one worker"
+        return [f"  time        {seconds:6.1f}  s {measured}", memory]
     rate = matrix_rate(device, dtype)
     floor = cost.flops / rate
-    told = f"s a sample at least ({cost.flops / 1e12:.2g} TFLOP at this machine's {rate / 1e12:.2g} TFLOP/s)"
-    return [f"  time        {floor:6.1f}  {told}; {duration(floor * rows)} for one worker", memory]
+    counted_work = f"{cost.flops / 1e12:.2g} TFLOP at this machine's {rate / 1e12:.2g} TFLOP/s"
+    one_worker = f"{duration(floor * rows)} for one worker"
+    return [f"  time        {floor:6.1f}  s a sample at least ({counted_work}); {one_worker}", memory]

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere."""
+"""What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere. All of it goes to stderr."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from pipeline.cli.summary import duration, generation_seconds
 from pipeline.config import RunConfig
 from pipeline.flow.width import Width
 from pipeline.output.records import SampleRecord
 from pipeline.plan import Plan
 from pipeline.run import Observer
+from sgi2v.wording import counted
 
 if TYPE_CHECKING:
     from rich.progress import Progress
-from pipeline.cli.summary import duration, seconds_generating
 
 
 class Lines(Observer):
@@ -33,29 +34,33 @@ class Lines(Observer):
 
     def planned(self, plan: Plan) -> None:
         self.todo = plan.todo.num_rows
-        self.say(f"{plan.total} rows: {plan.done} done before, {self.todo} to do -> {self.config.output}")
+        rows = counted(plan.total, "row")
+        self.say(f"{rows}: {plan.done} done before, {self.todo} to do -> {self.config.output}")
 
     def started(self, width: Width) -> None:
         self.workers = width.workers
-        plural = "s" if width.workers > 1 else ""
-        compiling = ", and compiling it, minutes where it is the first time" if self.config.execution.compile else ""
-        self.say(f"{width.workers} worker{plural}, {width.note}; loading {self.config.model.source}{compiling}")
+        compiling = ", and compiling it, minutes the first time" if self.config.execution.compile else ""
+        workers = counted(width.workers, "worker")
+        self.say(f"{workers}, {width.note}; loading {self.config.model.source}{compiling}")
 
     def finished(self, record: SampleRecord) -> None:
-        self.done += 1
-        self.failed += record.status == "failed"
+        self._count(record)
         pace = self.pace()
         shown = f"  ({pace})" if pace and self.done < self.todo else ""
         self.say(f"[{self.done}/{self.todo}] {outcome(record)}{shown}")
 
+    def _count(self, record: SampleRecord) -> None:
+        self.done += 1
+        self.failed += record.status == "failed"
+
     def pace(self) -> str:
-        """Rate and remaining time, from the samples behind each worker's first, which waited for the model."""
+        """Rate and remaining time. Each worker's first sample is left out, because it waited for the model."""
         now = time.monotonic()
-        counted = self.done - self.workers
-        if counted <= 0:
+        counted_samples = self.done - self.workers
+        if counted_samples <= 0:
             self.first_round_at = now
             return ""
-        per_sample = max((now - self.first_round_at) / counted, 1e-9)
+        per_sample = max((now - self.first_round_at) / counted_samples, 1e-9)
         left = per_sample * (self.todo - self.done)
         return f"{60 / per_sample:.1f} per min, {duration(left)} left"
 
@@ -64,7 +69,7 @@ class Lines(Observer):
 
 
 class Bar(Lines):
-    """A progress bar on a terminal; failures are told above it."""
+    """A progress bar on a terminal, with a line above it for each failed sample."""
 
     def __init__(self, config: RunConfig, progress: Progress) -> None:
         super().__init__(config)
@@ -76,8 +81,7 @@ class Bar(Lines):
         self.progress.update(self.task, description="loading", total=self.todo)
 
     def finished(self, record: SampleRecord) -> None:
-        self.done += 1
-        self.failed += record.status == "failed"
+        self._count(record)
         if record.status == "failed":
             self.say(outcome(record))
         self.progress.update(self.task, description="generating", advance=1, failed=self.failed, pace=self.pace())
@@ -88,7 +92,7 @@ class Bar(Lines):
 
 @contextmanager
 def observer_for(config: RunConfig) -> Iterator[Observer]:
-    """A bar where standard error is a terminal, plain lines elsewhere."""
+    """A bar where stderr is a terminal, plain lines elsewhere."""
     if not sys.stderr.isatty():
         yield Lines(config)
         return
@@ -117,4 +121,4 @@ def outcome(record: SampleRecord) -> str:
         measured = f"not measured: {record.metrics.get('null_reason')}"
     else:
         measured = f"ObjMC {objmc:.2f} px (static {static:.2f})"
-    return f"{record.sample_id} done in {duration(seconds_generating(vars(record)))}, {measured}"
+    return f"{record.sample_id} done in {duration(generation_seconds(vars(record)))}, {measured}"

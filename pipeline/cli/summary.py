@@ -15,6 +15,7 @@ from pipeline.output.run_file import require_run
 from pipeline.output.storage import Storage
 from pipeline.output.tables import FAILURES, METADATA
 from pipeline.run import RunResult
+from sgi2v.wording import counted
 
 
 def duration(seconds: float) -> str:
@@ -27,8 +28,8 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def seconds_generating(phases: Mapping[str, float | None]) -> float:
-    """What a committed sample took a worker. phases: the record's, or its row's of an index."""
+def generation_seconds(phases: Mapping[str, float | None]) -> float:
+    """Seconds that a worker spent on a committed sample. phases: a record's fields, or a row of the index."""
     return sum(phases[f"seconds_{phase}"] or 0.0 for phase in ("encode", "guide", "denoise", "decode"))
 
 
@@ -38,41 +39,41 @@ def failed_by_code(index: pa.Table) -> Mapping[str, int]:
 
 
 def counts_lines(index: pa.Table) -> list[str]:
-    """Failures by code, and motion fidelity over the committed samples."""
+    """Lines with the failures by code, and the mean motion fidelity of the committed samples."""
     lines = [f"  failed     {number:>6}  {code}" for code, number in failed_by_code(index).items()]
     committed = index.filter(pc.equal(index["status"], "committed"))
     measured = committed.filter(pc.is_valid(committed["objmc_px"]))
     objmc, static = mean_of(measured, "objmc_px"), mean_of(measured, "static_objmc_px")
     if objmc is not None and static is not None:
         gain = mean_of(measured, "control_gain")
-        told = f"  ObjMC      {objmc:6.2f}  px (static {static:.2f})"
-        lines.append(
-            told + (f", control gain {gain:.2f}" if gain is not None else "") + f", over {measured.num_rows} samples"
-        )
+        shown_gain = f", control gain {gain:.2f}" if gain is not None else ""
+        samples = counted(measured.num_rows, "sample")
+        lines.append(f"  ObjMC      {objmc:6.2f}  px (static {static:.2f}){shown_gain}, over {samples}")
     if measured.num_rows < committed.num_rows:
         unmeasured = committed.filter(pc.is_null(committed["objmc_px"]))
-        told = ", ".join(f"{number} {reason}" for reason, number in counts_of(unmeasured, "null_reason").items())
-        lines.append(f"  unmeasured {unmeasured.num_rows:>6}  {told}")
+        reasons = ", ".join(f"{number} {reason}" for reason, number in counts_of(unmeasured, "null_reason").items())
+        lines.append(f"  unmeasured {unmeasured.num_rows:>6}  {reasons}")
     return lines
 
 
 def print_summary(result: RunResult) -> None:
-    """What a run came to, and where things are."""
+    """Print what a run made, and where its results are."""
     output = result.config.output
     finished = result.finished
     added, failed = finished.num_rows, count(finished, "failed")
     lines = [
         f"{added - failed} made, {failed} failed, {result.plan.done} done before, "
-        f"of {result.plan.total} rows, in {duration(result.seconds)}",
+        f"of {counted(result.plan.total, 'row')}, in {duration(result.seconds)}",
         *counts_lines(result.index),
         f"  videos     {output}/{VIDEOS}/",
         f"  metrics    {output}/{METADATA}",
     ]
     if count(result.index, "failed"):
-        lines.append(f"  failures   {output}/{FAILURES}   (again with --retry-failed)")
+        lines.append(f"  failures   {output}/{FAILURES}   (run them again with --retry-failed)")
     if result.interrupted:
         left = result.plan.todo.num_rows - added
-        lines.append(f"Interrupted with {left} rows left. Nothing is lost: the same command goes on from here.")
+        rows = counted(left, "row")
+        lines.append(f"Interrupted with {rows} left. Nothing is lost: the same command goes on from here.")
     print("\n".join(lines))  # noqa: T201
 
 

@@ -37,7 +37,7 @@ CHECKPOINT = Path(__file__).parents[1] / "golden" / "checkpoint"
 SMALL = ("--height", SIDE, "--width", SIDE, "--frames", FRAMES, "--steps", 3, "--workers", 1)
 MANY = 60
 """Rows of a run that is stopped before it ends."""
-OWN_OPTIONS = {"address", "shared_path", "env", "no_wait"}
+OWN_OPTIONS = {"address", "shared_path", "env", "wait"}
 JOB = "import json, sys; from jobs.submit import submit; sys.exit(submit(*json.loads(sys.argv[1])))"
 
 
@@ -243,7 +243,7 @@ def test_ctrl_c_leaves_the_job_alone_and_a_stopped_one_is_130(ray_head: RayHead)
     process.send_signal(signal.SIGINT)
     told = process.stdout.read()
     assert process.wait(60) == 130
-    assert f"No longer following {name}, which goes on:" in told
+    assert f"Stopped following {name}. The job goes on:" in told
     assert f"ray job stop {name}" in told
     assert "RUNNING" in ray_job(ray_head, "status", name).stdout
     ray_job(ray_head, "stop", name)

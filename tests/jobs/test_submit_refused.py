@@ -20,7 +20,7 @@ def test_every_local_location_is_named_at_once(tmp_path: Path) -> None:
     result = cli("submit", *words)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.splitlines()[:4] == [
-        "error: the cluster cannot see what lies on this machine:",
+        "error: the cluster cannot see these locations, which are on this machine:",
         "  manifest: m.parquet",
         "  output: file:///data/out",
         f"  model: {tmp_path}",
@@ -56,7 +56,9 @@ def test_what_answers_but_is_no_cluster_is_told() -> None:
     assert "no Ray cluster answers at" in result.stderr
     assert "(ReadTimeout)" in result.stderr
     result = cli("submit", *S3_JOB, "--address", "127.0.0.1:8265")
-    assert result.stderr == "error: --address 127.0.0.1:8265 is no URL of a Ray dashboard, such as http://HEAD:8265\n"
+    assert (
+        result.stderr == "error: --address 127.0.0.1:8265 is not the URL of a Ray dashboard, such as http://HEAD:8265\n"
+    )
 
 
 def test_what_every_node_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
