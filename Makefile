@@ -1,22 +1,31 @@
-# One command each, on a machine with Python 3.11+, git and make.
+# Needs Python 3.11 to 3.13, git and make. `make help` lists the targets.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 MANIFEST := manifests/demo/demo.parquet
 DEMO := runs/demo
 
-.PHONY: demo test chaos clean
+.DEFAULT_GOAL := help
+.PHONY: help demo check test chaos lint clean
 
-demo: $(VENV)/installed  ## set everything up, run the main job on the bundled manifest, once more unguided, compare
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
+
+demo: $(VENV)/installed  ## install, run the bundled manifest with and without guidance, draw the contact sheet
 	$(BIN)/sgi2v-batch run $(MANIFEST) --model embedded --output $(DEMO)
 	$(BIN)/sgi2v-batch run $(MANIFEST) --model embedded --output $(DEMO)-unguided --unguided
 	$(BIN)/sgi2v-batch sheet $(MANIFEST) $(DEMO) $(DEMO)-unguided --output $(DEMO)/sheet.png
 
-test: $(VENV)/installed-dev  ## set everything up and pass lint, types and tests
+check: lint  ## lint, types, and the tests that need less than a minute
+	$(BIN)/python -m pytest -m "not slow and not gpu" -n 2 -q
+
+test: lint  ## everything that must pass before a change lands: lint, types, every test
+	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile --no-loadscope-reorder
+
+lint: $(VENV)/installed-dev  ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile --no-loadscope-reorder
 
 chaos: $(VENV)/installed-dev  ## the whole chaos suite: more than 200 faults, forty minutes on two cores
 	SGI2V_CHAOS=whole $(BIN)/python -m pytest tests/chaos
