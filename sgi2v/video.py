@@ -126,6 +126,8 @@ def decode_mp4(data: bytes, readers: Sequence[VideoReader] = READERS) -> Frames:
             with suppress(Exception):  # it is not installed, or refuses this file
                 return reader(data, num_frames)
         return last(data, num_frames)
+    except ImportError:  # an installation without PyAV is not a fault of the video
+        raise
     except Exception as error:  # the libraries raise errors of their own, IndexError, RuntimeError and others
         message = f"cannot decode the mp4 of {len(data)} bytes: it is truncated or not a video"
         raise SampleError(ErrorCode.VIDEO_INVALID, message) from error

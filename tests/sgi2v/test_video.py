@@ -137,6 +137,12 @@ def test_everything_works_without_decord():
     assert lines == ["5", "64", "96", "3"]
 
 
+def test_a_missing_library_is_not_reported_as_an_invalid_video(mp4, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ImportError):
+        decode_mp4(mp4)
+
+
 def test_import_loads_no_video_library():
     loaded = run_python("import sys, sgi2v.video; print(*sys.modules)")
     assert not {"av", "decord", "cv2", "torch", "PIL"} & set(loaded)
