@@ -1,18 +1,19 @@
-"""Motion fidelity, `objmc/v1`: how closely what moved followed the path it was given.
+"""Motion fidelity, `objmc/v1`: how closely the object in each box followed the path of its box.
 
 How one box is measured, all in output pixels:
 
-    box       its frame-0 box and path, first clipped to frame 0
-    queries   5 x 5 points in the central half of each side of that box; a tracker follows them
-    measured  the box's frame-0 centre + the median displacement (per axis) of its visible points, per frame
-    target    the centre that the path asks for
-    due       frames 1 .. T-1 in which the target is inside the frame
-    counted   due frames with at least 5 of the 25 points visible
+    box       the frame-0 box and its path, both clipped to frame 0 first
+    queries   5 x 5 points that span the central half of each side of the frame-0 box; a tracker follows them
+    measured  per frame: the centre of the frame-0 box + the median displacement (per axis) of the visible points
+    target    per frame: the centre of the box on its path
+    due       the frames of 1 .. T-1 in which the target is inside the frame
+    counted   the due frames in which at least 5 of the 25 points are visible
 
-A box with no due frame, or with fewer than half of them counted, has no value: null, with a reason. A sample's
-value is the mean over the boxes that have one; its control gain is made of its own two means. Nothing is ever NaN.
+A box without a due frame, or with fewer than half of its due frames counted, has no value: null, with a reason. A
+sample's value is the mean over the boxes that have one. A sample's control gain is computed from the sample's own
+means of objmc_px and static_objmc_px. No value is ever NaN.
 
-Axes: N boxes, T frames, H W pixels, C colours, Q query points of one box; 2 is xy, 4 is xyxy.
+Axes: N boxes, T frames, K counted frames, H W pixels, C colours, Q query points of one box; 2 is xy, 4 is xyxy.
 """
 
 from __future__ import annotations
@@ -29,72 +30,73 @@ from sgi2v.trajectory import BoxTracks, Floats
 from sgi2v.video import Frames
 
 OBJMC_VERSION = "objmc/v1"
-"""Name of the definitions above and below; any change of what they give is another version."""
+"""The version of the definitions in this file. A change that gives other numbers needs another version."""
 GRID = 5
-"""Query points a side."""
+"""Query points along each side of a box."""
 MIN_VISIBLE_POINTS = 5
-"""Of a box's 25, how many must be visible for a frame to count."""
+"""A frame counts where at least this many of a box's 25 points are visible."""
 MIN_COUNTED = 0.5
-"""Of a box's due frames, how many must count for it to have a value."""
+"""A box has a value where at least this fraction of its due frames count."""
 MIN_TARGET_PX = 1.0
-"""A target that moves less was told to stay: it has no gain and no direction."""
+"""A target that moves less than this, pixels, counts as static: it has no control gain and no direction."""
 MIN_MEASURED_PX = 0.1
-"""A measured displacement shorter than this, the tracker's own error, has no direction."""
+"""A measured displacement shorter than this, pixels, has no direction: it may be the tracker's own error."""
 
 
 class NullReason(StrEnum):
-    """Why a value is null; where several hold they are joined by `, `."""
+    """Why a value is null. Several reasons are joined by `, `."""
 
     NO_BOXES = "no_boxes"
+    """The sample has no boxes: every value is null."""
     TARGET_OUTSIDE = "target_outside"
     """The target is never inside the frame: every value is null."""
     TOO_FEW_VISIBLE_POINTS = "too_few_visible_points"
     """Fewer than half of the due frames count: every value but visible_fraction is null."""
     STATIC_TARGET = "static_target"
-    """A still image would score below 1 px: control_gain is null."""
+    """static_objmc_px is below 1 px: control_gain is null."""
     TARGET_AT_START = "target_at_start"
     """At the last counted frame the target is within 1 px of its start: direction_cosine is null."""
     NO_MEASURED_MOTION = "no_measured_motion"
-    """At the last counted frame nothing has moved by 0.1 px: direction_cosine is null."""
+    """At the last counted frame the measured displacement is below 0.1 px: direction_cosine is null."""
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """The values of one box, or of a sample: the mean of each over the boxes that have it."""
+    """The values of one box, or the mean of each value over a sample's boxes that have it."""
 
     objmc_px: float | None = None
-    """Mean distance between measured and target centre over the counted frames, pixels; lower is better."""
+    """Mean distance between the measured and the target centre over the counted frames, pixels. Lower is better."""
     objmc_norm: float | None = None
-    """objmc_px / the frame's diagonal."""
+    """objmc_px / the length of the frame's diagonal."""
     visible_fraction: float | None = None
-    """Mean part of the points that is visible, over the due frames."""
+    """Mean fraction of the points that are visible, over the due frames."""
     endpoint_error_px: float | None = None
-    """Distance between measured and target centre at the last counted frame, pixels."""
+    """Distance between the measured and the target centre at the last counted frame, pixels."""
     direction_cosine: float | None = None
-    """Cosine between measured and target displacement since frame 0 at the last counted frame."""
+    """Cosine of the angle between the measured and the target displacement from frame 0 to the last counted frame."""
     static_objmc_px: float | None = None
-    """What a frozen first frame would score: the target's mean distance from its start, over the same frames."""
+    """objmc_px of a frozen first frame: the target's mean distance from its start over the counted frames, pixels."""
     control_gain: float | None = None
-    """1 - objmc_px / static_objmc_px: 1 follows exactly, 0 is no better than a still image, below 0 is worse."""
+    """1 - objmc_px / static_objmc_px. 1: follows exactly. 0: no better than a still image. Below 0: worse."""
     null_reason: str | None = None
-    """Why a value beside it is null; null where none is."""
+    """Why a value above is null. Null where none of them is null."""
 
 
 @dataclass(frozen=True)
 class MotionFidelity(Fidelity):
-    """A sample's fidelity, that of each of its boxes, and what measured them."""
+    """The fidelity of a sample and of each of its boxes, and what measured it."""
 
     boxes: tuple[Fidelity, ...] = ()
-    """One per box, in the boxes' order."""
+    """One per box, in the order of the boxes."""
     tracker: str = ""
     """Name of the tracker."""
     tracker_version: str = ""
-    """Its version."""
+    """Version of the tracker."""
     metrics_version: str = OBJMC_VERSION
-    """Version of these definitions."""
+    """Version of the definitions in this file."""
 
     def as_dict(self) -> dict[str, float | str | list[float | None] | list[str | None] | None]:
-        """One flat row: each value of the sample, each value of the boxes as a list named `..._per_box`."""
+        """One flat row: the sample's values by name, and each value of its boxes as a list named `<name>_per_box`."""
         names = [field.name for field in fields(Fidelity)]
         return {
             **{name: getattr(self, name) for name in names},
@@ -106,17 +108,17 @@ class MotionFidelity(Fidelity):
 
 
 def motion_fidelity(frames_THWC: Frames, tracks: BoxTracks, tracker: PointTracker) -> MotionFidelity:
-    """Measure how the boxes of a video followed their tracks.
+    """Measure how closely the objects in a video followed the tracks of their boxes.
 
-    frames_THWC: uint8 RGB. tracks: in pixels of these frames, one box a frame; clipped to frame 0 here. Each box
-    is tracked by itself, so its values do not depend on the others. Raises TrajectoryError for tracks of another
-    length or size or a box outside frame 0, SampleError(tracking_failed) for whatever happens in the tracker.
+    frames_THWC: uint8 RGB. tracks: in pixels of these frames, not yet clipped to frame 0. Each box is tracked by
+    itself, so its values do not depend on the other boxes. Raises TrajectoryError for tracks of another length or
+    size and for a box outside frame 0, SampleError(tracking_failed) for any exception in the tracker.
     """
     num_frames, height, width = frames_THWC.shape[:3]
     if (tracks.num_frames, tracks.height, tracks.width) != (num_frames, height, width):
         message = (
-            f"box tracks of {tracks.num_frames} frames of {tracks.height} x {tracks.width} px "
-            f"do not go with a video of {num_frames} frames of {height} x {width} px"
+            f"box tracks for {tracks.num_frames} frames of {tracks.height} x {tracks.width} px "
+            f"do not match a video of {num_frames} frames of {height} x {width} px (height x width)"
         )
         raise TrajectoryError(ErrorCode.TRAJECTORY_INVALID, message)
     clipped = tracks.clip_to_first_frame()
@@ -133,10 +135,10 @@ def motion_fidelity(frames_THWC: Frames, tracks: BoxTracks, tracker: PointTracke
 
 
 def query_grid(box_4: Floats) -> Floats:
-    """[25, 2] xy: a 5 x 5 grid that spans the central half of each side of a box."""
+    """A 5 x 5 grid of points, [25, 2] xy, that spans the central half of each side of a box."""
     x0, y0, x1, y1 = box_4
-    part = np.linspace(0.25, 0.75, GRID)
-    grid_x, grid_y = np.meshgrid(x0 + part * (x1 - x0), y0 + part * (y1 - y0))
+    fractions = np.linspace(0.25, 0.75, GRID)
+    grid_x, grid_y = np.meshgrid(x0 + fractions * (x1 - x0), y0 + fractions * (y1 - y0))
     return np.stack([grid_x.ravel(), grid_y.ravel()], axis=-1)
 
 
@@ -144,8 +146,9 @@ def _track(tracker: PointTracker, frames_THWC: Frames, queries_Q2: Floats) -> Po
     try:
         points = tracker.track(frames_THWC, queries_Q2)
         if points.visible_TQ.shape != (len(frames_THWC), len(queries_Q2)):
-            raise ValueError(f"point tracks {list(points.visible_TQ.shape)} do not go with the frames and queries")
-    except Exception as error:  # a tracker is anyone's code: what goes wrong in it fails this sample alone
+            expected = [len(frames_THWC), len(queries_Q2)]
+            raise ValueError(f"expected points of shape {expected}, got {list(points.visible_TQ.shape)}")
+    except Exception as error:  # a tracker may be third-party code: an error in it fails this sample only
         message = f"the tracker {tracker.name} failed: {type(error).__name__}: {error}"
         raise SampleError(ErrorCode.TRACKING_FAILED, message) from error
     return points
@@ -163,29 +166,29 @@ def _box_fidelity(
     if len(counted) < MIN_COUNTED * due_T.sum():
         return Fidelity(visible_fraction=visible_fraction, null_reason=_join([NullReason.TOO_FEW_VISIBLE_POINTS]))
 
-    moved_TQ2 = points.points_TQ2 - queries_Q2
-    measured_K2 = np.stack([np.median(moved_TQ2[t, points.visible_TQ[t]], axis=0) for t in counted])
-    asked_K2 = target_T2[counted] - target_T2[0]
-    error_K = np.linalg.norm(measured_K2 - asked_K2, axis=-1)
-    asked_K = np.linalg.norm(asked_K2, axis=-1)
+    displacement_TQ2 = points.points_TQ2 - queries_Q2
+    measured_K2 = np.stack([np.median(displacement_TQ2[t, points.visible_TQ[t]], axis=0) for t in counted])
+    target_K2 = target_T2[counted] - target_T2[0]
+    error_px_K = np.linalg.norm(measured_K2 - target_K2, axis=-1)
+    target_px_K = np.linalg.norm(target_K2, axis=-1)
     measured_px = float(np.linalg.norm(measured_K2[-1]))
-    objmc_px, static_px = float(error_K.mean()), float(asked_K.mean())
+    objmc_px, static_px = float(error_px_K.mean()), float(target_px_K.mean())
 
     reasons, cosine = [], None
     gain = _control_gain(objmc_px, static_px)
     if gain is None:
         reasons.append(NullReason.STATIC_TARGET)
-    if asked_K[-1] < MIN_TARGET_PX:
+    if target_px_K[-1] < MIN_TARGET_PX:
         reasons.append(NullReason.TARGET_AT_START)
     elif measured_px < MIN_MEASURED_PX:
         reasons.append(NullReason.NO_MEASURED_MOTION)
     else:
-        cosine = float(np.clip(measured_K2[-1] @ asked_K2[-1] / (measured_px * asked_K[-1]), -1.0, 1.0))
+        cosine = float(np.clip(measured_K2[-1] @ target_K2[-1] / (measured_px * target_px_K[-1]), -1.0, 1.0))
     return Fidelity(
         objmc_px=objmc_px,
         objmc_norm=objmc_px / diagonal_px,
         visible_fraction=visible_fraction,
-        endpoint_error_px=float(error_K[-1]),
+        endpoint_error_px=float(error_px_K[-1]),
         direction_cosine=cosine,
         static_objmc_px=static_px,
         control_gain=gain,
@@ -208,9 +211,9 @@ def _mean(boxes: Sequence[Fidelity]) -> Fidelity:
 
 
 def _control_gain(objmc_px: float, static_px: float) -> float | None:
-    """1 - objmc / static; None for a target that was told to stay."""
+    """1 - objmc / static. None for a static target."""
     return 1.0 - objmc_px / static_px if static_px >= MIN_TARGET_PX else None
 
 
 def _join(reasons: Sequence[str]) -> str | None:
-    return ", ".join(dict.fromkeys(reasons)) or None  # plain text, as records hold it
+    return ", ".join(dict.fromkeys(reasons)) or None  # a plain str: records do not hold enum members

@@ -1,4 +1,4 @@
-"""What can be said of a video without a reference but its first frame.
+"""Quality of a video, measured without a reference other than its first frame.
 
 Axes: T frames, H W pixels, C colours.
 """
@@ -11,37 +11,40 @@ from itertools import pairwise
 import numpy as np
 
 from sgi2v.errors import ErrorCode, SampleError
-from sgi2v.tracking.lucas_kanade import single_opencv_thread
+from sgi2v.opencv import single_opencv_thread
 from sgi2v.video import Frames
 
 PSNR_CAP_DB = 100.0
-"""What identical frames score, and the most that any frames do."""
+"""PSNR of identical frames, and the upper limit for any others, dB."""
 
 
 @dataclass(frozen=True)
 class SampleQuality:
-    """What can be said of a video without a reference but its first frame."""
+    """Quality of a video, measured without a reference other than its first frame."""
 
     first_frame_psnr_db: float | None
-    """PSNR of frame 0 against the image that was given, dB, at most PSNR_CAP_DB."""
+    """PSNR of frame 0 against the input image, dB, at most PSNR_CAP_DB."""
     flicker: float | None
-    """Mean |f[t-1] - 2 f[t] + f[t+1]| over pixels, colours and frames, 8-bit levels; null below three frames."""
+    """Mean |f[t-1] - 2 f[t] + f[t+1]| over pixels, colours and frames, 8-bit levels. Null below three frames."""
     mean_flow_px: float | None
-    """Mean length of Farneback's flow between consecutive frames, pixels; null below two frames."""
+    """Mean length of Farneback's optical flow between consecutive frames, pixels. Null below two frames."""
 
     def as_dict(self) -> dict[str, float | None]:
-        """One flat row."""
+        """One flat row: the values by name."""
         return asdict(self)
 
 
 def sample_quality(frames_THWC: Frames, first_frame_HWC: Frames) -> SampleQuality:
-    """Measure a video's sanity.
+    """Measure the quality of a video.
 
-    frames_THWC: uint8 RGB. first_frame_HWC: the image it was made from, at the same size, uint8 RGB. Raises
+    frames_THWC: uint8 RGB. first_frame_HWC: the input image at the size of the frames, uint8 RGB. Raises
     SampleError(video_invalid) where the sizes differ.
     """
     if frames_THWC.shape[1:] != first_frame_HWC.shape:
-        message = f"frames of {list(frames_THWC.shape[1:])} do not go with a first frame of {first_frame_HWC.shape}"
+        message = (
+            f"frames of shape {list(frames_THWC.shape[1:])} do not match "
+            f"a first frame of shape {list(first_frame_HWC.shape)}"
+        )
         raise SampleError(ErrorCode.VIDEO_INVALID, message)
     return SampleQuality(
         first_frame_psnr_db=_psnr_db(frames_THWC[0], first_frame_HWC),

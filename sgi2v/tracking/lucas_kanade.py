@@ -1,34 +1,32 @@
-"""Pyramidal Lucas-Kanade of OpenCV: the default tracker, without weights.
+"""The default tracker: OpenCV's pyramidal Lucas-Kanade. It needs no weights.
 
 Axes: T frames, H W pixels; Q query points; A of them alive; 2 is xy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 
+from sgi2v.opencv import single_opencv_thread
 from sgi2v.tracking.tracker import Flags, PointTracks
 from sgi2v.trajectory import Floats
 from sgi2v.video import Frames
 
 ROUND_TRIP_PX = 1.0
-"""How far from its place a point tracked to the next frame and back may end, pixels."""
+"""A point tracked to the next frame and back may end at most this far from where it started, pixels."""
 MIN_EIGENVALUE = 1e-4
-"""OpenCV's measure of texture below which a point cannot be placed; (levels per pixel)^2 / 1024."""
+"""Below this much texture a point is lost. OpenCV's measure, (levels per pixel)^2 / 1024."""
 
 
 class LucasKanade:
-    """Pyramidal Lucas-Kanade of OpenCV, chained from frame to frame, with a forward-backward check.
+    """OpenCV's pyramidal Lucas-Kanade from each frame to the next, with a forward-backward check.
 
-    A point is lost where the image around it has no texture in some direction, where tracking it back misses its
-    place, or where it leaves the frame; a point once lost stays lost and keeps its last place.
+    A point is lost where the image around it has no texture in some direction, where tracking it back does not end
+    where it started, or where it leaves the frame. A lost point stays lost and keeps its last position.
 
-    Its own error, measured on photographs shifted by 0.4 to 4.2 px a frame over 14 frames with the truth known,
-    pixels, over all frames (`tests/benchmarks/tracker_error.py`; `delivered`: after the mp4 round trip; `lost`:
-    points reported lost that were in the frame, mostly where it has little texture):
+    Its error in pixels over all frames, measured by `tests/benchmarks/tracker_error.py` on photographs that are
+    shifted by known steps of 0.4 to 4.2 px a frame over 14 frames. `delivered`: after the mp4 round trip. `lost`:
+    points inside the frame that it lost, mostly where there is little texture.
 
         frame      video      mean   95th percentile  lost
         576x1024   exact      0.03   0.08             6%
@@ -40,16 +38,18 @@ class LucasKanade:
     """
 
     name = "lucas-kanade"
+    num_cpus = 0.25
+    num_gpus = 0.0
 
     @property
     def version(self) -> str:
-        """This class's own version and OpenCV's, whose arithmetic it is."""
+        """The version of this class and that of OpenCV, on whose arithmetic the points depend."""
         import cv2
 
         return f"1+opencv-{cv2.__version__}"
 
     def track(self, frames_THWC: Frames, queries_Q2: Floats) -> PointTracks:
-        """Follow queries (xy in frame 0, pixels) through all frames; the same input gives the same output."""
+        """Follow queries (xy in frame 0, pixels) through all frames. The same input gives the same points."""
         import cv2
 
         height, width = frames_THWC.shape[1:3]
@@ -75,10 +75,11 @@ class LucasKanade:
 
 
 def search_window(height: int, width: int) -> tuple[int, int]:
-    """Side of Lucas-Kanade's window in pixels (odd) and the highest pyramid level, for a frame's size.
+    """The side of Lucas-Kanade's window in pixels (odd) and the highest pyramid level, for a frame size.
 
-    The window is a twelfth of the shorter side, between 11 and 21: large enough for texture, small enough to lie
-    on one object. The pyramid ends (at level 4) where the window would cover more than half of the shorter side.
+    The window is a twelfth of the shorter side, between 11 and 21 px: large enough to contain texture, small enough
+    to lie on one object. The highest level is the last at which the window covers at most half of the shorter side,
+    and at most 4.
     """
     side = min(height, width)
     window = int(np.clip(side // 12, 11, 21)) | 1
@@ -91,7 +92,7 @@ def _lucas_kanade(
 ) -> tuple[Floats, Flags]:
     import cv2
 
-    half_pixel = 0.5  # OpenCV puts the centre of the first pixel at 0
+    half_pixel = 0.5  # in OpenCV the centre of the first pixel is 0
     moved, status, _ = cv2.calcOpticalFlowPyrLK(
         source_HW,
         target_HW,
@@ -107,16 +108,3 @@ def _lucas_kanade(
 
 def _inside(points_Q2: Floats, height: int, width: int) -> Flags:
     return np.asarray(((points_Q2 >= 0) & (points_Q2 < [width, height])).all(axis=-1))
-
-
-@contextmanager
-def single_opencv_thread() -> Iterator[None]:
-    """One OpenCV thread inside, the former number after: results must not depend on how work was divided."""
-    import cv2
-
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(threads)

@@ -1,4 +1,4 @@
-"""What a point tracker is, and what it measures.
+"""What a point tracker has to offer, and what it returns.
 
 Axes: T frames, H W pixels, C the three colours, RGB; Q query points; 2 is xy. Coordinates are those of boxes: pixel
 (i, j) covers [i, i + 1) x [j, j + 1), so the centre of the first pixel is (0.5, 0.5) and of the frame (W / 2, H / 2).
@@ -20,30 +20,42 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class PointTracks:
-    """What a tracker measured; raises ValueError for shapes that differ or a visible point that is not finite."""
+    """Where a tracker found its points.
+
+    Raises ValueError for shapes that do not match and for a visible point that is not finite.
+    """
 
     points_TQ2: Floats
-    """xy per frame and query, pixels; means nothing where the point is not visible."""
+    """xy per frame and query, pixels. Meaningless where the point is not visible."""
     visible_TQ: Flags
-    """Whether the point was found in that frame, inside it."""
+    """Whether the tracker found the point inside that frame."""
 
     def __post_init__(self) -> None:
         if self.points_TQ2.shape != (*self.visible_TQ.shape, 2):
-            message = f"points {list(self.points_TQ2.shape)} do not go with visibility {list(self.visible_TQ.shape)}"
+            message = (
+                f"points of shape {list(self.points_TQ2.shape)} do not match "
+                f"visibility of shape {list(self.visible_TQ.shape)}"
+            )
             raise ValueError(message)
         if not np.isfinite(self.points_TQ2[self.visible_TQ]).all():
-            raise ValueError("a visible point has no finite place")
+            raise ValueError("a visible point has NaN or infinite coordinates")
 
 
 class PointTracker(Protocol):
-    """Follows points of frame 0; `name` and `version` together say which numbers it gives."""
+    """Follows points of frame 0 through a video."""
+
+    name: str
+    """The tracker's name in the settings and in the records."""
+    num_cpus: float
+    """CPUs that each commit actor reserves with this tracker."""
+    num_gpus: float
+    """GPUs that each commit actor reserves with this tracker."""
 
     @property
-    def name(self) -> str: ...
-
-    @property
-    def version(self) -> str: ...
+    def version(self) -> str:
+        """The version of the tracker and of the libraries or weights that its points depend on."""
+        ...
 
     def track(self, frames_THWC: Frames, queries_Q2: Floats) -> PointTracks:
-        """Follow queries (xy in frame 0, pixels) through all frames; frame 0 of the result is the queries."""
+        """Follow queries (xy in frame 0, pixels) through all frames. In frame 0 the points are the queries."""
         ...

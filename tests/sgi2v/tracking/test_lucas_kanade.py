@@ -1,18 +1,15 @@
-"""Trackers against motion whose truth is known."""
+"""The Lucas-Kanade tracker on motion that is known."""
 
 import cv2
 import numpy as np
 import pytest
 import skimage.data
 
-from sgi2v.errors import ConfigError
-from sgi2v.tracking import TRACKERS, load_tracker
 from sgi2v.tracking.lucas_kanade import LucasKanade, search_window
-from sgi2v.tracking.tracker import PointTracks
 from tests.benchmarks import tracker_error
 
-# Mean and 95th percentile in pixels and the part lost, as LucasKanade's docstring states them.
-STATED = {
+# (height, width, delivered) -> mean px, 95th percentile px, fraction lost, as LucasKanade's docstring states them.
+STATED_ERRORS = {
     (576, 1024, False): (0.03, 0.08, 0.06),
     (576, 1024, True): (0.10, 0.28, 0.05),
     (128, 192, False): (0.06, 0.14, 0.02),
@@ -20,7 +17,7 @@ STATED = {
     (64, 64, False): (0.08, 0.23, 0.02),
     (64, 64, True): (0.10, 0.27, 0.02),
 }
-SLACK = 1.25  # other OpenCV versions and processors round differently
+TOLERANCE = 1.25  # other OpenCV versions and processors round differently
 
 
 def photograph(height, width):
@@ -33,7 +30,7 @@ def grid(x0, y0, x1, y1, points=5):
 
 
 def sliding(height, width, step_x, num_frames=14):
-    """A photograph that moves right by whole pixels; what enters at the left is more of it."""
+    """A photograph that moves right by step_x whole pixels a frame and is continued at its left."""
     margin = step_x * (num_frames - 1)
     wide_HWC = photograph(height, width + margin)
     return np.stack([wide_HWC[:, margin - step_x * t :][:, :width] for t in range(num_frames)])
@@ -41,29 +38,29 @@ def sliding(height, width, step_x, num_frames=14):
 
 @pytest.mark.parametrize(
     ("height", "width", "delivered"),
-    [pytest.param(*case, marks=[pytest.mark.slow] if case[0] == 576 else []) for case in STATED],
+    [pytest.param(*case, marks=[pytest.mark.slow] if case[0] == 576 else []) for case in STATED_ERRORS],
 )
-def test_lucas_kanade_errs_no_more_than_it_states(height, width, delivered):
-    mean_px, p95_px, lost = STATED[height, width, delivered]
-    for stated in (f"{mean_px:.2f}", f"{p95_px:.2f}", f"{lost:.0%}"):
-        assert stated in row_of_docstring(height, width, delivered)
+def test_error_is_no_larger_than_the_docstring_states(height, width, delivered):
+    mean_px, p95_px, lost = STATED_ERRORS[height, width, delivered]
+    for number in (f"{mean_px:.2f}", f"{p95_px:.2f}", f"{lost:.0%}"):
+        assert number in docstring_row(height, width, delivered)
     error = tracker_error.measure(LucasKanade(), height, width, delivered=delivered)
-    assert error.mean_px <= mean_px * SLACK
-    assert error.p95_px <= p95_px * SLACK
-    assert error.lost <= lost * SLACK + 0.005
+    assert error.mean_px <= mean_px * TOLERANCE
+    assert error.p95_px <= p95_px * TOLERANCE
+    assert error.lost <= lost * TOLERANCE + 0.005
 
 
-def row_of_docstring(height, width, delivered):
+def docstring_row(height, width, delivered):
     rows = [line.split() for line in LucasKanade.__doc__.splitlines()]
     video = "delivered" if delivered else "exact"
     return next(row for row in rows if row[:2] == [f"{height}x{width}", video])
 
 
-def test_coordinates_put_the_first_pixels_centre_at_a_half():
+def test_centre_of_the_first_pixel_is_at_one_half():
     height, width, zoom = 128, 192, 1.06
     cat_HWC = photograph(height, width)
     centre_2 = np.array([width, height]) / 2
-    # OpenCV's warp counts from pixel centres: the frame's centre is at centre - 0.5 there.
+    # In OpenCV's coordinates the centre of the first pixel is 0, so the centre of the frame is centre_2 - 0.5.
     frames_THWC = np.stack(
         [
             cv2.warpAffine(cat_HWC, zoom_about(centre_2 - 0.5, zoom**t), (width, height), flags=cv2.INTER_CUBIC)
@@ -75,14 +72,14 @@ def test_coordinates_put_the_first_pixels_centre_at_a_half():
     truth_TQ2 = centre_2 + (queries_Q2 - centre_2) * zoom ** np.arange(10)[:, None, None]
     assert tracks.visible_TQ.all()
     offset_2 = (tracks.points_TQ2[-1] - truth_TQ2[-1]).mean(axis=0)
-    assert np.abs(offset_2).max() < 0.1  # counting from pixel centres would be off by 0.5 * (zoom^9 - 1) = 0.34
+    assert np.abs(offset_2).max() < 0.1  # in OpenCV's coordinates it would be 0.5 * (zoom^9 - 1) = 0.34
 
 
 def zoom_about(centre_2, zoom):
     return np.column_stack([np.eye(2) * zoom, centre_2 * (1 - zoom)])
 
 
-def test_frame_0_is_the_queries_and_a_still_video_stays():
+def test_points_of_a_still_video_stay_at_the_queries():
     queries_Q2 = grid(20, 20, 100, 100)
     tracks = LucasKanade().track(np.repeat(photograph(128, 192)[None], 5, axis=0), queries_Q2)
     np.testing.assert_array_equal(tracks.points_TQ2[0], queries_Q2)
@@ -100,9 +97,9 @@ def test_points_that_leave_the_frame_are_not_visible():
     assert not tracks.visible_TQ[true_x_TQ[:, 1] >= 192, 1].any()
 
 
-def test_a_lost_point_stays_lost_and_keeps_its_place():
+def test_lost_points_stay_lost_and_keep_their_last_position():
     frames_THWC = np.repeat(photograph(128, 192)[None], 8, axis=0)
-    frames_THWC[3] = 128  # one frame without anything to hold on to
+    frames_THWC[3] = 128  # one frame without texture
     queries_Q2 = grid(60, 40, 120, 90)
     tracks = LucasKanade().track(frames_THWC, queries_Q2)
     assert tracks.visible_TQ[:3].all()
@@ -110,25 +107,25 @@ def test_a_lost_point_stays_lost_and_keeps_its_place():
     np.testing.assert_array_equal(tracks.points_TQ2[3:], np.repeat(tracks.points_TQ2[2:3], 5, axis=0))
 
 
-def test_untextured_ground_is_lost_not_guessed():
+def test_points_without_texture_are_lost():
     tracks = LucasKanade().track(np.full((5, 64, 64, 3), 90, np.uint8), grid(20, 20, 40, 40))
     assert tracks.visible_TQ[0].all()
     assert not tracks.visible_TQ[1:].any()
 
 
-def test_a_query_outside_the_frame_is_never_visible():
+def test_queries_outside_the_frame_are_never_visible():
     tracks = LucasKanade().track(sliding(64, 64, step_x=1), np.array([[-3.0, 20.0], [30.0, 64.0], [30.0, 30.0]]))
     assert not tracks.visible_TQ[:, :2].any()
     assert tracks.visible_TQ[:, 2].all()
 
 
-def test_no_queries_and_a_single_frame_are_fine():
+def test_no_queries_or_a_single_frame_can_be_tracked():
     frames_THWC = sliding(64, 64, step_x=1)
     assert LucasKanade().track(frames_THWC, np.empty((0, 2))).points_TQ2.shape == (14, 0, 2)
     assert LucasKanade().track(frames_THWC[:1], grid(20, 20, 40, 40)).visible_TQ.all()
 
 
-def test_tracking_is_deterministic_and_leaves_opencvs_threads_alone():
+def test_tracking_is_deterministic_and_restores_the_number_of_opencv_threads():
     frames_THWC, queries_Q2 = sliding(128, 192, step_x=3), grid(30, 30, 90, 90)
     threads = cv2.getNumThreads()
     first, second = (LucasKanade().track(frames_THWC, queries_Q2) for _ in range(2))
@@ -141,24 +138,9 @@ def test_tracking_is_deterministic_and_leaves_opencvs_threads_alone():
     ("size", "expected"),
     [((64, 64), (11, 1)), ((128, 192), (11, 2)), ((576, 1024), (21, 3)), ((1024, 576), (21, 3)), ((8, 8), (11, 0))],
 )
-def test_window_and_pyramid_fit_the_frame(size, expected):
+def test_window_and_pyramid_depend_on_the_frame_size(size, expected):
     assert search_window(*size) == expected
 
 
-def test_trackers_are_found_by_name():
-    tracker = load_tracker("lucas-kanade")
-    assert tracker.name == "lucas-kanade"
-    assert tracker.version == f"1+opencv-{cv2.__version__}"
-    with pytest.raises(ConfigError, match=r"no tracker 'lucas': use one of .*lucas-kanade"):
-        load_tracker("lucas")
-    assert all(make().name == name for name, make in TRACKERS.items())
-
-
-def test_point_tracks_hold_their_own_sense():
-    with pytest.raises(ValueError, match="do not go with"):
-        PointTracks(np.zeros((3, 2, 2)), np.ones((3, 4), bool))
-    points_TQ2 = np.zeros((3, 2, 2))
-    points_TQ2[1, 0] = np.nan
-    with pytest.raises(ValueError, match="no finite place"):
-        PointTracks(points_TQ2, np.ones((3, 2), bool))
-    PointTracks(points_TQ2, np.array([[True, True], [False, True], [True, True]]))
+def test_version_contains_that_of_opencv():
+    assert LucasKanade().version == f"1+opencv-{cv2.__version__}"
