@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.flow.commit import Commit
-from pipeline.flow.generate import InFlight
+from pipeline.flow.row import InFlight
 from pipeline.output import lease
 from pipeline.output.lease import EXPIRY_S, Claim, Lease, LeaseError, acquire, check_epoch, read_claim
 from pipeline.output.storage import Storage
@@ -113,7 +113,8 @@ def test_one_that_was_only_slow_is_left_alone(disk: Storage, monkeypatch: pytest
 
 
 def test_a_dead_process_of_this_machine_is_replaced_at_once(disk: Storage) -> None:
-    script = f"from pipeline.lease import acquire; from pipeline.storage import Storage; acquire(Storage({disk.url!r}))"
+    imports = "from pipeline.output.lease import acquire; from pipeline.output.storage import Storage"
+    script = f"{imports}; acquire(Storage({disk.url!r}))"
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[3])
     claim = read_claim(disk)
     assert claim is not None

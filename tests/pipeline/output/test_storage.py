@@ -315,7 +315,7 @@ def test_a_store_without_uploads_is_asked_once(bucket: str, monkeypatch: pytest.
 def test_hidden_files_that_killed_writers_have_left_are_removed_once_they_are_old(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     assert Storage(str(tmp_path / "none")).abort_uploads() == 0
-    writer = "import os, sys, pipeline.storage as s; s.os.fsync = lambda _: os._exit(1); "
+    writer = "import os, sys, pipeline.output.storage as s; s.os.fsync = lambda _: os._exit(1); "
     for key in ("videos/a.one.mp4", "records/attempt-2/a.json", "run.json"):
         script = f"{writer} s.Storage({storage.url!r}).put({key!r}, b'half')"
         assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 1
