@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import random
 import re
 import shutil
 import time
@@ -19,43 +18,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from sgi2v.errors import ConfigError, SGI2VError, StorageError
+from sgi2v.errors import ConfigError, StorageError
+from sgi2v.retry import ATTEMPTS, FINAL_ERRORS, with_retries
 
-ATTEMPTS = 8
-"""Tries of one operation before it is fatal: a store that restarts has most of a minute."""
-FIRST_DELAY_S = 0.5
-"""Before the second try; doubled each time, with jitter."""
-LONGEST_DELAY_S = 20.0
 DELETES = 16
 """Objects deleted at once."""
 PARTIAL_S = 3600.0
 """Since its last change a writer's hidden file is a killed one's."""
 
 _PARTIAL = re.compile(r"\..+\.[0-9a-f]{32}\.partial")
-_FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
-_BUGS = (AssertionError, AttributeError, LookupError, NameError, TypeError)
-_FULL = {errno.ENOSPC, errno.EROFS, errno.EDQUOT}
-_HOPELESS = {"NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "InvalidRegionError"}
-"""Errors of the AWS SDK that no second try heals."""
 ResultT = TypeVar("ResultT")
-
-
-def with_retries(what: str, operation: Callable[[], ResultT], attempts: int = ATTEMPTS) -> ResultT:
-    """Run an operation on a store, again after passing errors; StorageError when they do not pass.
-
-    What is missing, exists, or is not permitted is final and raised as it is.
-    """
-    for attempt in range(attempts):
-        try:
-            return operation()
-        except (SGI2VError, *_FINAL, *_BUGS):
-            raise
-        except Exception as error:  # a store's client raises what its own library raises
-            hopeless = getattr(error, "errno", None) in _FULL or type(error).__name__ in _HOPELESS
-            if hopeless or attempt + 1 == attempts:
-                raise StorageError(f"{what} failed: {type(error).__name__}: {error}") from error
-            time.sleep(min(FIRST_DELAY_S * 2**attempt, LONGEST_DELAY_S) * random.uniform(0.5, 1.5))
-    raise AssertionError("unreachable")
 
 
 class Storage:
@@ -249,7 +221,7 @@ class Storage:
     def _guarded(self, what: str, operation: Callable[[], ResultT], attempts: int = ATTEMPTS) -> ResultT:
         try:
             return with_retries(what, operation, attempts)
-        except _FINAL as error:
+        except FINAL_ERRORS as error:
             raise StorageError(f"{what} failed: {type(error).__name__}: {error}") from error
 
     def _path(self, key: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.output import storage as storage_module
+import sgi2v.retry
 from pipeline.output.catalog import Catalog
 from pipeline.output.lease import LeaseError, acquire, check_epoch
 from pipeline.output.records import RECORD_SCHEMA, SampleRecord, commit, record_key, video_key
@@ -71,7 +71,7 @@ def test_a_run_that_is_overtaken_while_a_video_goes_up_leaves_neither_it_nor_a_r
 def test_a_video_stays_whose_record_was_sealed_before_its_put_was_answered(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage_module, "FIRST_DELAY_S", 0.001)
+    monkeypatch.setattr(sgi2v.retry, "FIRST_DELAY_S", 0.001)
     tries: list[str] = []
 
     class Unanswered(Storage):

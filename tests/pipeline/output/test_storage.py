@@ -13,9 +13,10 @@ from typing import BinaryIO
 
 import pytest
 
+import sgi2v.retry
 from pipeline.output import storage as storage_module
-from pipeline.output.storage import Storage, with_retries
-from sgi2v.errors import ConfigError, ErrorCode, SampleError, StorageError
+from pipeline.output.storage import Storage
+from sgi2v.errors import ConfigError, StorageError
 
 WRITERS = 8
 
@@ -31,7 +32,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
 
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage_module, "FIRST_DELAY_S", 0.001)
+    monkeypatch.setattr(sgi2v.retry, "FIRST_DELAY_S", 0.001)
 
 
 def test_objects_are_put_read_listed_replaced_and_deleted(storage: Storage) -> None:
@@ -169,43 +170,6 @@ def test_a_server_that_does_not_answer_is_a_storage_error(monkeypatch: pytest.Mo
     storage._filesystem.retries = 1
     with pytest.raises(StorageError, match=r"writing s3://bucket/out/run\.json failed: .*127\.0\.0\.1:1"):
         storage.put_new("run.json", b"{}")
-
-
-@pytest.mark.usefixtures("no_waiting")
-def test_passing_errors_are_tried_again_and_lasting_ones_told() -> None:
-    tries: list[int] = []
-
-    def heals_at_the_third() -> str:
-        tries.append(1)
-        if len(tries) < 3:
-            raise ConnectionResetError("reset by peer")
-        return "answer"
-
-    assert with_retries("reading x", heals_at_the_third) == "answer"
-    tries.clear()
-
-    def never_heals() -> str:
-        tries.append(1)
-        raise TimeoutError("no answer")
-
-    with pytest.raises(StorageError, match="reading x failed: TimeoutError: no answer"):
-        with_retries("reading x", never_heals)
-    assert len(tries) == storage_module.ATTEMPTS
-
-
-@pytest.mark.parametrize(
-    "error", [FileNotFoundError("gone"), PermissionError("no"), SampleError(ErrorCode.IMAGE_MISSING, "none")]
-)
-def test_final_errors_are_raised_as_they_are(error: Exception) -> None:
-    tries: list[int] = []
-
-    def fails() -> None:
-        tries.append(1)
-        raise error
-
-    with pytest.raises(type(error)):
-        with_retries("reading x", fails)
-    assert len(tries) == 1
 
 
 def test_absent_credentials_are_told_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
