@@ -196,13 +196,13 @@ def verify(
     verdict = check(output)
     for flaw in verdict.flaws:
         typer.echo(str(flaw))
-    if verdict.running:
+    if verdict.active_run:
         told = "videos without a record and tables that lag behind are no flaws"
-        typer.echo(f"a run is at work on it ({verdict.running}): {told}")
-    if verdict.unread:
-        typer.echo(f"counts were held against run.json alone: {verdict.unread}")
+        typer.echo(f"a run is at work on it ({verdict.active_run}): {told}")
+    if verdict.manifest_problem:
+        typer.echo(f"counts were held against run.json alone: {verdict.manifest_problem}")
     count = f"{verdict.committed} made, {verdict.failed} failed, {verdict.left} left, of {verdict.rows} rows"
-    if verdict.is_whole:
+    if verdict.is_complete:
         typer.echo(f"{count}: everything is there and whole")
         return
     told = f"{len(verdict.flaws)} flaws" if verdict.flaws else "no flaws, but the run is not finished"
@@ -305,11 +305,11 @@ def _reporting(command: Callable[Parameters, None]) -> Callable[Parameters, None
 
     @wraps(command)
     def guarded(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
-        from pipeline.output.local_disk import full_disk_told
+        from pipeline.output.local_disk import full_disk_as_storage_error
         from sgi2v.errors import ClusterError, SGI2VError, StorageError
 
         try:
-            with full_disk_told():
+            with full_disk_as_storage_error():
                 command(*args, **kwargs)
         except SGI2VError as error:
             typer.echo(f"error: {error}", err=True)

@@ -83,7 +83,7 @@ def print_status(output: str) -> None:
     """
     storage = Storage(output)
     run = require_run(storage)
-    rows, others = run["rows"], run["other_samples"]
+    rows, others = run.rows, run.other_samples
     index = Catalog(storage).index
     left = max(rows - max(index.num_rows - others, 0), 0)
     told = f" (and {others} samples of other manifests)" if others else ""
@@ -92,13 +92,13 @@ def print_status(output: str) -> None:
     lines = [
         f"{index.num_rows - failed} made, {failed} failed, {left} left, of {rows} rows{told}",
         *counts_lines(index),
-        f"  manifest   {run['manifest']}",
-        f"  model      {run['model'].get('source')} at {run['model_revision']}",
+        f"  manifest   {run.manifest}",
+        f"  model      {run.model.get('source')} at {run.model_revision}",
     ]
     if newest:
         lines.append(f"  last       {newest} UTC")
     holder = read_claim(storage)
     if holder is not None and not holder.released:
         silent = time.time() - holder.renewed_at
-        lines.append(f"  running    {holder.told()}, last heard of {duration(max(silent, 0.0))} ago")
+        lines.append(f"  running    {holder.describe()}, last heard of {duration(max(silent, 0.0))} ago")
     print("\n".join(lines))  # noqa: T201
