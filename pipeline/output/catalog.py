@@ -1,7 +1,7 @@
 """The catalog of an output: the current record of every finished sample.
 
 A record is unsealed while it is an object of its own in records/, and sealed once it is in a part. See
-docs/output-format.md, Parts and Current record.
+docs/output-format.md, Parts.
 """
 
 from __future__ import annotations
