@@ -1,4 +1,4 @@
-"""What is left to do: the manifest minus what is committed."""
+"""The plan of a run: the manifest's rows minus the finished samples."""
 
 from __future__ import annotations
 
@@ -13,23 +13,26 @@ from pipeline.output.catalog import Catalog
 from pipeline.output.storage import Storage
 from sgi2v.config import auto_dtype
 from sgi2v.errors import ConfigError
+from sgi2v.wording import counted
 
-DIGESTED_AT_ONCE = 5000
-"""Rows as Python objects: what is held in memory."""
+DIGEST_BATCH_ROWS = 5000
+"""Rows that are held in memory as Python objects while they are digested."""
+SHOWN_IDS = 5
+"""Sample ids that a message names."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The rows to do, and how the others stand."""
+    """The rows that a run has to do, and the samples that are finished."""
 
     todo: pa.Table
-    """The known columns of manifest rows, with `_attempts`: how often they have been finished before."""
+    """MANIFEST_SCHEMA of the rows to do, with `_attempts`: how many runs have finished the row before."""
     total: int
-    """Rows of the manifest, within the limit."""
+    """Rows of the manifest, up to the limit."""
     catalog: Catalog
-    """The finished samples of the output; what is tried again stands there as failed until it is finished again."""
-    others: int
-    """Finished samples of the output that the manifest does not hold: those of another manifest."""
+    """The finished samples of the output. A failed sample stays in it until it is finished again."""
+    other_samples: int
+    """Finished samples of the output that are not in the manifest: they came from another one."""
 
     @property
     def done(self) -> int:
@@ -38,33 +41,36 @@ class Plan:
 
 
 def make_plan(
-    manifest: pa.Table, storage: Storage, retry_failed: bool, limit: int | None, unchanged: bool = False
+    manifest: pa.Table, storage: Storage, retry_failed: bool, limit: int | None, manifest_unchanged: bool = False
 ) -> Plan:
-    """Subtract the finished samples. unchanged: the manifest is the one that has been planned last.
+    """Subtract the finished samples from the manifest.
 
-    Raises ConfigError where a finished row has since changed.
+    retry_failed: failed samples are to do again. limit: only the first rows. manifest_unchanged: this manifest was
+    planned before, so its rows need no comparison. Raises ConfigError if the row of a finished sample has changed.
     """
-    # what rides along stays here: no sample is made of it
+    # other columns do not decide a sample, so they do not travel through the stages
     rows = manifest.select(MANIFEST_SCHEMA.names)
     catalog = Catalog(storage)
     index = catalog.index
-    places = pc.index_in(rows["sample_id"], value_set=index["sample_id"].combine_chunks())
-    again = pc.equal(index["status"], "failed").take(places) if retry_failed else pa.nulls(len(rows), pa.bool_())
-    is_todo = pc.or_(pc.is_null(places), pc.fill_null(again, False))
-    if not unchanged:
-        _check_unchanged(rows.append_column("_digest", index["row_digest"].take(places)).filter(pc.invert(is_todo)))
-    others = index.num_rows - (len(rows) - places.null_count)
-    rows = rows.append_column("_attempts", pc.fill_null(index["attempts"].take(places), 0)).slice(0, limit)
-    return Plan(rows.filter(is_todo.slice(0, limit)), rows.num_rows, catalog, others)
+    positions = pc.index_in(rows["sample_id"], value_set=index["sample_id"].combine_chunks())
+    is_failed = pc.equal(index["status"], "failed")
+    is_retried = is_failed.take(positions) if retry_failed else pa.nulls(len(rows), pa.bool_())
+    is_todo = pc.or_(pc.is_null(positions), pc.fill_null(is_retried, False))
+    if not manifest_unchanged:
+        digested = rows.append_column("_digest", index["row_digest"].take(positions))
+        _check_unchanged(digested.filter(pc.invert(is_todo)))
+    other_samples = index.num_rows - (len(rows) - positions.null_count)
+    rows = rows.append_column("_attempts", pc.fill_null(index["attempts"].take(positions), 0)).slice(0, limit)
+    return Plan(rows.filter(is_todo.slice(0, limit)), rows.num_rows, catalog, other_samples)
 
 
 def check_dtype(plan: Plan, config: RunConfig, on_gpu: bool) -> None:
-    """Raise ConfigError where `auto` would now choose another type of the weights than for the samples there."""
+    """Raise ConfigError if `dtype = auto` would give other weights than those of the finished samples."""
     if config.model.dtype != "auto":
-        return  # then it is among the deciding settings
+        return  # an explicit dtype is one of the deciding settings, which are compared
     possible = sorted({auto_dtype(on_gpu, has_bfloat16) for has_bfloat16 in (False, True)})
-    found = pc.unique(plan.catalog.index["dtype"]).to_pylist()
-    others = sorted({each for each in found if each is not None and each not in possible})
+    recorded = pc.unique(plan.catalog.index["dtype"]).to_pylist()
+    others = sorted({dtype for dtype in recorded if dtype is not None and dtype not in possible})
     if others:
         raise ConfigError(
             f"the samples in {config.output} were made in {', '.join(map(str, others))}, and these workers would make "
@@ -74,16 +80,17 @@ def check_dtype(plan: Plan, config: RunConfig, on_gpu: bool) -> None:
 
 
 def _check_unchanged(finished: pa.Table) -> None:
-    """finished: rows with the digest of the row that their sample was made from, `_digest`."""
+    """Raise ConfigError if a row differs from the one its sample was made from, whose digest is in `_digest`."""
     changed = [
         row["sample_id"]
-        for batch in finished.to_batches(max_chunksize=DIGESTED_AT_ONCE)
+        for batch in finished.to_batches(max_chunksize=DIGEST_BATCH_ROWS)
         for row in rows_of(pa.Table.from_batches([batch]))
         if row_digest(row) != row["_digest"]
     ]
     if changed:
-        shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+        more = len(changed) - SHOWN_IDS
+        shown = ", ".join(changed[:SHOWN_IDS]) + (f" and {more} more" if more > 0 else "")
         raise ConfigError(
-            f"{len(changed)} rows have changed since their samples were made: {shown}. "
-            "Give the changed rows new sample ids, or use another --output."
+            f"{counted(len(changed), 'finished row')} changed in the manifest: {shown}. "
+            "Give a changed row a new sample id, or use another --output."
         )

@@ -26,7 +26,7 @@ from pipeline.flow.width import STAGE_CPUS, Width, worker_bytes
 from pipeline.output.lease import Lease, acquire
 from pipeline.output.log import RunLog
 from pipeline.output.records import SampleRecord
-from pipeline.output.run_file import check_output, claim_output, describe_run, renew_manifest
+from pipeline.output.run_file import check_output, create_run_file, describe_run, update_run_file
 from pipeline.output.storage import Storage
 from pipeline.output.tables import check_tables, write_tables
 from pipeline.plan import Plan, check_dtype, make_plan
@@ -122,11 +122,11 @@ def _run(
             log.write("uploads_aborted", uploads=aborted)
     except StorageError as error:  # what is left costs room, and harms no run
         log.write("uploads_not_aborted", message=str(error))
-    unchanged = claim_output(storage, config, digest, manifest.num_rows)
+    unchanged = create_run_file(storage, config, digest, manifest.num_rows)
     plan = make_plan(manifest, storage, retry_failed, limit, unchanged)
-    plan.catalog.sweep(lease.epoch)
+    plan.catalog.delete_superseded(lease.epoch)
     plan.catalog.seal_if_due(lease.epoch)
-    renew_manifest(storage, config, digest, manifest.num_rows, plan.others)
+    update_run_file(storage, config, digest, manifest.num_rows, plan.other_samples)
     observer.planned(plan)
     log.write("planned", rows=plan.total, done=plan.done, todo=plan.todo.num_rows)
     result = RunResult(config, plan)
@@ -145,7 +145,7 @@ def _run(
     result.seconds = time.monotonic() - start
     lease.check()
     plan.catalog.refresh()
-    plan.catalog.sweep(lease.epoch)
+    plan.catalog.delete_superseded(lease.epoch)
     write_tables(plan.catalog, manifest, lease.epoch)
     missing = plan.todo.num_rows - result.finished.num_rows
     if missing and not result.interrupted:

@@ -1,6 +1,7 @@
-"""Bring a checkpoint's files to this machine: from a folder, an fsspec store, or the Hugging Face Hub.
+"""Bring the files of a checkpoint to this machine: from a folder, an fsspec store, or the Hugging Face Hub.
 
-Nothing here knows what is in the files. Every way in gives a folder and a revision that changes with its contents.
+This file does not interpret what it fetches. Each source gives a local folder and a revision that changes with the
+contents.
 """
 
 from __future__ import annotations
@@ -8,17 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from collections.abc import Collection, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from sgi2v.config import ModelConfig
-from sgi2v.errors import ModelError
+from sgi2v.errors import ModelError, StorageError
+from sgi2v.retry import with_retries
 
 EMBEDDED = "embedded"
-"""The source that is inside the package."""
+"""The source name of the checkpoint inside the package."""
 DEFAULTS_FILE = "sgi2v.json"
 """Optional file of a checkpoint: {"sampler": {...}, "guidance": {...}}, its own default settings."""
 
@@ -29,39 +30,38 @@ COMPONENTS: Mapping[str, tuple[str, str, str]] = {
     "scheduler": ("scheduler_config.json", "", "EulerDiscreteScheduler"),
     "feature_extractor": ("preprocessor_config.json", "", ""),
 }
-"""Folder -> (its config file, the stem of its weights, its class)."""
+"""Folder -> (its config file, the stem of its weight files, its class)."""
 
-_SMALL_FILE = 1 << 20
-_EDGE = 1 << 16
-_TAGS = (
+DOWNLOAD_ATTEMPTS = 4
+"""Attempts at one download. Fewer than for a small object: each may move gigabytes."""
+_SMALL_FILE_BYTES = 1 << 20
+"""A file up to this size is digested whole, a larger one in pieces."""
+_PIECE_BYTES = 1 << 16
+_VERSION_KEYS = (
     *("ETag", "etag", "md5Hash", "content_md5", "Content-MD5"),
     *("mtime", "last_modified", "LastModified", "Last-Modified", "updated", "created"),
 )
-"""What stores call the value that changes when a file of theirs does, the surest first."""
-_ATTEMPTS = 4
-"""Tries of one download."""
-_FIRST_DELAY_S = 0.5
-"""Before the second try; doubled each time."""
+"""Names that stores give to a value that changes with the file, the most reliable first."""
 
 
 def weight_files(path: Path, component: str, half: bool) -> tuple[str | None, list[Path]]:
-    """The variant (`fp16` or None) to load and its safetensors files; an empty list where there are none.
+    """The variant (`fp16` or None) to load and its safetensors files; an empty list if there are none.
 
     half: the weights will be held in 16 bits, so an fp16 variant is preferred.
     """
     folder = path / component
-    variant, names = _one_variant(component, [file.name for file in folder.glob("*.safetensors")], half)
+    variant, names = _choose_variant(component, [file.name for file in folder.glob("*.safetensors")], half)
     return variant, [folder / name for name in names]
 
 
 def cache_root() -> Path:
-    """Where downloaded checkpoints are kept: $SGI2V_CACHE, or the user's cache folder."""
+    """The folder of downloaded checkpoints: $SGI2V_CACHE, or `sgi2v-batch` in the user's cache folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sgi2v-batch"
     return Path(os.environ.get("SGI2V_CACHE", default))
 
 
-def _one_variant(component: str, names: Collection[str], half: bool) -> tuple[str | None, list[str]]:
-    """Of the names in a component's folder, the variant to take and its safetensors files."""
+def _choose_variant(component: str, names: Collection[str], half: bool) -> tuple[str | None, list[str]]:
+    """The variant to use and its safetensors files. names: of the files in the component's folder."""
     stem = COMPONENTS[component][1]
     for variant in ("fp16", None) if half else (None, "fp16"):
         infix = f".{variant}" if variant else ""
@@ -72,21 +72,19 @@ def _one_variant(component: str, names: Collection[str], half: bool) -> tuple[st
     return None, []
 
 
-def _wanted_weights(names: Collection[str], full: bool) -> list[str]:
-    """Of all names in a checkpoint, the weights to fetch: one variant of each component.
-
-    full: 32 bits were asked for.
-    """
-    wanted: list[str] = []
+def _weights_to_fetch(names: Collection[str], config: ModelConfig) -> list[str]:
+    """The weight files of one variant of each component. names: of all files in the checkpoint."""
+    half = config.dtype != "float32"
+    chosen: list[str] = []
     for component in COMPONENTS:
         folder = f"{component}/"
         inside = [name.removeprefix(folder) for name in names if name.startswith(folder)]
-        wanted += [folder + name for name in _one_variant(component, inside, half=not full)[1]]
-    return wanted
+        chosen += [folder + name for name in _choose_variant(component, inside, half)[1]]
+    return chosen
 
 
 def open_folder(source: str, path: Path) -> tuple[Path, str]:
-    """A local checkpoint, used where it lies."""
+    """A local checkpoint, used in place, and its revision. Raises ModelError if `path` is not a folder."""
     if not path.exists():
         raise ModelError(f"there is no model folder {source}")
     if not path.is_dir():
@@ -95,29 +93,32 @@ def open_folder(source: str, path: Path) -> tuple[Path, str]:
 
 
 def folder_digest(path: Path) -> str:
-    """Digest of a folder's names, sizes and contents."""
+    """A digest of the names, sizes and contents of a folder's .json and .safetensors files."""
     digest = hashlib.sha256()
     for file in sorted(file for file in path.rglob("*") if file.suffix in {".json", ".safetensors"}):
         size = file.stat().st_size
         digest.update(f"{file.relative_to(path).as_posix()}\0{size}\0".encode())
         with file.open("rb") as stream:
-            digest.update(_sample(stream, size))
+            digest.update(_bytes_to_digest(stream, size))
     return digest.hexdigest()[:40]
 
 
-def _sample(stream: BinaryIO, size: int | None) -> bytes:
-    """A file's contents; of a large one pieces of the whole length, the header among them."""
-    if size is None or size <= _SMALL_FILE:
+def _bytes_to_digest(stream: BinaryIO, size: int | None) -> bytes:
+    """The whole of a small file; of a large one nine pieces from start to end, its header among them."""
+    if size is None or size <= _SMALL_FILE_BYTES:
         return stream.read()
-    pieces = [stream.read(_EDGE)]
-    for start in (*(size * eighth // 8 for eighth in range(1, 8)), size - _EDGE):
+    pieces = [stream.read(_PIECE_BYTES)]
+    for start in (*(size * eighth // 8 for eighth in range(1, 8)), size - _PIECE_BYTES):
         stream.seek(start)
-        pieces.append(stream.read(_EDGE))
+        pieces.append(stream.read(_PIECE_BYTES))
     return b"".join(pieces)
 
 
 def fetch_url(config: ModelConfig, weights: bool) -> tuple[Path, str]:
-    """Copy a checkpoint from any fsspec store into the node's cache; a local URL is used in place."""
+    """Copy a checkpoint from any fsspec store into this machine's cache; a local URL is used in place.
+
+    Returns the folder and the revision. weights: fetch them too. Raises ModelError.
+    """
     import fsspec
     from fsspec.implementations.local import LocalFileSystem
 
@@ -126,18 +127,19 @@ def fetch_url(config: ModelConfig, weights: bool) -> tuple[Path, str]:
         filesystem, root = fsspec.core.url_to_fs(url)
         if isinstance(filesystem, LocalFileSystem):
             return open_folder(url, Path(root))
-        return _copy_store(config, filesystem, root, weights)
+        return _copy_to_cache(config, filesystem, root, weights)
     except ModelError:
         raise
     except Exception as error:  # a store's client raises what its own library raises
+        reason = str(error) if isinstance(error, StorageError) else f"{type(error).__name__}: {error}"
         raise ModelError(
-            f"{url} could not be fetched: {type(error).__name__}: {error}\n"
+            f"{url} could not be fetched: {reason}\n"
             "Check the URL, the credentials and the network; gs:// needs gcsfs and abfs:// needs adlfs."
         ) from error
 
 
-def _copy_store(config: ModelConfig, filesystem: Any, root: str, weights: bool) -> tuple[Path, str]:
-    """Bring what is wanted of a stored checkpoint into the cache, under a lock, each file whole or not at all."""
+def _copy_to_cache(config: ModelConfig, filesystem: Any, root: str, weights: bool) -> tuple[Path, str]:
+    """Copy the files that are needed into the cache, under a lock; each file appears there only when it is whole."""
     from filelock import FileLock
 
     filesystem.invalidate_cache()
@@ -146,60 +148,59 @@ def _copy_store(config: ModelConfig, filesystem: Any, root: str, weights: bool) 
         name = path[len(root) :].strip("/")
         folder, _, file = name.rpartition("/")
         if name == DEFAULTS_FILE or (folder in COMPONENTS and file.endswith((".json", ".safetensors"))):
-            # An HTTP server's listing holds names alone.
-            listing[name] = info if _tag(info) else filesystem.info(path)
+            # an HTTP server's listing has names only
+            listing[name] = info if _version_tag(info) else filesystem.info(path)
     if not listing:
-        filesystem.ls(root)  # raises what `find` passes over: a server that does not answer, a missing folder
+        filesystem.ls(root)  # raises what `find` ignores: a server that does not answer, a missing folder
         folders = ", ".join(f"{component}/" for component in COMPONENTS)
         raise ModelError(f"{config.source} holds no checkpoint: no .json and no .safetensors file is in {folders}")
     described = sorted(
-        (name, info["size"], _tag(info) or _stored_digest(filesystem, info)) for name, info in listing.items()
+        (name, info["size"], _version_tag(info) or _digest_in_store(filesystem, info)) for name, info in listing.items()
     )
     revision = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:40]
-    wanted = [name for name in listing if name.endswith(".json")]
-    wanted += _wanted_weights(listing, config.dtype == "float32") if weights else []
+    needed = [name for name in listing if name.endswith(".json")]
+    needed += _weights_to_fetch(listing, config) if weights else []
     target = cache_root() / "models" / revision
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
-        for name in wanted:
+        for name in needed:
             if not (target / name).exists():
                 _download(filesystem, listing[name], target / name)
     return target, revision
 
 
-def _tag(info: Mapping[str, Any]) -> str:
-    """What a store itself tells a file's versions apart by; empty where it keeps nothing."""
-    return next((f"{key} {info[key]}" for key in _TAGS if info.get(key)), "")
+def _version_tag(info: Mapping[str, Any]) -> str:
+    """The store's own mark of this version of a file, such as an ETag; empty if it keeps none."""
+    return next((f"{key} {info[key]}" for key in _VERSION_KEYS if info.get(key)), "")
 
 
-def _stored_digest(filesystem: Any, info: Mapping[str, Any]) -> str:
-    """Digest of a stored file's contents, read in place."""
+def _digest_in_store(filesystem: Any, info: Mapping[str, Any]) -> str:
+    """A digest of a stored file's contents, read without downloading a large file whole."""
     with filesystem.open(info["name"], "rb", cache_type="none") as stream:
-        return hashlib.sha256(_sample(stream, info["size"])).hexdigest()
+        return hashlib.sha256(_bytes_to_digest(stream, info["size"])).hexdigest()
 
 
 def _download(filesystem: Any, info: Mapping[str, Any], file: Path) -> None:
-    """Bring one file; a download that breaks is begun again, and leaves no more than a .partial."""
+    """Download one file. A download that fails leaves a `.partial` file at most. Raises as `with_retries`."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(file.name + ".partial")
-    for attempt in range(_ATTEMPTS):
-        try:
-            filesystem.get_file(info["name"], str(partial))
-            size = partial.stat().st_size
-            if info["size"] not in (None, size):
-                raise OSError(f"{info['name']} ended after {size} of {info['size']} bytes")
-            break
-        except (FileNotFoundError, PermissionError):
-            raise
-        except Exception:  # a store's client raises what its own library raises
-            if attempt + 1 == _ATTEMPTS:
-                raise
-            time.sleep(_FIRST_DELAY_S * 2**attempt)
+
+    def get_whole_file() -> None:
+        filesystem.get_file(info["name"], str(partial))
+        size = partial.stat().st_size
+        if info["size"] not in (None, size):
+            raise OSError(f"{info['name']} ended after {size} of {info['size']} bytes")
+
+    with_retries(f"downloading {info['name']}", get_whole_file, DOWNLOAD_ATTEMPTS)
     partial.replace(file)
 
 
 def fetch_hub(config: ModelConfig, weights: bool) -> tuple[Path, str]:
-    """Download a Hugging Face snapshot, or find it in the local cache; the fp16 weights alone where they serve."""
+    """Download a Hugging Face snapshot, or find it in the local cache. Returns the folder and the commit.
+
+    Of each component one variant of the weights is fetched; fp16 where it is there and 32 bits were not asked for.
+    Raises ModelError.
+    """
     from filelock import FileLock
     from huggingface_hub import snapshot_download
 
@@ -220,7 +221,7 @@ def fetch_hub(config: ModelConfig, weights: bool) -> tuple[Path, str]:
 
 
 def _hub_weights(config: ModelConfig) -> list[str]:
-    """The weight files to download: one variant of each component; none where there is no network but a cached copy."""
+    """The weight files to download. Empty without a network if the local cache has a whole set."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -232,8 +233,8 @@ def _hub_weights(config: ModelConfig) -> list[str]:
         cached = snapshot_download(
             config.source, revision=config.revision, allow_patterns=[DEFAULTS_FILE], local_files_only=True
         )
-        weighty = [component for component, (_, stem, _) in COMPONENTS.items() if stem]
-        if not all(weight_files(Path(cached), component, half=False)[1] for component in weighty):
+        with_weights = [component for component, (_, stem, _) in COMPONENTS.items() if stem]
+        if not all(weight_files(Path(cached), component, half=False)[1] for component in with_weights):
             raise
         return []
-    return _wanted_weights([each.rfilename for each in siblings], config.dtype == "float32")
+    return _weights_to_fetch([sibling.rfilename for sibling in siblings], config)

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """`1 sample`, `2 samples`, `12,000 samples`. plural: only where it is not the noun with an s."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+    """`1 sample`, `2 samples`. plural: only where it is not the noun with an s."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"

@@ -12,7 +12,7 @@ from manifests.io import digest_file
 from manifests.validate import validate
 from pipeline.cli.summary import duration, failed_by_code, generation_seconds
 from pipeline.config import RunConfig
-from pipeline.output.run_file import check_output, is_of_manifest
+from pipeline.output.run_file import check_output
 from pipeline.output.storage import Storage
 from pipeline.plan import make_plan
 from sgi2v.checkpoint import Checkpoint
@@ -31,7 +31,7 @@ def dry_run(
     """Print the plan and change nothing. Returns the exit code: 0 without problems, 2 with any."""
     storage = Storage(config.output)
     run = check_output(storage, config)
-    unchanged = is_of_manifest(run, digest_file(config.manifest))
+    unchanged = run is not None and run.has_manifest(digest_file(config.manifest))
     plan = make_plan(manifest, storage, retry_failed, limit, unchanged)
     index = plan.catalog.index
     finished = index.filter(pc.invert(pc.is_in(index["sample_id"], value_set=plan.todo["sample_id"].combine_chunks())))

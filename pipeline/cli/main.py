@@ -51,11 +51,11 @@ def reporting(command: Callable[Parameters, None]) -> Callable[Parameters, None]
 
     @wraps(command)
     def guarded(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
-        from pipeline.output.local_disk import full_disk_told
+        from pipeline.output.local_disk import full_disk_as_storage_error
         from sgi2v.errors import ClusterError, SGI2VError, StorageError
 
         try:
-            with full_disk_told():
+            with full_disk_as_storage_error():
                 command(*args, **kwargs)
         except SGI2VError as error:
             typer.echo(f"error: {error}", err=True)

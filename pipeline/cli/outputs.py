@@ -38,16 +38,16 @@ def verify(
     verdict = check(output)
     for flaw in verdict.flaws:
         typer.echo(str(flaw))
-    if verdict.running:
+    if verdict.active_run:
         typer.echo(
-            f"a run is writing to it ({verdict.running}): videos without a record and tables that lag are not judged"
+            f"a run is writing to it ({verdict.active_run}): videos without a record and tables that lag are not judged"
         )
-    if verdict.unread:
-        typer.echo(f"the number of rows is checked against run.json only: {verdict.unread}")
+    if verdict.manifest_problem:
+        typer.echo(f"the number of rows is checked against run.json only: {verdict.manifest_problem}")
     counts = (
         f"{verdict.committed} made, {verdict.failed} failed, {verdict.left} left, of {counted(verdict.rows, 'row')}"
     )
-    if verdict.is_whole:
+    if verdict.is_complete:
         typer.echo(f"{counts}: everything is there and whole")
         return
     result = counted(len(verdict.flaws), "flaw") if verdict.flaws else "no flaws, but the run is not finished"

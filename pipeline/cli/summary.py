@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.output.catalog import Catalog, count, counts_of, mean_of
-from pipeline.output.lease import read_claim
+from pipeline.inspect.status import read_status
+from pipeline.output.catalog import count, counts_of, mean_of
 from pipeline.output.records import VIDEOS
-from pipeline.output.run_file import require_run
-from pipeline.output.storage import Storage
 from pipeline.output.tables import FAILURES, METADATA
 from pipeline.run import RunResult
 from sgi2v.wording import counted
@@ -78,28 +75,19 @@ def print_summary(result: RunResult) -> None:
 
 
 def print_status(output: str) -> None:
-    """How a run stands, from its output alone. Raises ConfigError where there is none.
-
-    `left` counts rows of the manifest that was run last; samples of others are told apart.
-    """
-    storage = Storage(output)
-    run = require_run(storage)
-    rows, others = run["rows"], run["other_samples"]
-    index = Catalog(storage).index
-    left = max(rows - max(index.num_rows - others, 0), 0)
-    told = f" (and {others} samples of other manifests)" if others else ""
-    failed = count(index, "failed")
-    newest = pc.max(index["finished_at"]).as_py()
+    """Print the state of the run at `output`. Raises ConfigError if there is none."""
+    status = read_status(output)
+    others = f" (and {counted(status.other_samples, 'sample')} of other manifests)" if status.other_samples else ""
+    counts = f"{status.committed} made, {status.failed} failed, {status.left} left"
     lines = [
-        f"{index.num_rows - failed} made, {failed} failed, {left} left, of {rows} rows{told}",
-        *counts_lines(index),
-        f"  manifest   {run['manifest']}",
-        f"  model      {run['model'].get('source')} at {run['model_revision']}",
+        f"{counts}, of {counted(status.rows, 'row')}{others}",
+        *counts_lines(status.index),
+        f"  manifest   {status.manifest}",
+        f"  model      {status.model} at {status.model_revision}",
     ]
-    if newest:
-        lines.append(f"  last       {newest} UTC")
-    holder = read_claim(storage)
-    if holder is not None and not holder.released:
-        silent = time.time() - holder.renewed_at
-        lines.append(f"  running    {holder.told()}, last heard of {duration(max(silent, 0.0))} ago")
+    if status.last_finished_at:
+        lines.append(f"  last       {status.last_finished_at} UTC")
+    if status.holder is not None and status.holder_silent_s is not None:
+        heartbeat = f"last heartbeat {duration(status.holder_silent_s)} ago"
+        lines.append(f"  running    {status.holder.describe()}, {heartbeat}")
     print("\n".join(lines))  # noqa: T201

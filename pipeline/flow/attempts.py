@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.flow.session import cluster_errors
-from pipeline.output.local_disk import full_disk_told
+from pipeline.output.local_disk import full_disk_as_storage_error
 from sgi2v.errors import ErrorCode, SampleError
 
 STDERR = 2
@@ -212,7 +212,7 @@ def attempt(
     file = None if traces is None else traces.with_name(f"{traces.name}-{stage}-{sample_id}.txt")
     if len(lasted) >= MAX_ATTEMPTS:
         raise _given_up(stage, lasted, timeout_s, file)
-    with full_disk_told(), _last_words(file) as descriptor:
+    with full_disk_as_storage_error(), _last_words(file) as descriptor:
         if timeout_s is not None:
             # a thread of C, which no interpreter lock can keep waiting
             faulthandler.dump_traceback_later(timeout_s, exit=True, file=descriptor)

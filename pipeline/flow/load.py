@@ -14,13 +14,14 @@ from pipeline.config import RunConfig, sample_seed
 from pipeline.flow.attempts import Attempts, attempt
 from pipeline.flow.row import InFlight, as_row, each_row
 from pipeline.output.run_file import RUN_FILE
-from pipeline.output.storage import Storage, with_retries
+from pipeline.output.storage import Storage
 from sgi2v.errors import (
     ClusterError,
     ErrorCode,
     SampleError,
     StorageError,
 )
+from sgi2v.retry import with_retries
 
 FETCHES = 4
 """Tries of an image's place in a row: the rows that fail with it may be far too many to wait long for each."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from manifests.access import without_secrets
 from pipeline.output.lease import LeaseError
-from pipeline.output.log import captured
+from pipeline.output.log import capture_log
 from pipeline.output.records import SampleRecord
 from sgi2v.config import SamplerConfig
 from sgi2v.errors import ClusterError, ConfigError, ErrorCode, ModelError, SampleError, SGI2VError, StorageError
@@ -116,7 +116,7 @@ def each_row(table: pa.Table, name: str, stage: Callable[[pa.Table], pa.Table]) 
     for number in range(table.num_rows):
         row = table.slice(number, 1)
         sample_id = row["sample_id"][0].as_py() if "sample_id" in row.column_names else state_of(row).sample_id
-        with captured(name, sample_id) as lines:
+        with capture_log(name, sample_id) as lines:
             done = stage(row)
         if "log" in row.column_names:
             lines = [*json.loads(row["log"][0].as_py()), *lines]

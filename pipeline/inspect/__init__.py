@@ -1,1 +1,1 @@
-"""What looks at an output: status, verify, replay, contact sheet."""
+"""Commands that look at an output: status, verify, replay, sheet. Only verify changes one, and only to repair it."""

@@ -1,4 +1,4 @@
-"""Make one sample of a run again, on this machine and without Ray, and say whether it is the same to the bit."""
+"""replay: make one sample of a run again, on this machine and without Ray, and compare it bit for bit."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ from sgi2v.video import decode_mp4
 
 @dataclass(frozen=True)
 class Replay:
-    """What came of it."""
+    """The comparison of a replayed sample with the recorded one."""
 
     identical: bool
-    """Whether the frames are the recorded ones, bit for bit."""
+    """Whether the frames before encoding are the same, bit for bit."""
     mean_difference: float
-    """Mean absolute difference to the stored video, 8-bit levels; its compression alone makes about one."""
+    """Mean absolute difference to the stored video, 8-bit levels; its compression alone makes about 1."""
     record: SampleRecord
+    """The sample's record."""
 
 
 def replay(output: str, sample_id: str, device: str) -> Replay:
-    """Make the sample anew by run.json and the manifest that it names. device: `cuda` or `cpu`.
+    """Make a sample again from run.json and the manifest that it names. device: `cuda` or `cpu`.
 
-    Raises ConfigError where there is no such run or sample or its row has changed, SampleError for a row that fails.
+    Raises ConfigError if there is no such run or sample, or its row has changed; SampleError if the row fails.
     """
     storage = Storage(output)
     config = recorded_config(storage)
@@ -42,17 +43,17 @@ def replay(output: str, sample_id: str, device: str) -> Replay:
     if record is None:
         raise ConfigError(f"{output} has no sample {sample_id!r}")
     if record.status != "committed" or record.file_name is None:
-        raise ConfigError(f"{sample_id} has failed ({record.error_code}): there is nothing to compare with")
+        raise ConfigError(f"{sample_id} failed ({record.error_code}): it has no video to compare with")
     video = storage.get(record.file_name)
     if video is None:
-        raise ConfigError(f"{output}/{record.file_name} is not there: see `sgi2v-batch verify`")
+        raise ConfigError(f"{output}/{record.file_name} is missing: check the output with `sgi2v-batch verify`")
     rows = read_manifest(config.manifest).select(MANIFEST_SCHEMA.names)
     rows = rows.filter(pc.equal(rows["sample_id"], sample_id))
     if rows.num_rows != 1 or row_digest(rows.to_pylist()[0]) != record.row_digest:
         raise ConfigError(f"{config.manifest} does not have the row that {sample_id} was made from")
-    made = Generate(config, device)(Load(config)(InFlight.begin(rows)))
-    state, frames_THWC = generated_frames(made, config.sampler)
+    generated = Generate(config, device)(Load(config)(InFlight.begin(rows)))
+    state, frames_THWC = generated_frames(generated, config.sampler)
     if frames_THWC is None:
-        raise SampleError(ErrorCode(state.error_code or ErrorCode.UNKNOWN), state.message or "it failed")
+        raise SampleError(ErrorCode(state.error_code or ErrorCode.UNKNOWN), state.message or "the row failed")
     difference = np.abs(frames_THWC.astype(np.int16) - decode_mp4(video)).mean()
     return Replay(state.told["frames_sha256"] == record.frames_sha256, float(difference), record)

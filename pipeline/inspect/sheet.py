@@ -1,4 +1,4 @@
-"""A contact sheet: what was asked of each sample, and what one or more runs made of it."""
+"""sheet: a picture with the conditions of each sample beside frames of its videos in one or more runs."""
 
 from __future__ import annotations
 
@@ -19,25 +19,29 @@ from pipeline.output.storage import Storage
 from sgi2v.video import Frames, decode_mp4
 
 STRIP_HEIGHT = 128
-"""Of a frame on the sheet, pixels."""
+"""Height of a frame on the sheet, pixels."""
 LABEL_HEIGHT = 20
 GAP = 10
-GROUND, TEXT, SUBTEXT = (24, 26, 31), (240, 241, 244), (158, 163, 174)
+"""Between pictures, and around them, pixels."""
+BACKGROUND, TEXT, SUBTEXT = (24, 26, 31), (240, 241, 244), (158, 163, 174)
 
 
 @dataclass(frozen=True)
 class _Strip:
-    """What one run has of a sample."""
+    """One run's video of a sample."""
 
     label: str
+    """`guided` or `unguided`."""
     record: SampleRecord | None
+    """None: not finished."""
     frames: Frames | None
+    """None: no video."""
 
 
 def contact_sheet(manifest: pa.Table, manifest_uri: str, outputs: Sequence[str], frames: int) -> Image.Image:
-    """One row per sample: its conditions, then for each run `frames` frames, evenly over the video.
+    """One row per sample: its conditions, then for each run `frames` frames, evenly spaced over the video.
 
-    Thin outlines show where the boxes should be. Raises ConfigError for an output without a run.
+    Thin outlines show the asked boxes. Raises ConfigError for an output without a run.
     """
     storages = [Storage(output) for output in outputs]
     labels = [_label(storage) for storage in storages]
@@ -48,11 +52,11 @@ def contact_sheet(manifest: pa.Table, manifest_uri: str, outputs: Sequence[str],
         image_HWC = load_image(sample.image, manifest_uri)
         strips = [_strip(catalog, label, sample.sample_id) for catalog, label in zip(catalogs, labels, strict=True)]
         rows.append(_row(sample, image_HWC, strips, frames))
-    return _stacked(rows)
+    return _stack(rows)
 
 
 def _label(storage: Storage) -> str:
-    return "unguided" if require_run(storage)["deciding"]["guidance"] is None else "guided"
+    return "guided" if require_run(storage).is_guided else "unguided"
 
 
 def _strip(catalog: Catalog, label: str, sample_id: str) -> _Strip:
@@ -67,34 +71,34 @@ def _row(sample: Sample, image_HWC: Frames, strips: Sequence[_Strip], frames: in
     image_height, image_width = image_HWC.shape[:2]
     tracks = sample.tracks(frames, image_height, image_width)
     conditions = draw_conditions(image_HWC, tracks, (height - LABEL_HEIGHT) / image_height, beyond=False)
-    drawn = [_draw_strip(strip, sample, image_HWC, frames) for strip in strips]
-    row = Image.new("RGB", (conditions.width + GAP + max(strip.width for strip in drawn), height), GROUND)
+    pictures = [_draw_strip(strip, sample, image_HWC, frames) for strip in strips]
+    row = Image.new("RGB", (conditions.width + GAP + max(picture.width for picture in pictures), height), BACKGROUND)
     row.paste(conditions, (0, LABEL_HEIGHT))
     _write(row, (0, LABEL_HEIGHT // 2), sample.sample_id, TEXT)
-    for at, strip in enumerate(drawn):
-        row.paste(strip, (conditions.width + GAP, at * (strip_height + GAP)))
+    for number, picture in enumerate(pictures):
+        row.paste(picture, (conditions.width + GAP, number * (strip_height + GAP)))
     return row
 
 
 def _draw_strip(strip: _Strip, sample: Sample, image_HWC: Frames, frames: int) -> Image.Image:
     height, width = image_HWC.shape[:2] if strip.frames is None else strip.frames.shape[1:3]
     zoom = STRIP_HEIGHT / height
-    tile = round(width * zoom)
-    picture = Image.new("RGB", (frames * tile, LABEL_HEIGHT + STRIP_HEIGHT), GROUND)
-    _write(picture, (0, LABEL_HEIGHT // 2), _told(strip), SUBTEXT)
+    tile_width = round(width * zoom)
+    picture = Image.new("RGB", (frames * tile_width, LABEL_HEIGHT + STRIP_HEIGHT), BACKGROUND)
+    _write(picture, (0, LABEL_HEIGHT // 2), _caption(strip), SUBTEXT)
     if strip.frames is None:
         return picture
     count = len(strip.frames)
     tracks = sample.tracks(count, *image_HWC.shape[:2]).rescale(height, width)
-    for at, t in enumerate(np.linspace(0, count - 1, frames).round().astype(int)):
+    for number, t in enumerate(np.linspace(0, count - 1, frames).round().astype(int)):
         boxes_N4 = tracks.boxes_NT4[:, t] if tracks.num_boxes else np.zeros((0, 4))
-        picture.paste(draw_boxes(strip.frames[t], boxes_N4, zoom), (at * tile, LABEL_HEIGHT))
+        picture.paste(draw_boxes(strip.frames[t], boxes_N4, zoom), (number * tile_width, LABEL_HEIGHT))
     return picture
 
 
-def _told(strip: _Strip) -> str:
+def _caption(strip: _Strip) -> str:
     if strip.record is None:
-        return f"{strip.label}: not made yet"
+        return f"{strip.label}: not finished"
     if strip.record.status == "failed":
         return f"{strip.label}: failed, {strip.record.error_code}"
     objmc, static = (strip.record.metrics.get(name) for name in ("objmc_px", "static_objmc_px"))
@@ -103,13 +107,13 @@ def _told(strip: _Strip) -> str:
     return f"{strip.label}, ObjMC {objmc:.1f} px (static {static:.1f})"
 
 
-def _write(picture: Image.Image, at: tuple[int, int], text: str, ink: tuple[int, int, int]) -> None:
-    ImageDraw.Draw(picture).text(at, text, font=ImageFont.load_default(13), fill=ink, anchor="lm")
+def _write(picture: Image.Image, left_middle: tuple[int, int], text: str, colour: tuple[int, int, int]) -> None:
+    ImageDraw.Draw(picture).text(left_middle, text, font=ImageFont.load_default(13), fill=colour, anchor="lm")
 
 
-def _stacked(rows: Sequence[Image.Image]) -> Image.Image:
+def _stack(rows: Sequence[Image.Image]) -> Image.Image:
     width = max(row.width for row in rows) + 2 * GAP
-    sheet = Image.new("RGB", (width, sum(row.height + 2 * GAP for row in rows)), GROUND)
+    sheet = Image.new("RGB", (width, sum(row.height + 2 * GAP for row in rows)), BACKGROUND)
     top = GAP
     for row in rows:
         sheet.paste(row, (GAP, top))

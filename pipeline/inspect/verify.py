@@ -1,4 +1,4 @@
-"""Is an output what its records say? Every record against its video, every video against its record, and the sums."""
+"""verify: compare every record of an output with its video, its manifest row and its table row. Optionally repair."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,29 +17,29 @@ from manifests.io import digest_file, read_manifest
 from pipeline.output.catalog import Catalog, count
 from pipeline.output.lease import Lease, acquire, check_epoch, is_alive, read_claim
 from pipeline.output.records import VIDEOS, SampleRecord, Status
-from pipeline.output.run_file import RUN_FILE, require_run
+from pipeline.output.run_file import RUN_FILE, RunFile, require_run
 from pipeline.output.storage import Storage
 from pipeline.output.tables import FAILURES, METADATA, read_ids, write_tables
 from sgi2v.errors import ConfigError, SampleError, SGI2VError
+from sgi2v.wording import counted
 
-DECODERS = 2
-"""Processes that decode videos."""
-AT_ONCE = 16
-"""Videos fetched before they are handed to the decoders: what is held in memory."""
-SHOWN = 5
-"""Samples that a flaw of the whole names."""
-PASSING = ("video_orphan", "table_stale")
-"""What is no flaw while a run goes on: its videos go up before their records, its tables follow them."""
+DECODER_PROCESSES = 2
+VIDEO_BATCH = 16
+"""Videos that are held in memory at a time."""
+SHOWN_IDS = 5
+"""Sample ids that the message of a flaw names."""
+NORMAL_DURING_RUN = ("video_orphan", "table_stale")
+"""Codes that are no flaws during a run: it uploads a video before its record, and updates the tables after it."""
 
 
 @dataclass(frozen=True)
 class Flaw:
-    """One thing that is not as it should be."""
+    """One thing that is wrong with an output."""
 
     code: str
     """video_missing, video_damaged, video_shared, video_orphan, row_missing, table_stale."""
     key: str
-    """Sample id, or the object's key where no sample is concerned."""
+    """Sample id, or the key of an object that belongs to no sample."""
     message: str
 
     def __str__(self) -> str:
@@ -49,50 +48,55 @@ class Flaw:
 
 @dataclass
 class Verdict:
-    """What was found."""
+    """The result of a verification."""
 
     rows: int
+    """Rows of the manifest of the last run."""
     committed: int = 0
+    """Samples with a video."""
     failed: int = 0
+    """Samples that failed."""
     left: int = 0
-    """Rows without a record: they are the next run's."""
+    """Rows without a record, which the next run makes."""
     flaws: list[Flaw] = field(default_factory=list)
-    running: str | None = None
-    """Who has been at work on the output meanwhile, if anybody: what is PASSING has then not been judged."""
-    unread: str | None = None
-    """Why the records have been held against run.json's sums alone; None: against the manifest's ids."""
+    active_run: str | None = None
+    """The run that was at work during the verification, if any: flaws of NORMAL_DURING_RUN are then left out."""
+    manifest_problem: str | None = None
+    """Why the sample ids were not compared with the manifest's, but only counted; None if they were compared."""
 
     @property
-    def is_whole(self) -> bool:
-        """Whether every row is finished, and nothing is wrong with any."""
-        return not self.flaws and not self.left and self.running is None
+    def is_complete(self) -> bool:
+        """Whether every row is finished, nothing is wrong and no run is at work."""
+        return not self.flaws and not self.left and self.active_run is None
 
 
 def verify(output: str) -> Verdict:
-    """Read the whole output. Raises ConfigError where there is no run, StorageError."""
+    """Read the whole output, its videos included. Raises ConfigError if there is no run, StorageError."""
     storage = Storage(output)
     require_run(storage)
-    holder = read_claim(storage)
-    was_running = holder is not None and is_alive(holder)
-    videos = _videos(storage)
+    first_claim = read_claim(storage)
+    was_alive = first_claim is not None and is_alive(first_claim)
+    videos = _list_videos(storage)
     catalog = Catalog(storage)
     index = catalog.index
-    run = require_run(storage)  # behind the records: a new run tells its manifest before it finishes any of its rows
-    verdict = Verdict(run["rows"], count(index, "committed"), count(index, "failed"))
+    run = require_run(storage)  # after the records: a run updates run.json before it finishes a row of its manifest
+    verdict = Verdict(run.rows, count(index, "committed"), count(index, "failed"))
     verdict.flaws += _check_rows(run, index, verdict)
     verdict.flaws += _check_videos(catalog, videos)
     verdict.flaws += _check_tables(catalog)
-    last = read_claim(storage)
-    if last is not None and (was_running or is_alive(last) or holder is None or holder.epoch != last.epoch):
-        verdict.running = last.told()
-        verdict.flaws = [flaw for flaw in verdict.flaws if flaw.code not in PASSING]
+    last_claim = read_claim(storage)
+    if last_claim is not None:
+        is_new = first_claim is None or first_claim.epoch != last_claim.epoch
+        if was_alive or is_new or is_alive(last_claim):
+            verdict.active_run = last_claim.describe()
+            verdict.flaws = [flaw for flaw in verdict.flaws if flaw.code not in NORMAL_DURING_RUN]
     return verdict
 
 
 def repair(output: str, flaws: Sequence[Flaw]) -> int:
-    """Take away what is still flawed, so that the next run makes it again; returns how many samples that are.
+    """Delete the samples and objects that are still flawed. Returns the number of samples that the next run makes.
 
-    Holds the output's lease meanwhile. Raises LeaseError where a run has it, or takes it.
+    Holds the output's lease meanwhile. Raises LeaseError if a run has it, or takes it over.
     """
     storage = Storage(output)
     with acquire(storage) as lease:
@@ -104,131 +108,141 @@ def repair(output: str, flaws: Sequence[Flaw]) -> int:
 
 
 def _repair(storage: Storage, flaws: Sequence[Flaw], lease: Lease) -> int:
-    videos = _videos(storage)
+    videos = _list_videos(storage)
     catalog = Catalog(storage)
-    catalog.sweep(lease.epoch)
-    # a run may have come and gone since, and its dead driver's workers may have committed what they had in hand
-    found = list(_check_videos(catalog, videos, {flaw.key for flaw in flaws}))
+    catalog.delete_superseded(lease.epoch)
+    # checked again: a run may have come and gone, and workers of a dead driver may have committed what they had
+    current_flaws = list(_check_videos(catalog, videos, only={flaw.key for flaw in flaws}))
+    flawed_keys = pa.array([flaw.key for flaw in current_flaws], pa.string())
     index = catalog.index
-    again = index.filter(pc.is_in(index["sample_id"], value_set=pa.array([flaw.key for flaw in found], pa.string())))
-    catalog.remove(again["sample_id"].to_pylist(), lease.epoch)
-    nothing = pa.table({"sample_id": pa.array([], pa.string())})
-    write_tables(catalog, nothing, lease.epoch)  # which keep the manifest's columns that they have
-    # behind the tables, which must never name what is gone
-    orphans = [flaw.key for flaw in found if flaw.code == "video_orphan"]
-    kept = set(catalog.index["file_name"].to_pylist())
+    flawed = index.filter(pc.is_in(index["sample_id"], value_set=flawed_keys))
+    catalog.remove(flawed["sample_id"].to_pylist(), lease.epoch)
+    no_manifest = pa.table({"sample_id": pa.array([], pa.string())})  # the tables keep the manifest columns they have
+    write_tables(catalog, no_manifest, lease.epoch)
+    # after the tables, which must never name a video that is deleted
+    orphans = [flaw.key for flaw in current_flaws if flaw.code == "video_orphan"]
+    named_videos = set(catalog.index["file_name"].to_pylist())
+    flawed_videos = [name for name in flawed["file_name"].drop_null().to_pylist() if name not in named_videos]
     check_epoch(storage, lease.epoch)
-    storage.delete_many([*orphans, *(name for name in again["file_name"].drop_null().to_pylist() if name not in kept)])
-    return int(again.num_rows)
+    storage.delete_many([*orphans, *flawed_videos])
+    return int(flawed.num_rows)
 
 
-def _videos(storage: Storage) -> set[str]:
-    """Their keys; listed before the records are read, so that what is committed meanwhile is no orphan."""
+def _list_videos(storage: Storage) -> set[str]:
+    """The keys of all videos. Called before the records are read, so that a sample committed then is no orphan."""
     return set(storage.keys(VIDEOS))
 
 
-def _check_rows(run: dict[str, Any], index: pa.Table, verdict: Verdict) -> Iterator[Flaw]:
-    """The records against the manifest's rows; fills in what is left of these."""
-    rows, others = run["rows"], run["other_samples"]
+def _check_rows(run: RunFile, index: pa.Table, verdict: Verdict) -> Iterator[Flaw]:
+    """Compare the records with the rows of the manifest, and fill in `verdict.left`."""
+    others = run.other_samples
     try:
         ids = _manifest_ids(run)
     except SGI2VError as error:
-        verdict.unread = " ".join(str(error).split())
-        own = index.num_rows - others
-        verdict.left = max(rows - own, 0)
-        if own > rows:
-            yield Flaw("row_missing", RUN_FILE, f"{own} samples are finished of {rows} rows")
+        verdict.manifest_problem = " ".join(str(error).split())
+        finished = index.num_rows - others
+        verdict.left = max(run.rows - finished, 0)
+        if finished > run.rows:
+            message = f"{counted(finished, 'sample')} finished of {counted(run.rows, 'row')}"
+            yield Flaw("row_missing", RUN_FILE, message)
         return
     verdict.left = int(pc.sum(pc.invert(pc.is_in(ids, value_set=index["sample_id"].combine_chunks()))).as_py())
-    beyond = index["sample_id"].filter(pc.invert(pc.is_in(index["sample_id"], value_set=ids)))
-    if len(beyond) > others:
-        shown = ", ".join(sorted(beyond.to_pylist())[:SHOWN])
-        told = f"{len(beyond)} samples are in no row of {run['manifest']}, and {others} are known from others"
-        yield Flaw("row_missing", RUN_FILE, f"{told}: {shown}{', ...' if len(beyond) > SHOWN else ''}")
-    if len(ids) != rows:
-        yield Flaw("row_missing", RUN_FILE, f"{rows} rows are told, and {run['manifest']} has {len(ids)}")
+    without_row = index["sample_id"].filter(pc.invert(pc.is_in(index["sample_id"], value_set=ids)))
+    if len(without_row) > others:
+        shown = ", ".join(sorted(without_row.to_pylist())[:SHOWN_IDS]) + (
+            ", ..." if len(without_row) > SHOWN_IDS else ""
+        )
+        message = f"{counted(len(without_row), 'sample')} without a row in {run.manifest}, expected {others}: {shown}"
+        yield Flaw("row_missing", RUN_FILE, message)
+    if len(ids) != run.rows:
+        message = f"expected {counted(run.rows, 'row')} in {run.manifest}, got {len(ids)}"
+        yield Flaw("row_missing", RUN_FILE, message)
 
 
-def _manifest_ids(run: dict[str, Any]) -> pa.Array:
-    """Raises ConfigError for a manifest that is another by now, ManifestError or StorageError for none."""
-    if digest_file(run["manifest"]) != run.get("manifest_sha256"):
-        raise ConfigError(f"{run['manifest']} is not what it was when the run was started")
-    return read_manifest(run["manifest"])["sample_id"].combine_chunks()
+def _manifest_ids(run: RunFile) -> pa.Array:
+    """The sample ids of the manifest. Raises ConfigError if it has changed, ManifestError or StorageError."""
+    if not run.has_manifest(digest_file(run.manifest)):
+        raise ConfigError(f"{run.manifest} has changed since the run was started")
+    return read_manifest(run.manifest)["sample_id"].combine_chunks()
 
 
-def _check_videos(catalog: Catalog, there: set[str], among: set[str] | None = None) -> Iterator[Flaw]:
-    """there: `_videos`, listed before. among: samples and keys to look at; None is every one."""
+def _check_videos(catalog: Catalog, videos: set[str], only: set[str] | None = None) -> Iterator[Flaw]:
+    """Compare the videos with the records. videos: of `_list_videos`. only: sample ids and keys to check; None: all."""
     storage = catalog.storage
     names = Counter(catalog.index["file_name"].drop_null().to_pylist())
-    orphans = sorted(there - set(names) if among is None else (there - set(names)) & among)
-    yield from (Flaw("video_orphan", key, "no record names it") for key in orphans)
+    orphans = videos - set(names)
+    yield from (
+        Flaw("video_orphan", key, "no record names it") for key in sorted(orphans if only is None else orphans & only)
+    )
     with _Decoders() as decoders:
-        for batch in _in_batches(catalog, "committed"):
-            some = [record for record in batch if among is None or record.sample_id in among]
-            videos = storage.get_many(record.file_name for record in some if record.file_name is not None)
-            for record in some:
+        for batch in _record_batches(catalog, "committed"):
+            records = [record for record in batch if only is None or record.sample_id in only]
+            contents = storage.get_many(record.file_name for record in records if record.file_name is not None)
+            for record in records:
                 if names[record.file_name] > 1:
                     yield Flaw("video_shared", record.sample_id, f"{record.file_name} is another sample's too")
-                elif record.file_name not in videos:
+                elif record.file_name not in contents:
                     yield Flaw("video_missing", record.sample_id, f"{record.file_name} is not there")
-                elif problem := _damage(record, videos[record.file_name], decoders):
-                    yield Flaw("video_damaged", record.sample_id, f"{record.file_name} {problem}")
+                elif damage := _damage(record, contents[record.file_name], decoders):
+                    yield Flaw("video_damaged", record.sample_id, f"{record.file_name} {damage}")
 
 
-def _in_batches(catalog: Catalog, status: Status) -> Iterator[list[SampleRecord]]:
+def _record_batches(catalog: Catalog, status: Status) -> Iterator[list[SampleRecord]]:
     for table in catalog.tables(status):
-        for batch in table.to_batches(max_chunksize=AT_ONCE):
+        for batch in table.to_batches(max_chunksize=VIDEO_BATCH):
             yield [SampleRecord.from_row(row) for row in batch.to_pylist()]
 
 
 def _damage(record: SampleRecord, video: bytes, decoders: _Decoders) -> str | None:
-    """What is wrong with a video, or None."""
+    """What is wrong with a video, as the end of a sentence; None if nothing is."""
     if len(video) != record.video_bytes:
         return f"has {len(video)} bytes, not {record.video_bytes}"
     if hashlib.sha256(video).hexdigest() != record.video_sha256:
         return "has another checksum than its record"
     shape = (record.num_frames or 0, record.height or 0, record.width or 0)
-    return decoders.problem(video, shape)
+    return decoders.damage(video, shape)
 
 
 def _check_tables(catalog: Catalog) -> Iterator[Flaw]:
+    """Compare the sample ids of the tables with those of the records."""
     index = catalog.index
-    told: dict[str, Status] = {METADATA: "committed", FAILURES: "failed"}
-    for name, status in told.items():
+    status_of: dict[str, Status] = {METADATA: "committed", FAILURES: "failed"}
+    for name, status in status_of.items():
         expected = set(index.filter(pc.equal(index["status"], status))["sample_id"].to_pylist())
-        found = read_ids(catalog.storage, name)
-        missing, beyond = len(expected - found), len(found - expected)
-        if missing or beyond:
-            yield Flaw("table_stale", name, f"lacks {missing} samples and has {beyond} too many: run again to renew it")
+        listed = read_ids(catalog.storage, name)
+        missing, extra = len(expected - listed), len(listed - expected)
+        if missing or extra:
+            message = f"lacks {counted(missing, 'sample')} and has {extra} too many: run again to update it"
+            yield Flaw("table_stale", name, message)
 
 
 class _Decoders:
-    """Processes that decode, so that a video which crashes the decoder is that video's flaw."""
+    """Processes that decode videos, so that a video which crashes the decoder is only a flaw of that video."""
 
     def __enter__(self) -> _Decoders:
-        self._pool = self._new()
+        self._pool = self._new_pool()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def problem(self, video: bytes, shape: tuple[int, int, int]) -> str | None:
-        """Why this is no video of [frames, height, width], or None."""
+    def damage(self, video: bytes, shape: tuple[int, int, int]) -> str | None:
+        """Why this is not a video of [frames, height, width], as the end of a sentence; None if it is one."""
         try:
-            return self._pool.submit(_decoding_problem, video, shape).result()
+            return self._pool.submit(_decoding_damage, video, shape).result()
         except BrokenProcessPool:
-            self._pool = self._new()
+            self._pool = self._new_pool()
             return "crashes the decoder"
 
-    def _new(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(DECODERS, mp_context=get_context("spawn"))
+    def _new_pool(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(DECODER_PROCESSES, mp_context=get_context("spawn"))
 
 
-def _decoding_problem(video: bytes, shape: tuple[int, int, int]) -> str | None:
+def _decoding_damage(video: bytes, shape: tuple[int, int, int]) -> str | None:
     from sgi2v.video import check_video, decode_mp4
 
     try:
         check_video(decode_mp4(video), *shape)
     except SampleError as error:
-        return f"is no video of {shape[0]} frames of {shape[1]} x {shape[2]}: {error.message}"
+        return f"is no video of {shape[0]} frames of {shape[1]} x {shape[2]} px: {error.message}"
     return None

@@ -1,1 +1,1 @@
-"""The commit protocol: everything that reads or writes an output. docs/output-format.md describes it."""
+"""The output of a run: every file that reads or writes it. docs/output-format.md describes format and protocol."""

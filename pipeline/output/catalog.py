@@ -1,12 +1,7 @@
-"""The catalog of an output: every finished sample, in sealed parts and in records that are still loose.
+"""The catalog of an output: the current record of every finished sample.
 
-    parts/000003-0007.parquet    the eighth part that the third run has sealed
-
-A run that has PART_ROWS loose records writes them into one part, by conditional put, and deletes them then. Readers
-look at the loose records first and at the parts after them, so that what is sealed meanwhile is seen twice and never
-missed. Of several records of one sample one stands: a committed one before a failed one, more attempts before fewer,
-a sealed one before a loose one, an earlier part's before a later one's. A run that is killed between any two steps
-leaves nothing else behind than a sample with two records.
+A record is unsealed while it is an object of its own in records/, and sealed once it is in a part. See
+docs/output-format.md, Parts.
 """
 
 from __future__ import annotations
@@ -28,7 +23,7 @@ from sgi2v.errors import ConfigError
 
 PARTS = "parts"
 PART_ROWS = 5000
-"""Loose records that make a part: a few pages of a listing, a few megabytes of Parquet."""
+"""Unsealed records that make a part: a few pages of a listing, a few megabytes of Parquet."""
 INDEX_SCHEMA = pa.schema(
     [
         RECORD_SCHEMA.field(name)
@@ -39,180 +34,191 @@ INDEX_SCHEMA = pa.schema(
         )
     ]
 )
-"""What is held in memory of every sample: a few hundred bytes."""
+"""The columns that are held in memory of every sample: a few hundred bytes."""
 
-_LOOSE = np.iinfo(np.int32).max
-_PLACED_SCHEMA = INDEX_SCHEMA.append(pa.field("_part", pa.int32()))
+_UNSEALED = np.iinfo(np.int32).max
+"""Part number of an unsealed record: behind every part."""
+_NUMBERED_SCHEMA = INDEX_SCHEMA.append(pa.field("_part", pa.int32()))
+"""INDEX_SCHEMA with the position of each record's part in `Catalog._parts`."""
 
-Loose = tuple[str, SampleRecord]
-"""The key of a record, and the record."""
+Unsealed = tuple[str, SampleRecord]
+"""The key of an unsealed record, and the record."""
 
 
 class Catalog:
-    """The finished samples of one output, as they were when it was read and as its run has added to them."""
+    """The finished samples of an output: as they were when it was read, and what its run has added since."""
 
     def __init__(self, storage: Storage) -> None:
-        """Read what is there. Raises StorageError, ConfigError for a part of another program."""
+        """Read every record. Raises StorageError; ConfigError for a part of another program."""
         self.storage = storage
-        loose = _read_loose(storage, set())
+        unsealed = _read_unsealed(storage, but=set())  # before the parts: a record sealed meanwhile is then read twice
         self._parts = [key for key in storage.keys(PARTS) if key.endswith(".parquet")]
-        placed = [_place(_read_part(storage, key).select(INDEX_SCHEMA.names), n) for n, key in enumerate(self._parts)]
-        self._placed = pa.concat_tables([_PLACED_SCHEMA.empty_table(), *placed])
-        self._replaced: list[str] = []
-        self._added: set[str] = set()
-        self._loose: dict[str, Loose] = {}
-        self._superseded: list[Loose] = []
-        self._settle(loose)
+        indexes = [_read_part(storage, key).select(INDEX_SCHEMA.names) for key in self._parts]
+        numbered = [_numbered(index, part) for part, index in enumerate(indexes)]
+        self._index_of_parts = pa.concat_tables([_NUMBERED_SCHEMA.empty_table(), *numbered])
+        self._replaced_ids: list[str] = []
+        self._added_ids: set[str] = set()
+        self._unsealed: dict[str, Unsealed] = {}
+        self._superseded: list[Unsealed] = []
+        self._choose_current(unsealed)
 
     @property
     def _sealed(self) -> pa.Table:
-        """The samples that stand in parts. What has been replaced is taken out here: once for many, not at each."""
-        if self._replaced:
-            found = pc.is_in(self._placed["sample_id"], value_set=pa.array(self._replaced, pa.string()))
-            self._placed = self._placed.filter(pc.invert(found))
-            self._replaced = []
-        return self._placed
+        """_NUMBERED_SCHEMA of the samples whose current record is in a part.
+
+        Samples that `add` has replaced are filtered out here, once for many of them.
+        """
+        if self._replaced_ids:
+            is_replaced = pc.is_in(
+                self._index_of_parts["sample_id"], value_set=pa.array(self._replaced_ids, pa.string())
+            )
+            self._index_of_parts = self._index_of_parts.filter(pc.invert(is_replaced))
+            self._replaced_ids = []
+        return self._index_of_parts
 
     @property
     def index(self) -> pa.Table:
-        """INDEX_SCHEMA of every sample, in the order of `tables`."""
-        return pa.concat_tables([self._sealed.select(INDEX_SCHEMA.names), _index(self._standing_loose())])
+        """INDEX_SCHEMA of every finished sample, in the order of `tables`."""
+        return pa.concat_tables([self._sealed.select(INDEX_SCHEMA.names), _index(self._unsealed_records())])
 
     def tables(self, status: Status) -> Iterator[pa.Table]:
-        """RECORD_SCHEMA of every sample of that status, a part at a time, by sample id within each."""
-        of_status = self._sealed.filter(pc.equal(self._sealed["status"], status))
-        for number in pc.unique(of_status["_part"]).to_pylist():
-            wanted = of_status.filter(pc.equal(of_status["_part"], number))["sample_id"]
+        """RECORD_SCHEMA of every sample with this status, a part at a time, by sample id within each."""
+        with_status = self._sealed.filter(pc.equal(self._sealed["status"], status))
+        for number in pc.unique(with_status["_part"]).to_pylist():
+            current_ids = with_status.filter(pc.equal(with_status["_part"], number))["sample_id"]
             part = _read_part(self.storage, self._parts[number])
             part = part.filter(pc.equal(part["status"], status))
-            yield part.filter(pc.is_in(part["sample_id"], value_set=wanted.combine_chunks()))
-        loose = [record for record in self._standing_loose() if record.status == status]
-        if loose:
-            yield pa.Table.from_pylist([record.row() for record in loose], RECORD_SCHEMA)
+            yield part.filter(pc.is_in(part["sample_id"], value_set=current_ids.combine_chunks()))
+        unsealed = [record for record in self._unsealed_records() if record.status == status]
+        if unsealed:
+            yield pa.Table.from_pylist([record.row() for record in unsealed], RECORD_SCHEMA)
 
     def get(self, sample_id: str) -> SampleRecord | None:
-        """The record that stands for a sample, or None."""
-        if sample_id in self._loose:
-            return self._loose[sample_id][1]
-        places = self._sealed.filter(pc.equal(self._sealed["sample_id"], sample_id))["_part"].to_pylist()
-        if not places:
+        """The current record of a sample; None if it is not finished."""
+        if sample_id in self._unsealed:
+            return self._unsealed[sample_id][1]
+        numbers = self._sealed.filter(pc.equal(self._sealed["sample_id"], sample_id))["_part"].to_pylist()
+        if not numbers:
             return None
-        part = _read_part(self.storage, self._parts[places[0]])
+        part = _read_part(self.storage, self._parts[numbers[0]])
         (row,) = part.filter(pc.equal(part["sample_id"], sample_id)).to_pylist()
         return SampleRecord.from_row(row)
 
     def add(self, record: SampleRecord) -> bool:
-        """Note a record that this run has committed; False where it has noted the sample's before."""
-        if record.sample_id in self._added:
+        """Note a record that this run has committed. Returns False if the sample was added before."""
+        if record.sample_id in self._added_ids:
             return False
-        self._added.add(record.sample_id)
-        earlier = self._loose.pop(record.sample_id, None)
+        self._added_ids.add(record.sample_id)
+        earlier = self._unsealed.pop(record.sample_id, None)
         if earlier is not None:
             self._superseded.append(earlier)
-        elif record.attempts > 1:  # a first finish has nothing before it, and to look for it would take its time
-            self._replaced.append(record.sample_id)
-        self._loose[record.sample_id] = (record_key(record.sample_id, record.attempts), record)
+        elif record.attempts > 1:  # a first attempt replaces nothing, which saves the search
+            self._replaced_ids.append(record.sample_id)
+        self._unsealed[record.sample_id] = (record_key(record.sample_id, record.attempts), record)
         return True
 
     def seal_if_due(self, epoch: int) -> None:
-        """Seal the loose records into a part, where there are PART_ROWS of them.
+        """Seal the unsealed records into a part if there are PART_ROWS of them.
 
-        epoch: of the run's lease. Raises LeaseError where the run has been overtaken.
+        epoch: of the run's lease. Raises LeaseError if the run has lost it.
         """
-        if len(self._loose) >= PART_ROWS:
+        if len(self._unsealed) >= PART_ROWS:
             self.seal(epoch)
 
     def seal(self, epoch: int) -> None:
-        """Seal the loose records into a part, and delete them. Raises as seal_if_due."""
-        records = self._standing_loose()
+        """Write the unsealed records into a part, then delete their objects. epoch, errors: as `seal_if_due`."""
+        records = self._unsealed_records()
         check_epoch(self.storage, epoch)
-        number = sum(key.startswith(_part_key(epoch)) for key in self._parts)
-        key = f"{_part_key(epoch)}{number:04d}.parquet"
+        number = sum(key.startswith(_part_prefix(epoch)) for key in self._parts)
+        key = f"{_part_prefix(epoch)}{number:04d}.parquet"
         table = pa.Table.from_pylist([record.row() for record in records], RECORD_SCHEMA)
         if not self.storage.put_new(key, _parquet(table)):
             raise ConfigError(f"{self.storage.url}/{key} is not of this run: move it away")
         check_epoch(self.storage, epoch)
-        self.storage.delete_many(key for key, _ in self._loose.values())
-        self._placed = pa.concat_tables([self._sealed, _place(_index(records), len(self._parts))])
+        self.storage.delete_many(key for key, _ in self._unsealed.values())
+        self._index_of_parts = pa.concat_tables([self._sealed, _numbered(_index(records), len(self._parts))])
         self._parts.append(key)
-        self._loose = {}
+        self._unsealed = {}
 
     def refresh(self) -> None:
-        """Note the loose records that nobody has told of: of workers whose driver was interrupted, or died."""
-        known = [*self._loose.values(), *self._superseded]
-        self._settle([*known, *_read_loose(self.storage, {key for key, _ in known})])
+        """Read the unsealed records that were not added: of workers that could not report to their driver."""
+        known = [*self._unsealed.values(), *self._superseded]
+        self._choose_current([*known, *_read_unsealed(self.storage, but={key for key, _ in known})])
 
-    def sweep(self, epoch: int) -> None:
-        """Delete the loose records that do not stand, and their videos. Raises LeaseError as seal_if_due."""
+    def delete_superseded(self, epoch: int) -> None:
+        """Delete the unsealed records that are not current, and their videos. epoch, errors: as `seal_if_due`."""
         if not self._superseded:
             return
         check_epoch(self.storage, epoch)
-        # behind a kill inside sealing these are a part's records, whose videos stand in it: no part is read for that
-        swept = pa.array([record.sample_id for _, record in self._superseded], pa.string())
+        # after a kill during sealing these are copies of a part's records: their videos are current, and the index
+        # knows that without reading the part
+        superseded_ids = pa.array([record.sample_id for _, record in self._superseded], pa.string())
         index = self.index
-        standing = set(index.filter(pc.is_in(index["sample_id"], value_set=swept))["file_name"].to_pylist())
-        names = [record.file_name for _, record in self._superseded if record.file_name is not None]
-        self.storage.delete_many(name for name in names if name not in standing)
+        current = index.filter(pc.is_in(index["sample_id"], value_set=superseded_ids))
+        current_videos = set(current["file_name"].to_pylist())
+        videos = [record.file_name for _, record in self._superseded if record.file_name is not None]
+        self.storage.delete_many(video for video in videos if video not in current_videos)
         self.storage.delete_many(key for key, _ in self._superseded)
         self._superseded = []
 
     def remove(self, sample_ids: Iterable[str], epoch: int) -> None:
-        """Forget these samples, so that they are made again. Raises LeaseError as seal_if_due."""
+        """Delete every record of these samples, so that the next run makes them. epoch, errors: as `seal_if_due`."""
         check_epoch(self.storage, epoch)
-        gone = set(sample_ids)
-        for key, record in [*self._superseded, *self._loose.values()]:
-            if record.sample_id in gone:
+        removed = set(sample_ids)
+        for key, record in [*self._superseded, *self._unsealed.values()]:
+            if record.sample_id in removed:
                 self.storage.delete(key)
-        ids = pa.array(sorted(gone), pa.string())
+        ids = pa.array(sorted(removed), pa.string())
         for key in self._parts:
             part = _read_part(self.storage, key)
             kept = part.filter(pc.invert(pc.is_in(part["sample_id"], value_set=ids)))
             if kept.num_rows < part.num_rows:
                 self.storage.put(key, _parquet(kept))
-        self._replaced.extend(gone)
-        self._loose = {sample_id: each for sample_id, each in self._loose.items() if sample_id not in gone}
-        self._superseded = [each for each in self._superseded if each[1].sample_id not in gone]
+        self._replaced_ids.extend(removed)
+        self._unsealed = {sample_id: pair for sample_id, pair in self._unsealed.items() if sample_id not in removed}
+        self._superseded = [(key, record) for key, record in self._superseded if record.sample_id not in removed]
 
-    def _standing_loose(self) -> list[SampleRecord]:
-        return [self._loose[sample_id][1] for sample_id in sorted(self._loose)]
+    def _unsealed_records(self) -> list[SampleRecord]:
+        """The unsealed current records, by sample id."""
+        return [self._unsealed[sample_id][1] for sample_id in sorted(self._unsealed)]
 
-    def _settle(self, loose: list[Loose]) -> None:
-        """Find the record that stands for each sample."""
-        every = pa.concat_tables([self._sealed, _place(_index(record for _, record in loose), _LOOSE)])
-        stands = _stands(every)
-        self._placed = every.filter(pa.array(stands & (every["_part"].to_numpy() != _LOOSE)))
-        of_loose = stands[len(stands) - len(loose) :]
-        self._loose = {each[1].sample_id: each for each, it_does in zip(loose, of_loose, strict=True) if it_does}
-        self._superseded = [each for each, it_does in zip(loose, of_loose, strict=True) if not it_does]
+    def _choose_current(self, unsealed: list[Unsealed]) -> None:
+        """Divide the records into current and superseded ones. unsealed: all that there are."""
+        records = pa.concat_tables([self._sealed, _numbered(_index(record for _, record in unsealed), _UNSEALED)])
+        is_current = _is_current(records)
+        self._index_of_parts = records.filter(pa.array(is_current & (records["_part"].to_numpy() != _UNSEALED)))
+        is_unsealed_current = is_current[len(is_current) - len(unsealed) :]
+        pairs = list(zip(unsealed, is_unsealed_current, strict=True))
+        self._unsealed = {record.sample_id: (key, record) for (key, record), current in pairs if current}
+        self._superseded = [pair for pair, current in pairs if not current]
 
 
 def _parquet(table: pa.Table) -> bytes:
-    """The table as a file."""
+    """The table as the content of a Parquet file."""
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
 
 
 def count(index: pa.Table, status: Status) -> int:
-    """Samples of that status."""
+    """The number of samples with this status."""
     return int(pc.sum(pc.equal(index["status"], status)).as_py() or 0)
 
 
 def mean_of(index: pa.Table, column: str) -> float | None:
-    """Mean of a metric over the samples that have it; None where none has."""
+    """The mean of a metric over the samples that have it; None if none has."""
     mean: float | None = pc.mean(index[column]).as_py()
     return mean
 
 
 def counts_of(index: pa.Table, column: Literal["error_code", "null_reason"]) -> Mapping[str, int]:
-    """Samples by their value there, most first; `unknown` where there is none."""
-    values = pc.fill_null(index[column], "unknown").value_counts().to_pylist()
-    return {
-        each["values"]: each["counts"] for each in sorted(values, key=lambda each: (-each["counts"], each["values"]))
-    }
+    """The number of samples per value of a column, most first; null counts as `unknown`."""
+    counts = pc.fill_null(index[column], "unknown").value_counts().to_pylist()
+    pairs = [(count["values"], count["counts"]) for count in counts]
+    return dict(sorted(pairs, key=lambda pair: (-pair[1], pair[0])))
 
 
-def _part_key(epoch: int) -> str:
+def _part_prefix(epoch: int) -> str:
     return f"{PARTS}/{epoch:06d}-"
 
 
@@ -220,17 +226,19 @@ def _index(records: Iterable[SampleRecord]) -> pa.Table:
     return pa.Table.from_pylist([record.row() for record in records], INDEX_SCHEMA)
 
 
-def _place(index: pa.Table, part: int) -> pa.Table:
+def _numbered(index: pa.Table, part: int) -> pa.Table:
+    """The index with the number of the records' part."""
     return index.append_column("_part", pa.array(np.full(index.num_rows, part, np.int32)))
 
 
-def _read_loose(storage: Storage, but: set[str]) -> list[Loose]:
+def _read_unsealed(storage: Storage, but: set[str]) -> list[Unsealed]:
+    """The unsealed records, by key. but: keys to skip."""
     keys = [key for key in storage.keys(RECORDS) if key.endswith(".json") and key not in but]
     return [(key, SampleRecord.from_json(data)) for key, data in sorted(storage.get_many(keys).items())]
 
 
 def _read_part(storage: Storage, key: str) -> pa.Table:
-    """A part, with nulls in the columns that were unknown when it was written."""
+    """RECORD_SCHEMA of a part; columns that an earlier version did not write are null."""
     try:
         part = read_parquet(storage.get(key) or b"")
         columns = [
@@ -243,15 +251,15 @@ def _read_part(storage: Storage, key: str) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=RECORD_SCHEMA)
 
 
-def _stands(index: pa.Table) -> np.ndarray:
-    """Which rows of a placed index stand for their samples."""
-    if pc.count_distinct(index["sample_id"]).as_py() == index.num_rows:
-        return np.ones(index.num_rows, bool)
-    ranked = index.append_column("_failed", pc.not_equal(index["status"], "committed"))
+def _is_current(records: pa.Table) -> np.ndarray:
+    """Which rows of _NUMBERED_SCHEMA are the current records of their samples."""
+    if pc.count_distinct(records["sample_id"]).as_py() == records.num_rows:
+        return np.ones(records.num_rows, bool)
+    ranked = records.append_column("_failed", pc.not_equal(records["status"], "committed"))
     keys = [("sample_id", "ascending"), ("_failed", "ascending"), ("attempts", "descending"), ("_part", "ascending")]
     order = pc.sort_indices(ranked, sort_keys=keys)
-    ids = index["sample_id"].take(order).combine_chunks()
+    ids = records["sample_id"].take(order).combine_chunks()
     is_first = np.r_[True, pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)]
-    stands = np.zeros(index.num_rows, bool)
-    stands[order.to_numpy()[is_first]] = True
-    return stands
+    is_current = np.zeros(records.num_rows, bool)
+    is_current[order.to_numpy()[is_first]] = True
+    return is_current

@@ -1,12 +1,4 @@
-"""Who may write to an output: one driver at a time, and nobody who has been overtaken.
-
-    lease/000007.json   the seventh driver's claim, made by conditional put, so that of two only one succeeds
-
-The highest number holds the output. Its driver renews the claim while it lives, and releases it when it is done. A
-claim that has not been renewed for EXPIRY_S is a dead driver's, and the next number may be claimed; at once where
-the driver ran on this machine and its process is gone. Workers of an overtaken driver find a higher number than
-theirs before they commit, and stop: the number is their run's epoch.
-"""
+"""The lease on an output: one driver at a time may write to it. See docs/output-format.md, Lease."""
 
 from __future__ import annotations
 
@@ -28,12 +20,13 @@ from sgi2v.errors import ConfigError, SGI2VError, StorageError
 
 FOLDER = "lease"
 HEARTBEAT_S = 10.0
-"""Between two renewals."""
+"""Between two heartbeats, seconds."""
 EXPIRY_S = 60.0
-"""Without renewal; the clocks of two machines may differ by less than this."""
+"""After the last heartbeat, seconds; the clocks of two machines may differ by less than this."""
 MISSED_HEARTBEATS = 2.5
-"""After which a driver is probably dead, and the next one waits for the expiry rather than give up."""
+"""Heartbeats without a sign of life after which the next driver waits for the expiry, in place of giving up."""
 POLL_S = 1.0
+"""Between two looks at the claim while the next driver waits, seconds."""
 
 
 class LeaseError(ConfigError):
@@ -42,41 +35,46 @@ class LeaseError(ConfigError):
 
 @dataclass(frozen=True)
 class Claim:
-    """One driver's hold on an output."""
+    """One driver's hold on an output, as its lease file stores it."""
 
     epoch: int
-    """Number of the run, from 1."""
+    """Number of the run on this output, from 1."""
     owner: str
-    """Random, so that a claim is told from another by the same process."""
+    """Random, so that two claims of one process differ."""
     host: str
     pid: int
     machine: str
-    """Boot and process namespace that the pid belongs to; empty where the system does not tell."""
+    """Boot and process namespace that the pid belongs to; empty if the system has none to read."""
     started_at: float
     """Seconds since 1970, UTC, by the owner's clock."""
     renewed_at: float
+    """The last heartbeat, as `started_at`."""
     released: bool = False
-    """Whether its driver is done."""
+    """Whether the driver has finished."""
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """`host-7, process 4711, since 2026-01-31 22:04 UTC`."""
         since = datetime.fromtimestamp(self.started_at, UTC)
         return f"{self.host}, process {self.pid}, since {since:%Y-%m-%d %H:%M} UTC"
 
 
 class Lease:
-    """A claim kept alive by a thread for the length of a `with` block; `lost` says who has taken over, if any."""
+    """A claim that a thread renews for the length of a `with` block, and that the end of the block releases.
+
+    A driver that loses its lease is interrupted as by Ctrl-C; `check` then raises LeaseError with the reason.
+    """
 
     def __init__(self, storage: Storage, claim: Claim) -> None:
         self.storage = storage
         self.claim = claim
         self.lost: str | None = None
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        """Why the lease is lost; None while it is held."""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._send_heartbeats, name="lease", daemon=True)
 
     @property
     def epoch(self) -> int:
-        """Number of this run among those of the output."""
+        """Number of this run on the output."""
         return self.claim.epoch
 
     def __enter__(self) -> Lease:
@@ -84,19 +82,19 @@ class Lease:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._done.set()
+        self._stop.set()
         self._thread.join()
         if self.lost is None:
-            with suppress(StorageError):  # then it runs out by itself
+            with suppress(StorageError):  # an unreleased claim expires
                 _write(self.storage, replace(self.claim, renewed_at=time.time(), released=True))
 
     def check(self) -> None:
-        """Raise LeaseError where the lease is lost."""
+        """Raise LeaseError if the lease is lost."""
         if self.lost is not None:
             raise LeaseError(self.lost)
 
-    def _renew(self) -> None:
-        while not self._done.wait(HEARTBEAT_S):
+    def _send_heartbeats(self) -> None:
+        while not self._stop.wait(HEARTBEAT_S):
             try:
                 check_epoch(self.storage, self.epoch)
                 renewed = replace(self.claim, renewed_at=time.time())
@@ -104,64 +102,67 @@ class Lease:
                 self.claim = renewed
             except LeaseError as error:
                 self._lose(str(error))
-            except Exception as error:  # whatever it is, a driver without a heartbeat must not go on unheard
+            except Exception as error:  # any error: a driver without heartbeats must not go on
                 if time.time() - self.claim.renewed_at > EXPIRY_S:
-                    told = str(error) if isinstance(error, SGI2VError) else f"{type(error).__name__}: {error}"
-                    self._lose(f"the lease on {self.storage.url} ran out, since it could not be renewed: {told}")
+                    reason = str(error) if isinstance(error, SGI2VError) else f"{type(error).__name__}: {error}"
+                    self._lose(f"the lease on {self.storage.url} expired, because it could not be renewed: {reason}")
 
-    def _lose(self, message: str) -> None:
-        """Say so, and interrupt the driver wherever it waits."""
-        self.lost = message
-        self._done.set()
+    def _lose(self, reason: str) -> None:
+        """Note the reason, and interrupt the driver's main thread whatever it waits for."""
+        self.lost = reason
+        self._stop.set()
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
-def acquire(storage: Storage, take_over: bool = False, say: Callable[[str], None] = lambda line: None) -> Lease:
-    """Claim the output. take_over: even from a driver that seems alive. say: told why it waits.
+def acquire(storage: Storage, take_over: bool = False, on_wait: Callable[[str], None] = lambda line: None) -> Lease:
+    """Claim the output, and wait for the expiry of a claim whose heartbeats have stopped.
 
-    Waits for the expiry of a claim whose heartbeats have stopped. Raises LeaseError where another driver is alive.
+    take_over: even from a driver that seems alive. on_wait: called with one line when the wait begins. Raises
+    LeaseError if another driver is alive.
     """
-    waits = False
+    waiting = False
     while True:
         holder = read_claim(storage)
         if holder is None or take_over or not is_alive(holder):
             now = time.time()
-            number = 1 if holder is None else holder.epoch + 1
-            claim = Claim(number, uuid.uuid4().hex, socket.gethostname(), os.getpid(), _machine(), now, now)
-            if storage.put_new(_key(number), _as_file(claim)):
-                check_epoch(storage, number)  # or a listing that came too late took a number that had been used
-                _tidy(storage, number)
+            epoch = 1 if holder is None else holder.epoch + 1
+            claim = Claim(epoch, uuid.uuid4().hex, socket.gethostname(), os.getpid(), _machine(), now, now)
+            if storage.put_new(_key(epoch), _to_json(claim)):
+                check_epoch(storage, epoch)  # a stale listing may have led to an epoch that was used before
+                _delete_older_claims(storage, epoch)
                 return Lease(storage, claim)
-            take_over = False  # whoever was faster is not the one that was meant
+            take_over = False  # a third driver was faster, and --take-over did not mean that one
             continue
-        age = time.time() - holder.renewed_at
-        if age < MISSED_HEARTBEATS * HEARTBEAT_S:
+        age_s = time.time() - holder.renewed_at
+        if age_s < MISSED_HEARTBEATS * HEARTBEAT_S:
             raise LeaseError(
-                f"{storage.url} is in use by another run: {holder.told()}. Wait for it, or give another --output; "
+                f"{storage.url} is in use by another run: {holder.describe()}. Wait for it, or give another --output; "
                 "if it is certainly dead, --take-over takes its place at once."
             )
-        if not waits:
-            left = EXPIRY_S - age
-            say(
-                f"{storage.url} was in use by {holder.told()}, silent for {age:.0f} s: waiting {left:.0f} s for its end"
+        if not waiting:
+            on_wait(
+                f"{storage.url} was in use by {holder.describe()}, whose last heartbeat was {age_s:.0f} s ago: "
+                f"waiting {EXPIRY_S - age_s:.0f} s for its lease to expire"
             )
-            waits = True
+            waiting = True
         time.sleep(POLL_S)
 
 
 def check_epoch(storage: Storage, epoch: int) -> None:
-    """Raise LeaseError where a later run than this one has claimed the output."""
+    """Raise LeaseError if a later run has claimed the output: the fencing of a write. epoch: of the run's lease."""
     holder = read_claim(storage)
     if holder is not None and holder.epoch > epoch:
-        raise LeaseError(f"{storage.url} has been taken over by another run: {holder.told()}. This one has stopped.")
+        raise LeaseError(
+            f"{storage.url} has been taken over by another run: {holder.describe()}. This one has stopped."
+        )
 
 
 def read_claim(storage: Storage) -> Claim | None:
-    """The claim that holds the output, or did last; None where there has been none."""
+    """The claim with the highest epoch; None if there has been none."""
     keys = sorted(key for key in storage.keys(FOLDER) if key.endswith(".json"))
     data = storage.get(keys[-1]) if keys else None
     if data is None:
-        return None if not keys else read_claim(storage)  # tidied away between the two: there is a later one
+        return None if not keys else read_claim(storage)  # deleted meanwhile, so there is a later one
     try:
         return Claim(**json.loads(data))
     except (ValueError, TypeError) as error:
@@ -169,7 +170,7 @@ def read_claim(storage: Storage) -> Claim | None:
 
 
 def is_alive(claim: Claim) -> bool:
-    """Whether its driver may still be at work."""
+    """Whether the driver of a claim may still be at work."""
     if claim.released or time.time() - claim.renewed_at > EXPIRY_S:
         return False
     if not claim.machine or claim.machine != _machine():
@@ -179,7 +180,7 @@ def is_alive(claim: Claim) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # somebody else's process, and alive
+        pass  # the process is alive and belongs to another user
     return True
 
 
@@ -191,20 +192,19 @@ def _machine() -> str:
         return ""
 
 
-def _tidy(storage: Storage, epoch: int) -> None:
-    """Remove the claims that have been overtaken."""
+def _delete_older_claims(storage: Storage, epoch: int) -> None:
     for key in storage.keys(FOLDER):
         if key < _key(epoch):
             storage.delete(key)
 
 
 def _write(storage: Storage, claim: Claim) -> None:
-    storage.put(_key(claim.epoch), _as_file(claim))
+    storage.put(_key(claim.epoch), _to_json(claim))
 
 
 def _key(epoch: int) -> str:
     return f"{FOLDER}/{epoch:06d}.json"
 
 
-def _as_file(claim: Claim) -> bytes:
+def _to_json(claim: Claim) -> bytes:
     return json.dumps(asdict(claim), indent=2).encode()

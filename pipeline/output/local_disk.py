@@ -1,4 +1,4 @@
-"""The disk of the machine that a process is on: its temporary files, which are no part of the output."""
+"""The disk of the machine a process is on, with its temporary files; not the output."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from contextlib import contextmanager
 
 from sgi2v.errors import StorageError
 
-FULL = {errno.ENOSPC, errno.EDQUOT}
-NO_FOLDER = "No usable temporary directory"
-"""What the standard library says where it could write to none."""
+FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
+NO_TEMPORARY_FOLDER = "No usable temporary directory"
+"""Start of the message of `tempfile` when no folder can be written to."""
 
 
 @contextmanager
-def full_disk_told() -> Iterator[None]:
-    """StorageError for a disk of this machine that is full: no row is at fault, and none would get any further."""
+def full_disk_as_storage_error() -> Iterator[None]:
+    """Raise StorageError for a full disk of this machine: it ends the run, since every row would fail with it."""
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL and NO_FOLDER not in str(error):
+        if error.errno not in FULL_DISK and NO_TEMPORARY_FOLDER not in str(error):
             raise
-        place = f"a disk of {socket.gethostname()} is full: {error}"
-        raise StorageError(f"{place}; make room there, then the same command goes on from where it stopped") from error
+        raise StorageError(
+            f"a disk of {socket.gethostname()} is full: {error}; make room there, then run the same command again: "
+            "it continues where it stopped"
+        ) from error

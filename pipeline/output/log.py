@@ -1,10 +1,4 @@
-"""What happened, line by line: one log per run, below the output, in JSON Lines.
-
-    logs/000003/0000.jsonl    the first SEGMENT_LINES lines of the third run
-
-An object store cannot append: the last segment is written anew now and then, full ones are left alone. Whatever a
-worker logs while it has a sample in hand travels with the sample to the driver, which writes it down.
-"""
+"""The log of a run: JSON Lines below the output, a folder per run. See docs/output-format.md, Logs."""
 
 from __future__ import annotations
 
@@ -25,14 +19,15 @@ from sgi2v.errors import StorageError
 
 FOLDER = "logs"
 SEGMENT_LINES = 5000
+"""Lines of a full segment, which is not written again."""
 FLUSH_S = 10.0
-"""At most this much of the log is lost with a killed driver."""
+"""Between two writes of the last segment, seconds: a killed driver loses this much of the log at most."""
 
 Line = dict[str, Any]
 
 
 class RunLog:
-    """The log of one run; a `with` block ends it, with the error that ended the run if one did."""
+    """The log of one run. A `with` block ends it, with the error that ended the run if there was one."""
 
     def __init__(self, storage: Storage, epoch: int) -> None:
         """epoch: of the run's lease."""
@@ -47,16 +42,16 @@ class RunLog:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is not None:
-            self._append(line_of("run_failed", message=f"{type(error).__name__}: {error}"))
-        with suppress(StorageError):  # it may be what ended the run
+            self._append(log_line("run_failed", message=f"{type(error).__name__}: {error}"))
+        with suppress(StorageError):  # which may be the error that ended the run
             self._flush()
 
-    def write(self, event: str, **values: Any) -> None:
-        """Add a line, and bring what there is to the store if that has not been done for a while."""
-        self.add(line_of(event, **values))
+    def write(self, event: str, **fields: Any) -> None:
+        """Add a line, and write the last segment to the store if the last write was FLUSH_S ago."""
+        self.add(log_line(event, **fields))
 
     def add(self, line: Line) -> None:
-        """Add a line that was made elsewhere."""
+        """Add a line that another process has made, as `write` does."""
         self._append(line)
         if time.monotonic() - self._flushed_at > FLUSH_S or len(self._lines) == SEGMENT_LINES:
             self._flush()
@@ -75,31 +70,32 @@ class RunLog:
         self._flushed_at = time.monotonic()
 
 
-def line_of(event: str, **values: Any) -> Line:
-    """A line of the log: when, what, where."""
+def log_line(event: str, **fields: Any) -> Line:
+    """A line of the log: time, event, fields, host and process."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    return {"at": now, "event": event, **values, "host": socket.gethostname(), "pid": os.getpid()}
+    return {"at": now, "event": event, **fields, "host": socket.gethostname(), "pid": os.getpid()}
 
 
 @contextmanager
-def captured(stage: str, sample_id: str) -> Iterator[list[Line]]:
-    """Collect what this process logs and warns of meanwhile, as lines of that sample."""
+def capture_log(stage: str, sample_id: str) -> Iterator[list[Line]]:
+    """Collect the warnings and log records of this process, from level WARNING, as log lines of a sample."""
     lines: list[Line] = []
+
+    def add(level: str, logger: str, message: str) -> None:
+        lines.append(log_line("worker", stage=stage, sample_id=sample_id, level=level, logger=logger, message=message))
 
     class Collect(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            told = {"level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()}
-            lines.append(line_of("worker", stage=stage, sample_id=sample_id, **told))
+            add(record.levelname.lower(), record.name, record.getMessage())
 
-    def warn(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
-        told = {"level": "warning", "logger": category.__name__, "message": str(message)}
-        lines.append(line_of("worker", stage=stage, sample_id=sample_id, **told))
+    def show_warning(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
+        add("warning", category.__name__, str(message))
 
-    handler, root, show = Collect(logging.WARNING), logging.getLogger(), warnings.showwarning
+    handler, root, show_before = Collect(logging.WARNING), logging.getLogger(), warnings.showwarning
     root.addHandler(handler)
-    warnings.showwarning = warn
+    warnings.showwarning = show_warning
     try:
         yield lines
     finally:
         root.removeHandler(handler)
-        warnings.showwarning = show
+        warnings.showwarning = show_before

@@ -1,11 +1,4 @@
-"""Records: one small object per sample, whose existence is completion.
-
-    records/<sample id>.json              of its first finish
-    records/attempt-2/<sample id>.json    of its second, after a failure that was tried again
-
-A sample's video goes up first, under a key of its own; then its record, by conditional put. Whoever loses that put
-takes its video away again.
-"""
+"""Records: one small object per sample, whose existence is completion. See docs/output-format.md, Records."""
 
 from __future__ import annotations
 
@@ -32,81 +25,105 @@ Status = Literal["committed", "failed"]
 
 @dataclass(frozen=True)
 class SampleRecord:
-    """All that is known of one finished sample; what does not apply is None."""
+    """What is known of one finished sample. A value that does not apply is None."""
 
     sample_id: str
     status: Status
     attempts: int
-    """Runs that finished this sample, this one included."""
+    """Runs that have finished this sample, this one included."""
     row_digest: str
-    """Of the manifest row that it was made from."""
+    """Digest of the manifest row that it was made from."""
     fingerprint: str
-    """Of the run's deciding settings."""
+    """Digest of the settings that decide the results of the run."""
     seed: int | None = None
-    """Of all its noise."""
+    """Seed of all its noise."""
     file_name: str | None = None
     """Key of the video below the output."""
     error_code: str | None = None
+    """Why the sample failed: an ErrorCode."""
     message: str | None = None
+    """What happened and what to do about it."""
     guided: bool | None = None
     """False: plain SVD, because the row has no boxes or guidance is off."""
     num_boxes: int | None = None
+    """Boxes of the row."""
     num_frames: int | None = None
+    """Frames of the video."""
     height: int | None = None
+    """Of the video, pixels."""
     width: int | None = None
+    """Of the video, pixels."""
     fps: int | None = None
+    """Frames per second of the video."""
     loss_first: list[float | None] | None = None
     """Guidance loss before the first update of each guided step."""
     loss_last: list[float | None] | None = None
     """Guidance loss before the last update of each guided step."""
     skipped_updates: int | None = None
+    """Guidance updates thrown away because a 16-bit gradient overflowed; each was computed again."""
     latent_drift: float | None = None
+    """Root mean square of what guidance added to the latents, relative to theirs."""
     seconds_load: float | None = None
+    """Reading and decoding the image, seconds."""
     seconds_encode: float | None = None
+    """Encoding the condition, seconds."""
     seconds_guide: float | None = None
+    """Guidance updates, seconds."""
     seconds_denoise: float | None = None
+    """Denoising steps, seconds."""
     seconds_decode: float | None = None
+    """Decoding the latents, seconds."""
     seconds_commit: float | None = None
+    """Encoding the mp4, checking and measuring it, seconds."""
     peak_gpu_bytes: int | None = None
+    """Most memory that torch held on the GPU, bytes; None on a CPU."""
     memory: str | None = None
-    """Tier that it was made in: `high`, `medium` or `low`."""
+    """Memory tier that it was made in: `high`, `medium` or `low`."""
     device: str | None = None
+    """Name of the GPU, or `cpu`."""
     dtype: str | None = None
-    """Of the U-Net's weights."""
+    """Type of the U-Net's weights."""
     host: str | None = None
+    """Machine that generated the sample; of a failed sample, the one that recorded it."""
     frames_sha256: str | None = None
-    """Of the generated frames, before they are encoded."""
+    """Digest of the generated frames, before they are encoded."""
     video_sha256: str | None = None
+    """Digest of the mp4."""
     video_bytes: int | None = None
+    """Size of the mp4, bytes."""
     finished_at: str | None = None
     """ISO 8601, UTC."""
     record_version: str = RECORD_VERSION
+    """Version of this list of fields."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """Motion fidelity and sample quality, by column."""
 
     def row(self) -> dict[str, Any]:
         """One flat row of RECORD_SCHEMA."""
-        values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name != "metrics"}
-        return {**values, **self.metrics}
+        own = (field.name for field in dataclasses.fields(self) if field.name != "metrics")
+        return {**{name: getattr(self, name) for name in own}, **self.metrics}
 
     def to_json(self) -> bytes:
+        """The content of the record's object."""
         return json.dumps(self.row(), sort_keys=True, allow_nan=False).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> SampleRecord:
+        """The record in an object's content."""
         return cls.from_row(json.loads(data))
 
     @classmethod
     def from_row(cls, values: Mapping[str, Any]) -> SampleRecord:
-        own = {each.name for each in dataclasses.fields(cls)} - {"metrics"}
+        """The record of a flat row. A column that is not a field is a metric."""
+        own = {field.name for field in dataclasses.fields(cls)} - {"metrics"}
         metrics = {name: value for name, value in values.items() if name not in own}
         return cls(**{name: value for name, value in values.items() if name in own}, metrics=metrics)
 
 
 def _arrow_type(annotation: Any) -> pa.DataType:
-    """The Arrow type of a field's annotation; optional ones are their type, since every column is nullable."""
+    """The Arrow type for the annotation of a field. Every column is nullable, so `X | None` gives the type of X."""
     if get_origin(annotation) is UnionType:
-        annotation = next(each for each in get_args(annotation) if each is not type(None))
+        annotation = next(argument for argument in get_args(annotation) if argument is not type(None))
     if get_origin(annotation) in {list, tuple}:
         return pa.list_(_arrow_type(get_args(annotation)[0]))
     if get_origin(annotation) is Literal:
@@ -115,9 +132,10 @@ def _arrow_type(annotation: Any) -> pa.DataType:
     return scalars[annotation]
 
 
-def _columns(of: type) -> dict[str, pa.DataType]:
-    hints = get_type_hints(of)
-    return {each.name: _arrow_type(hints[each.name]) for each in dataclasses.fields(of) if each.name != "metrics"}
+def _columns(dataclass_type: type) -> dict[str, pa.DataType]:
+    hints = get_type_hints(dataclass_type)
+    names = (field.name for field in dataclasses.fields(dataclass_type) if field.name != "metrics")
+    return {name: _arrow_type(hints[name]) for name in names}
 
 
 def _record_schema() -> pa.Schema:
@@ -128,25 +146,27 @@ def _record_schema() -> pa.Schema:
 
 
 RECORD_SCHEMA = _record_schema()
-"""The columns of every record, whatever is null in it."""
+"""The columns of every record. docs/output-format.md describes each."""
 
 
 def record_key(sample_id: str, attempts: int) -> str:
-    """Where the record of a sample's finish lies; attempts counts that finish too."""
+    """The key of a sample's record. attempts: as in the record, from 1."""
     return f"{RECORDS}/{sample_id}.json" if attempts == 1 else f"{RECORDS}/attempt-{attempts}/{sample_id}.json"
 
 
 def video_key(sample_id: str, attempt: str) -> str:
+    """The key of a sample's video. attempt: random, so that two workers never write the same key."""
     return f"{VIDEOS}/{sample_id}.{attempt}.mp4"
 
 
 def commit(
     storage: Storage, record: SampleRecord, video: bytes | None, fence: Callable[[], None] = lambda: None
 ) -> SampleRecord:
-    """Make a sample final, exactly once. Returns the record that stands: this one or an earlier winner's.
+    """Upload a sample's video, then its record by conditional put: a sample is committed exactly once.
 
-    Where the winner's has been sealed meanwhile it cannot be told here, and this one is returned. fence: raises
-    LeaseError where the run has been overtaken; asked again once the video is up, which can take long.
+    Returns the record that is in the output: this one, or the one of a worker that was faster. If that one has been
+    sealed into a part meanwhile, this one is returned. fence: raises LeaseError if the run has lost its lease; called
+    before the upload and after it, since an upload can take long.
     """
     key = record_key(record.sample_id, record.attempts)
     fence()
@@ -163,5 +183,5 @@ def commit(
     if video is not None:
         assert record.file_name is not None
         storage.delete(record.file_name)
-    standing = storage.get(key)
-    return record if standing is None else SampleRecord.from_json(standing)
+    faster = storage.get(key)
+    return record if faster is None else SampleRecord.from_json(faster)

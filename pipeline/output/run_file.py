@@ -1,11 +1,17 @@
-"""run.json: what an output was made with, and the manifest that was run last."""
+"""run.json: the settings an output was made with, and the manifest of its last run.
+
+The only file that reads or writes run.json. See docs/output-format.md, run.json.
+"""
 
 from __future__ import annotations
 
 import json
 import platform
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from manifests.access import without_secrets_in
 from pipeline.config import ExecutionConfig, MetricsConfig, RunConfig, differences
@@ -24,63 +30,102 @@ PACKAGES = (
     "av",
     "decord",
 )
-_RUN_FIELDS = {
-    "deciding": dict,
-    "manifest": str,
-    "rows": int,
-    "other_samples": int,
-    "model": dict,
-    "model_revision": str,
-}
-"""What is read back of run.json."""
+"""Packages whose versions are recorded, those that are installed."""
+REPLAYED_EXECUTION = ("threads_per_worker", "compile", "untrusted", "roots")
+"""Execution settings that a replay takes over: they decide the last bits, and what images a row may name."""
 
 
-def claim_output(storage: Storage, config: RunConfig, manifest_digest: str, rows: int) -> bool:
-    """Write run.json, or check that the one there decides the same results; whether it names the same manifest.
+class RunFile(BaseModel):
+    """The entries of run.json that are read back; the others are for people."""
 
-    Raises ConfigError with every setting that differs.
-    """
-    run = check_output(storage, config)
-    if run is None and not storage.put_new(RUN_FILE, _as_file(describe_run(config, manifest_digest, rows))):
-        run = check_output(storage, config)
-    return is_of_manifest(run, manifest_digest)
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+    deciding: dict[str, Any]
+    """The settings that decide the results, as `RunConfig.deciding` gives them."""
+    manifest: str
+    """Path or URL of the manifest of the last run, without secrets."""
+    manifest_sha256: str | None = None
+    """Digest of that manifest's bytes."""
+    rows: int
+    """Rows of that manifest."""
+    other_samples: int
+    """Finished samples that are not in that manifest."""
+    model: dict[str, Any]
+    """The settings of the section `model`."""
+    model_revision: str
+    """Commit or digest of the weights."""
+    execution: dict[str, Any] = {}
+    """The settings of the section `run`, without secrets."""
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether the run steers its objects; False for plain SVD."""
+        return self.deciding["guidance"] is not None
+
+    def has_manifest(self, sha256: str) -> bool:
+        """Whether the last run had a manifest with this digest."""
+        return self.manifest_sha256 == sha256
 
 
-def is_of_manifest(run: dict[str, Any] | None, manifest_digest: str) -> bool:
-    """Whether what run.json says was written for this very manifest; None is no run."""
-    return run is not None and run.get("manifest_sha256") == manifest_digest
-
-
-def renew_manifest(storage: Storage, config: RunConfig, manifest_digest: str, rows: int, others: int) -> None:
-    """Bring what run.json says of the manifest up to date: an output goes on with a manifest that has grown.
-
-    others: as in `Plan`.
-    """
-    there = storage.get(RUN_FILE) or b"{}"
-    renewed = _as_file({**json.loads(there), **_describe_manifest(config, manifest_digest, rows, others)})
-    if renewed != there:
-        storage.put(RUN_FILE, renewed)
-
-
-def _describe_manifest(config: RunConfig, manifest_digest: str, rows: int, others: int) -> dict[str, Any]:
+def describe_run(config: RunConfig, manifest_sha256: str, rows: int) -> dict[str, Any]:
+    """The content of run.json for a new output, before secrets are removed. rows: of the manifest."""
     return {
-        "manifest": config.manifest,
-        "manifest_sha256": manifest_digest,
-        "rows": rows,
-        "other_samples": others,
+        "fingerprint": config.fingerprint,
+        "deciding": config.deciding(),
+        **_describe_manifest(config, manifest_sha256, rows, other_samples=0),
+        "model": config.model.plain(),
+        "model_revision": config.model_revision,
+        "execution": config.execution.plain(),
+        "versions": {"python": platform.python_version(), **_installed_versions()},
     }
 
 
-def _as_file(described: dict[str, Any]) -> bytes:
-    return json.dumps(without_secrets_in(described), indent=2, sort_keys=True).encode()
+def _describe_manifest(config: RunConfig, manifest_sha256: str, rows: int, other_samples: int) -> dict[str, Any]:
+    return {
+        "manifest": config.manifest,
+        "manifest_sha256": manifest_sha256,
+        "rows": rows,
+        "other_samples": other_samples,
+    }
 
 
-def check_output(storage: Storage, config: RunConfig) -> dict[str, Any] | None:
-    """What run.json says, None where there is none; ConfigError where that run decides other results."""
+def _installed_versions() -> dict[str, str]:
+    versions = {}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
+
+
+def create_run_file(storage: Storage, config: RunConfig, manifest_sha256: str, rows: int) -> bool:
+    """Write run.json if there is none, else check that its settings are these. rows: of the manifest.
+
+    Returns whether there was one that has the same manifest. Raises ConfigError with every setting that differs.
+    """
+    run = check_output(storage, config)
+    if run is None and not storage.put_new(RUN_FILE, _to_json(describe_run(config, manifest_sha256, rows))):
+        run = check_output(storage, config)  # another driver was faster
+    return run is not None and run.has_manifest(manifest_sha256)
+
+
+def update_run_file(storage: Storage, config: RunConfig, manifest_sha256: str, rows: int, other_samples: int) -> None:
+    """Replace the entries about the manifest: a run may continue an output with a manifest that has grown."""
+    current = storage.get(RUN_FILE) or b"{}"
+    updated = _to_json({**json.loads(current), **_describe_manifest(config, manifest_sha256, rows, other_samples)})
+    if updated != current:
+        storage.put(RUN_FILE, updated)
+
+
+def _to_json(content: dict[str, Any]) -> bytes:
+    return json.dumps(without_secrets_in(content), indent=2, sort_keys=True).encode()
+
+
+def check_output(storage: Storage, config: RunConfig) -> RunFile | None:
+    """run.json, or None for a new output. Raises ConfigError if its settings would give other results."""
     run = read_run(storage)
     if run is None:
         return None
-    lines = differences(run["deciding"], config.deciding())
+    lines = differences(run.deciding, config.deciding())
     if lines:
         raise ConfigError(
             f"{storage.url} belongs to a run with other settings, which are never mixed:\n"
@@ -90,62 +135,38 @@ def check_output(storage: Storage, config: RunConfig) -> dict[str, Any] | None:
     return run
 
 
-def read_run(storage: Storage) -> dict[str, Any] | None:
-    """What run.json says, or None where there is none. Raises ConfigError for another program's or version's."""
+def read_run(storage: Storage) -> RunFile | None:
+    """run.json, or None if there is none. Raises ConfigError for a file of another program or version."""
     data = storage.get(RUN_FILE)
     if data is None:
         return None
     try:
-        run = dict(json.loads(data))
-        for name, kind in _RUN_FIELDS.items():
-            if not isinstance(run[name], kind):
-                raise TypeError(name)
-    except (ValueError, KeyError, TypeError) as error:
+        return RunFile.model_validate_json(data)
+    except ValidationError as error:
         raise ConfigError(f"{storage.url}/{RUN_FILE} is not a run of this program: use another --output") from error
-    return run
 
 
-def require_run(storage: Storage) -> dict[str, Any]:
-    """What run.json says. Raises ConfigError where there is none, or another program's."""
+def require_run(storage: Storage) -> RunFile:
+    """run.json. Raises ConfigError if there is none, or one of another program."""
     run = read_run(storage)
     if run is None:
         raise ConfigError(f"there is no run at {storage.url}: it has no {RUN_FILE}")
     return run
 
 
-def describe_run(config: RunConfig, manifest_digest: str, rows: int) -> dict[str, Any]:
-    """What run.json says, once its secrets are left out."""
-    return {
-        "fingerprint": config.fingerprint,
-        "deciding": config.deciding(),
-        **_describe_manifest(config, manifest_digest, rows, others=0),
-        "model": config.model.plain(),
-        "model_revision": config.model_revision,
-        "execution": config.execution.plain(),
-        "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
-    }
-
-
 def recorded_config(storage: Storage) -> RunConfig:
-    """The settings that run.json tells. Raises ConfigError where there is none."""
+    """The settings that run.json records, for a replay. Raises ConfigError if there is no run.json."""
     run = require_run(storage)
-    deciding: dict[str, Any] = run["deciding"]
-    guidance = deciding["guidance"]
+    deciding, guidance = run.deciding, run.deciding["guidance"]
+    execution = {name: run.execution[name] for name in REPLAYED_EXECUTION if name in run.execution}
     return RunConfig(
-        manifest=run["manifest"],
+        manifest=run.manifest,
         output=storage.url,
-        model=ModelConfig.parse(run["model"]),
-        model_revision=run["model_revision"],
+        model=ModelConfig.parse(run.model),
+        model_revision=run.model_revision,
         sampler=SamplerConfig.parse(deciding["sampler"]),
         guidance=None if guidance is None else GuidanceConfig.parse(guidance),
         metrics=MetricsConfig.parse(deciding["metrics"]),
-        execution=_recorded_execution(run.get("execution", {})),
+        execution=ExecutionConfig.parse(execution),
         seed=deciding["seed"],
     )
-
-
-def _recorded_execution(execution: dict[str, Any]) -> ExecutionConfig:
-    """What a replay needs of it: the bits of arithmetic, and what the manifest's rows may name."""
-    needed = ("threads_per_worker", "compile", "untrusted", "roots")
-    kept = {name: execution[name] for name in needed if name in execution}
-    return ExecutionConfig.parse(kept)

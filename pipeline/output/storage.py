@@ -1,6 +1,6 @@
-"""An output folder or bucket prefix: whole objects, put at once, or put only if nobody else has.
+"""Storage of an output: whole objects in a local folder or below a prefix of any fsspec store.
 
-Any fsspec store serves. Keys are relative to the root and use `/`.
+Keys are relative to the root and use `/`. See docs/output-format.md, Puts.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import random
 import re
 import shutil
 import time
@@ -19,43 +18,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from sgi2v.errors import ConfigError, SGI2VError, StorageError
+from sgi2v.errors import ConfigError, StorageError
+from sgi2v.retry import ATTEMPTS, FINAL_ERRORS, with_retries
 
-ATTEMPTS = 8
-"""Tries of one operation before it is fatal: a store that restarts has most of a minute."""
-FIRST_DELAY_S = 0.5
-"""Before the second try; doubled each time, with jitter."""
-LONGEST_DELAY_S = 20.0
-DELETES = 16
-"""Objects deleted at once."""
-PARTIAL_S = 3600.0
-"""Since its last change a writer's hidden file is a killed one's."""
+PARALLEL_DELETES = 16
+"""Objects that are deleted at the same time."""
+ABANDONED_S = 3600.0
+"""Seconds since the last change of a temporary file after which its writer counts as killed."""
 
-_PARTIAL = re.compile(r"\..+\.[0-9a-f]{32}\.partial")
-_FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
-_BUGS = (AssertionError, AttributeError, LookupError, NameError, TypeError)
-_FULL = {errno.ENOSPC, errno.EROFS, errno.EDQUOT}
-_HOPELESS = {"NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "InvalidRegionError"}
-"""Errors of the AWS SDK that no second try heals."""
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.partial")
 ResultT = TypeVar("ResultT")
-
-
-def with_retries(what: str, operation: Callable[[], ResultT], attempts: int = ATTEMPTS) -> ResultT:
-    """Run an operation on a store, again after passing errors; StorageError when they do not pass.
-
-    What is missing, exists, or is not permitted is final and raised as it is.
-    """
-    for attempt in range(attempts):
-        try:
-            return operation()
-        except (SGI2VError, *_FINAL, *_BUGS):
-            raise
-        except Exception as error:  # a store's client raises what its own library raises
-            hopeless = getattr(error, "errno", None) in _FULL or type(error).__name__ in _HOPELESS
-            if hopeless or attempt + 1 == attempts:
-                raise StorageError(f"{what} failed: {type(error).__name__}: {error}") from error
-            time.sleep(min(FIRST_DELAY_S * 2**attempt, LONGEST_DELAY_S) * random.uniform(0.5, 1.5))
-    raise AssertionError("unreachable")
 
 
 class Storage:
@@ -76,26 +48,26 @@ class Storage:
         self.is_local = "file" in protocols
 
     def put_new(self, key: str, data: bytes) -> bool:
-        """Put an object only if there is none; False if somebody else's is there.
+        """Conditional put: write an object if the key is free. Returns False if another writer's object is there.
 
-        An answer that got lost on the way is told from a competitor by the object's bytes. Where the object is gone
-        before it can be looked at, nobody knows whose it was, and it is put again.
+        An object with the same bytes counts as this writer's: the store accepted an earlier attempt, and the answer
+        got lost. If the object is deleted before it can be compared, the put is tried again.
         """
 
         def operation() -> bool:
             try:
-                self._link(key, data) if self.is_local else self._create(key, data)
+                self._create_local(key, data) if self.is_local else self._create_remote(key, data)
             except FileExistsError as error:
-                there = self.get(key)
-                if there is None:
-                    raise OSError("what was there is gone") from error  # tried again
-                return there == data
+                existing = self.get(key)
+                if existing is None:
+                    raise OSError("the object was deleted during a conditional put") from error  # tried again
+                return existing == data
             return True
 
-        return self._guarded(f"writing {self.url}/{key}", operation)
+        return self._with_retries(f"writing {self.url}/{key}", operation)
 
     def put(self, key: str, data: bytes) -> None:
-        """Put an object in place of whatever was there; readers see the old or the new one, whole."""
+        """Write an object, or replace the one that is there. A reader gets the old or the new one, whole."""
 
         def operation() -> None:
             if self.is_local:
@@ -104,10 +76,10 @@ class Storage:
                 self._filesystem.pipe_file(self._path(key), data)
                 self._check_size(key, len(data))
 
-        self._guarded(f"writing {self.url}/{key}", operation)
+        self._with_retries(f"writing {self.url}/{key}", operation)
 
     def put_file(self, key: str, file: Path) -> None:
-        """Put a file's content as `put` does, without holding it in memory."""
+        """Write an object from a file, as `put` does, without holding it in memory."""
 
         def operation() -> None:
             if self.is_local:
@@ -117,10 +89,10 @@ class Storage:
                 self._filesystem.put_file(str(file), self._path(key))
                 self._check_size(key, file.stat().st_size)
 
-        self._guarded(f"writing {self.url}/{key}", operation)
+        self._with_retries(f"writing {self.url}/{key}", operation)
 
     def get(self, key: str) -> bytes | None:
-        """An object's bytes, or None where there is none."""
+        """The bytes of an object; None if there is none."""
 
         def operation() -> bytes | None:
             try:
@@ -128,25 +100,26 @@ class Storage:
             except FileNotFoundError:
                 return None
 
-        return self._guarded(f"reading {self.url}/{key}", operation)
+        return self._with_retries(f"reading {self.url}/{key}", operation)
 
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
-        """The bytes of every object that is there, fetched concurrently where the store can."""
+        """The bytes of those objects that exist, fetched concurrently if the store can."""
         wanted = list(keys)
 
         def operation() -> dict[str, bytes]:
-            # not `cat`, which takes a name with brackets for a pattern
-            every = [self._path(key) for key in wanted]
-            found = dict(zip(wanted, self._filesystem.cat_ranges(every, None, None, on_error="return"), strict=True))
-            for value in found.values():
-                if isinstance(value, Exception) and not isinstance(value, FileNotFoundError):
-                    raise value
-            return {key: bytes(value) for key, value in found.items() if not isinstance(value, Exception)}
+            # not `cat`, which treats a name with brackets as a pattern
+            paths = [self._path(key) for key in wanted]
+            answers = self._filesystem.cat_ranges(paths, None, None, on_error="return")
+            for answer in answers:
+                if isinstance(answer, Exception) and not isinstance(answer, FileNotFoundError):
+                    raise answer
+            pairs = zip(wanted, answers, strict=True)
+            return {key: bytes(answer) for key, answer in pairs if not isinstance(answer, Exception)}
 
-        return self._guarded(f"reading from {self.url}", operation)
+        return self._with_retries(f"reading from {self.url}", operation)
 
     def read(self, key: str, parse: Callable[[BinaryIO], ResultT]) -> ResultT | None:
-        """What parse makes of an object opened for reading, or None where there is none; its ValueErrors are raised."""
+        """The result of `parse` on an object opened for reading; None if there is none. Raises parse's ValueErrors."""
 
         def operation() -> tuple[ResultT | None, ValueError | None]:
             self._filesystem.invalidate_cache()
@@ -155,32 +128,32 @@ class Storage:
                     return parse(stream), None
             except FileNotFoundError:
                 return None, None
-            except ValueError as error:  # of what is in the object: no second try would change it
+            except ValueError as error:  # about the object's content, which another attempt would not change
                 return None, error
 
-        result, error = self._guarded(f"reading {self.url}/{key}", operation)
+        result, error = self._with_retries(f"reading {self.url}/{key}", operation)
         if error is not None:
             raise error
         return result
 
     def keys(self, folder: str) -> list[str]:
-        """Every key below a folder; empty where there is none."""
+        """Every key below a folder; empty if there is none."""
 
         def operation() -> list[str]:
             if self.is_local:
                 return self._local_keys(folder)
             self._filesystem.invalidate_cache()
             try:
-                found = self._filesystem.find(self._path(folder))
+                paths = self._filesystem.find(self._path(folder))
             except FileNotFoundError:
                 return []
             prefix = len(self.root) + 1
-            return [name[prefix:] for name in found if not Path(name).name.startswith(".")]
+            return [path[prefix:] for path in paths if not Path(path).name.startswith(".")]
 
-        return self._guarded(f"listing {self.url}/{folder}", operation)
+        return self._with_retries(f"listing {self.url}/{folder}", operation)
 
     def delete(self, key: str) -> None:
-        """Delete an object, if it is there."""
+        """Delete an object if it exists."""
 
         def operation() -> None:
             try:
@@ -188,68 +161,71 @@ class Storage:
             except FileNotFoundError:
                 return
 
-        self._guarded(f"deleting {self.url}/{key}", operation)
+        self._with_retries(f"deleting {self.url}/{key}", operation)
 
     def delete_many(self, keys: Iterable[str]) -> None:
-        """Delete these objects, those that are there, several at once."""
-        # not fsspec's `rm`, which takes names with brackets for patterns, and stops where one is not there
-        with ThreadPoolExecutor(DELETES) as pool:
+        """Delete those objects that exist, several at a time."""
+        # not fsspec's `rm`, which treats names with brackets as patterns, and stops at an object that does not exist
+        with ThreadPoolExecutor(PARALLEL_DELETES) as pool:
             for _ in pool.map(self.delete, keys):
                 pass
 
     def abort_uploads(self) -> int:
-        """Take away what killed writers have left below the root: uploads in parts, and on a disk their hidden files.
+        """Remove the unfinished uploads of killed writers: multipart uploads, and on a local disk temporary files.
 
-        They cost money or room and are seen in no listing. Returns how many there were; for the holder of the lease.
-        Tried once: a store need not have this call, nor allow it. Raises StorageError.
+        They take space, and no listing shows them. Returns their number. Only for the holder of the lease. One
+        attempt, since a store may not have this call, or not allow it. Raises StorageError.
         """
         if self.is_local:
-            clear = self._remove_partial_files
+            remove = self._remove_temporary_files
         elif hasattr(self._filesystem, "list_multipart_uploads"):
-            clear = self._abort_multipart_uploads
+            remove = self._abort_multipart_uploads
         else:
             return 0
-        return self._guarded(f"aborting the uploads that killed writers have left in {self.url}", clear, attempts=1)
+        what = f"aborting the uploads that killed writers have left in {self.url}"
+        return self._with_retries(what, remove, attempts=1)
 
     def _abort_multipart_uploads(self) -> int:
         bucket, _, prefix = self.root.partition("/")
         below = f"{prefix}/" if prefix else ""
         seen: set[str] = set()
         while True:
-            # what a page listed is gone, so that the next one is the first again: stores differ in their markers
-            listed = self._filesystem.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=below)
-            ours = [each for each in listed.get("Uploads", []) if each["Key"].startswith(below)]
-            new = [each for each in ours if each["UploadId"] not in seen]
-            for each in new:
-                with suppress(FileNotFoundError):  # gone meanwhile
-                    self._filesystem.call_s3(
-                        "abort_multipart_upload", Bucket=bucket, Key=each["Key"], UploadId=each["UploadId"]
-                    )
-            seen.update(each["UploadId"] for each in new)
-            if not new or not listed.get("IsTruncated"):
+            # always the first page: the uploads of the last one are gone, and stores differ in their page markers
+            page = self._filesystem.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=below)
+            uploads = {
+                upload["UploadId"]: upload["Key"]
+                for upload in page.get("Uploads", [])
+                if upload["Key"].startswith(below) and upload["UploadId"] not in seen
+            }
+            for upload_id, key in uploads.items():
+                with suppress(FileNotFoundError):  # finished or aborted meanwhile
+                    self._filesystem.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload_id)
+            seen.update(uploads)
+            if not uploads or not page.get("IsTruncated"):
                 return len(seen)
 
-    def _remove_partial_files(self) -> int:
-        """Old ones alone: a late worker of an overtaken run may be at work on its own."""
+    def _remove_temporary_files(self) -> int:
+        """Only old ones: a worker of a run that has lost its lease may still be writing a young one."""
         removed = 0
         for folder, _, names in os.walk(self.root):
-            for file in (Path(folder) / name for name in names if _PARTIAL.fullmatch(name)):
+            for file in (Path(folder) / name for name in names if _TEMPORARY.fullmatch(name)):
                 with suppress(FileNotFoundError):
-                    if time.time() - file.stat().st_mtime > PARTIAL_S:
+                    if time.time() - file.stat().st_mtime > ABANDONED_S:
                         file.unlink()
                         removed += 1
         return removed
 
     def _check_size(self, key: str, size: int) -> None:
-        """That an upload has arrived whole; its bytes are checked by the store, against a checksum sent with them."""
+        """Raise OSError if an upload has another size. The store checks the bytes, against a checksum sent along."""
         stored = self._filesystem.info(self._path(key))["size"]
         if stored != size:
             raise OSError(f"{stored} of {size} bytes have arrived")
 
-    def _guarded(self, what: str, operation: Callable[[], ResultT], attempts: int = ATTEMPTS) -> ResultT:
+    def _with_retries(self, what: str, operation: Callable[[], ResultT], attempts: int = ATTEMPTS) -> ResultT:
+        """The result of an operation, with retries. Final errors become StorageErrors too. what: as `with_retries`."""
         try:
             return with_retries(what, operation, attempts)
-        except _FINAL as error:
+        except FINAL_ERRORS as error:
             raise StorageError(f"{what} failed: {type(error).__name__}: {error}") from error
 
     def _path(self, key: str) -> str:
@@ -259,22 +235,22 @@ class Storage:
         return Path(self.root) / key
 
     def _local_keys(self, folder: str) -> list[str]:
-        """By names alone: asking each file for more would take one that goes meanwhile for a folder that is none."""
+        """As `keys`, without fsspec's `find`, which asks for details of a file that may be deleted meanwhile."""
 
-        def unlisted(error: OSError) -> None:
+        def ignore_missing(error: OSError) -> None:
             if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
                 raise error
 
-        walked = os.walk(self._local(folder), onerror=unlisted)
-        files = (Path(place) / name for place, _, names in walked for name in names if not name.startswith("."))
+        walked = os.walk(self._local(folder), onerror=ignore_missing)
+        files = (Path(parent) / name for parent, _, names in walked for name in names if not name.startswith("."))
         return sorted(file.relative_to(self.root).as_posix() for file in files)
 
     def _write_temporary(self, key: str, source: BinaryIO) -> Path:
-        """A hidden file beside the key that holds all that is left of the source, flushed to the disk."""
+        """A hidden file beside the key with the rest of the source, flushed to the disk."""
         path = self._local(key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-        except FileExistsError as error:  # which would say that the object is there
+        except FileExistsError as error:  # which a conditional put would take for an existing object
             raise NotADirectoryError(errno.ENOTDIR, "a file is in the way", str(path.parent)) from error
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
         try:
@@ -287,16 +263,16 @@ class Storage:
             raise
         return temporary
 
-    def _link(self, key: str, data: bytes) -> None:
-        """Exclusive and whole: a hard link appears at once and fails where a file is."""
+    def _create_local(self, key: str, data: bytes) -> None:
+        """Raises FileExistsError if the key is taken. A hard link appears whole, and fails if a file is there."""
         temporary = self._write_temporary(key, io.BytesIO(data))
         try:
             os.link(temporary, self._local(key))
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _create(self, key: str, data: bytes) -> None:
-        """Conditional put (S3: If-None-Match: *); s3fs says EINVAL for a failed precondition."""
+    def _create_remote(self, key: str, data: bytes) -> None:
+        """As `_create_local`. S3: If-None-Match: *; s3fs raises EINVAL for a failed precondition."""
         try:
             self._filesystem.pipe_file(self._path(key), data, mode="create")
         except OSError as error:

@@ -1,4 +1,4 @@
-"""The tables that people read: metadata.parquet and failures.parquet, each renewed as a whole."""
+"""The tables for readers, metadata.parquet and failures.parquet. See docs/output-format.md, Tables."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ ResultT = TypeVar("ResultT")
 def write_tables(catalog: Catalog, manifest: pa.Table, epoch: int) -> None:
     """Write both tables, each with the manifest's own columns, by sample id within each part of the catalog.
 
-    A sample that this manifest does not hold keeps the manifest columns that it has in the tables there. Needs the
-    memory of a part and of the manifest. epoch: of the run's lease. Raises ConfigError where a table there is none of
-    ours, LeaseError where the run has been overtaken.
+    A sample that is not in this manifest keeps the manifest columns it has in the existing table. Needs the memory of
+    one part and of the manifest. epoch: of the run's lease. Raises ConfigError if an existing table is of another
+    program, LeaseError if the run has lost its lease.
     """
     _write(catalog, manifest, epoch, METADATA, "committed", METADATA_COLUMNS, set(RECORD_SCHEMA.names))
     _write(catalog, manifest, epoch, FAILURES, "failed", FAILURE_COLUMNS, set(FAILURE_COLUMNS))
 
 
 def check_tables(storage: Storage) -> None:
-    """Raise ConfigError where a file that a table would replace is none of ours."""
+    """Raise ConfigError if a file that a table would replace is of another program."""
     for name in (METADATA, FAILURES):
         _read(storage, name, lambda file: None)
 
 
 def read_ids(storage: Storage, name: str) -> set[str]:
-    """The samples of a table. Raises ConfigError for a foreign file."""
+    """The sample ids of a table. Raises ConfigError for a file of another program."""
     table = _read(storage, name, lambda file: file.read(["sample_id"], use_threads=False))
     return set() if table is None else {str(sample_id) for sample_id in table["sample_id"].to_pylist()}
 
@@ -57,76 +57,79 @@ def _write(
     name: str,
     status: Status,
     columns: tuple[str, ...],
-    taken: set[str],
+    reserved: set[str],
 ) -> None:
-    """Write one table through a file of this machine's, a part at a time."""
+    """Write one table, a part at a time, to a temporary file, then put that. reserved: names of record columns."""
     index = catalog.index
     ids = index.filter(pc.equal(index["status"], status))["sample_id"]
-    own, places = _riding_along(ids, manifest, catalog.storage, name, taken)
-    fields = [*(RECORD_SCHEMA.field(each) for each in columns), *own.schema]
+    own, rows = _own_columns(ids, manifest, catalog.storage, name, reserved)
+    schema = pa.schema([*(RECORD_SCHEMA.field(column) for column in columns), *own.schema])
     try:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / name
-            with pq.ParquetWriter(file, pa.schema(fields), compression="zstd") as writer:
-                for table in _joined(catalog.tables(status), columns, own, places):
+            with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+                for table in _with_own_columns(catalog.tables(status), columns, own, rows):
                     writer.write_table(table)
-            check_epoch(catalog.storage, epoch)  # as late as can be: a driver may have been stopped for long meanwhile
+            check_epoch(catalog.storage, epoch)  # as late as possible: the driver may have been suspended meanwhile
             catalog.storage.put_file(name, file)
-    except OSError as error:  # of this machine's disk: the store's are StorageErrors
+    except OSError as error:  # of this machine's disk: the store raises StorageError
         message = f"making {name} in {tempfile.gettempdir()} failed: {error}"
         raise StorageError(f"{message}: make room there, or set TMPDIR to another folder") from error
 
 
-def _joined(
-    tables: Iterator[pa.Table], columns: tuple[str, ...], own: pa.Table, places: pa.ChunkedArray
+def _with_own_columns(
+    tables: Iterator[pa.Table], columns: tuple[str, ...], own: pa.Table, rows: pa.ChunkedArray
 ) -> Iterator[pa.Table]:
-    """Records with the columns of their manifest rows behind them."""
+    """Each table of records with the own columns of its samples appended. own, rows: as `_own_columns` gives them."""
     done = 0
     for records in tables:
-        rows = places.slice(done, records.num_rows)
+        rows_of_records = rows.slice(done, records.num_rows)
         done += records.num_rows
         records = records.select(columns)
         for field in own.schema:
             column = own[field.name]
-            taken = column.take(rows) if len(column) else pa.nulls(records.num_rows, field.type)
-            records = records.append_column(field, taken)
+            values = column.take(rows_of_records) if len(column) else pa.nulls(records.num_rows, field.type)
+            records = records.append_column(field, values)
         yield records
 
 
-def _riding_along(
-    ids: pa.ChunkedArray, manifest: pa.Table, storage: Storage, name: str, taken: set[str]
+def _own_columns(
+    ids: pa.ChunkedArray, manifest: pa.Table, storage: Storage, name: str, reserved: set[str]
 ) -> tuple[pa.Table, pa.ChunkedArray]:
-    """The columns that are the manifest's own, and each sample's row there; a name that is taken gets `manifest_`.
+    """The manifest's columns without `sample_id`, and the row of each sample in them (null if it has none).
 
-    Samples without a row in the manifest have theirs from the table `name` that is there.
+    A reserved name gets the prefix `manifest_`. Samples that are not in the manifest have their rows from the existing
+    table `name`; these follow the manifest's rows.
     """
     columns: dict[str, pa.ChunkedArray] = {}
-    for each in manifest.column_names:
-        if each != "sample_id":
-            stored = each
-            while stored in taken or stored in columns:
-                stored = f"manifest_{stored}"
-            columns[stored] = manifest[each]
+    for column in manifest.column_names:
+        if column != "sample_id":
+            stored_as = column
+            while stored_as in reserved or stored_as in columns:
+                stored_as = f"manifest_{stored_as}"
+            columns[stored_as] = manifest[column]
     rows = pc.index_in(ids, value_set=manifest["sample_id"].combine_chunks())
-    earlier = _read(storage, name, lambda file: _beyond(file, taken)) if rows.null_count else None
-    if earlier is None:
-        earlier = pa.table({"sample_id": pa.array([], pa.string())})
+    existing = _read(storage, name, lambda file: _read_own_columns(file, reserved)) if rows.null_count else None
+    if existing is None:
+        existing = pa.table({"sample_id": pa.array([], pa.string())})
     else:
-        beyond = ids.filter(pc.is_null(rows)).combine_chunks()
-        earlier = earlier.filter(pc.is_in(earlier["sample_id"], value_set=beyond))
-    # places in the manifest's rows with the earlier table's behind them
-    behind = pc.index_in(ids, value_set=earlier["sample_id"].combine_chunks())
-    places = pc.coalesce(rows, pc.add(behind, manifest.num_rows))
-    kept = [each for each in earlier.column_names if each not in taken]
+        other_ids = ids.filter(pc.is_null(rows)).combine_chunks()
+        existing = existing.filter(pc.is_in(existing["sample_id"], value_set=other_ids))
+    existing_rows = pc.index_in(ids, value_set=existing["sample_id"].combine_chunks())
+    rows = pc.coalesce(rows, pc.add(existing_rows, manifest.num_rows))
+    kept = [column for column in existing.column_names if column not in reserved]
     own = {
-        each: _stacked(columns.get(each), manifest.num_rows, earlier[each] if each in kept else None, earlier.num_rows)
-        for each in dict.fromkeys([*columns, *kept])
+        column: _concat(
+            columns.get(column), manifest.num_rows, existing[column] if column in kept else None, existing.num_rows
+        )
+        for column in dict.fromkeys([*columns, *kept])
     }
-    return pa.table(own), places
+    return pa.table(own), rows
 
 
-def _stacked(new: pa.ChunkedArray | None, new_rows: int, old: pa.ChunkedArray | None, old_rows: int) -> pa.ChunkedArray:
-    """One column of the other below it, nulls for one that is missing; of two types the new one."""
+def _concat(new: pa.ChunkedArray | None, new_rows: int, old: pa.ChunkedArray | None, old_rows: int) -> pa.ChunkedArray:
+    """The new column followed by the old one. None is a column of nulls. Old values are cast to the new type; where
+    that fails they become null."""
     if new is None or (old is not None and pa.types.is_null(new.type)):
         assert old is not None
         new = pa.chunked_array([pa.nulls(new_rows, old.type)])
@@ -137,17 +140,17 @@ def _stacked(new: pa.ChunkedArray | None, new_rows: int, old: pa.ChunkedArray | 
     return pa.chunked_array([*new.chunks, *old.chunks], new.type)
 
 
-def _beyond(file: pq.ParquetFile, taken: set[str]) -> pa.Table:
-    """The sample ids, and the columns that came from manifests."""
-    names = [each for each in file.schema_arrow.names if each not in taken or each == "sample_id"]
+def _read_own_columns(file: pq.ParquetFile, reserved: set[str]) -> pa.Table:
+    """The sample ids of an existing table, and the columns that came from manifests."""
+    names = [name for name in file.schema_arrow.names if name not in reserved or name == "sample_id"]
     return file.read(names, use_threads=False)
 
 
 def _read(storage: Storage, name: str, read: Callable[[pq.ParquetFile], ResultT]) -> ResultT | None:
-    """What is read of the table that is there, or None. Raises ConfigError for a file that is none of ours."""
+    """The result of `read` on an existing table; None if there is none. Raises ConfigError for another program's."""
 
     def parse(stream: BinaryIO) -> ResultT:
-        # Arrow's threads can abort a process that ends right after a read
+        # without Arrow's threads, which can abort a process that ends right after a read
         file = pq.ParquetFile(stream, pre_buffer=False)
         if not {"sample_id", "attempts", "row_digest"} <= set(file.schema_arrow.names):
             raise pa.ArrowInvalid("another table's columns")

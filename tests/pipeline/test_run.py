@@ -137,7 +137,7 @@ def test_a_row_that_changed_after_it_was_made_is_refused(finished: Finished) -> 
     changed[1]["boxes"] = [[0.0, 0.0, 8.0, 8.0]]
     done = run_tiny(write_rows(finished.manifest.with_name("changed.parquet"), changed), finished.output)
     assert done.returncode == 2
-    assert "1 rows have changed since their samples were made: s01." in done.stderr
+    assert "1 finished row changed in the manifest: s01." in done.stderr
 
 
 def test_frames_do_not_depend_on_workers_order_or_company(finished: Finished, tmp_path: Path) -> None:

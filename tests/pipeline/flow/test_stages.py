@@ -17,10 +17,10 @@ import pyarrow as pa
 import pytest
 import torch
 
-import pipeline.output.storage
 import sgi2v.compiled
 import sgi2v.estimate
 import sgi2v.generate
+import sgi2v.retry
 from manifests.io import read_manifest
 from pipeline.config import RunConfig, resolve
 from pipeline.flow.attempts import MAX_ATTEMPTS, Ledger
@@ -174,7 +174,7 @@ def test_an_image_in_a_store_of_the_runs_own_that_fails(
     code: str | None,
     fatal: str | None,
 ) -> None:
-    monkeypatch.setattr(pipeline.output.storage, "FIRST_DELAY_S", 0.001)
+    monkeypatch.setattr(sgi2v.retry, "FIRST_DELAY_S", 0.001)
     manifest = write_good(tmp_path, 1)
     with web_server(tmp_path, fails) as url:
         config = dataclasses.replace(config_of(manifest), manifest=f"{url}/m.parquet")

@@ -1,4 +1,4 @@
-"""verify finds whatever is wrong with an output, repair lets the next run make it again, replay makes the same bits."""
+"""verify finds what is wrong with an output, repair removes it for the next run, replay gives the same bits."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ ROWS = 3
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("whole")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
     done = run_tiny(write_good(folder, ROWS), folder / "out", "--workers", "1")
     assert done.returncode == 0, done.stderr
     return folder / "out"
 
 
 @pytest.fixture
-def output(whole: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(whole, tmp_path / "out")
+def output(finished: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(finished, tmp_path / "out")
 
 
 def video(output: Path, sample_id: str = "s00") -> Path:
@@ -62,7 +62,7 @@ def flip(output: Path) -> None:
 
 
 def swap(output: Path) -> None:
-    """Another video of another length, with a record that agrees with it."""
+    """Replace a video by another one, with a record that agrees with it but for the number of frames."""
     other = video(output, "s01").read_bytes()
     video(output).write_bytes(other)
     fields = {name: records(output)["s01"][name] for name in ("video_bytes", "video_sha256")}
@@ -90,77 +90,81 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], list[tuple[str, str]]]] = {
 }
 
 
-def test_a_whole_output_is_whole(output: Path) -> None:
+def test_a_finished_output_is_complete(output: Path) -> None:
     done = cli("verify", output)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "3 made, 0 failed, 0 left, of 3 rows: everything is there and whole\n"
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_what_is_wrong_is_found_and_taken_away(output: Path, kind: str) -> None:
+def test_damage_is_found_and_repaired(output: Path, kind: str) -> None:
     damage, expected = DAMAGE[kind]
     damage(output)
     flaws = check(str(output)).flaws
     assert [(flaw.code, flaw.key[: len(key)]) for flaw, (_, key) in zip(flaws, expected, strict=True)] == expected
-    again = repair(str(output), flaws)
-    assert again == len({key for _, key in expected if key.startswith("s0")})
+    repaired = repair(str(output), flaws)
+    assert repaired == len({key for _, key in expected if key.startswith("s0")})
     assert check(str(output)).flaws == []
     assert table(output)["sample_id"].to_pylist() == sorted(records(output))
-    if again:
+    if repaired:
         assert table(output)["image"].null_count == 0, "the manifest's columns are kept"
 
 
-def test_what_was_taken_away_is_made_again(output: Path, whole: Path) -> None:
+def test_a_repaired_sample_is_made_again_by_the_next_run(output: Path, finished: Path) -> None:
     truncate(output)
     repaired = cli("verify", output, "--repair")
     assert repaired.returncode == 1
     assert "[video_damaged]" in repaired.stdout
     assert "1 samples will be made again" in repaired.stdout
     before = records(output)
-    done = run_tiny(whole.parent / "m.parquet", output)
+    done = run_tiny(finished.parent / "m.parquet", output)
     assert done.returncode == 0, done.stderr
     assert check(str(output)).flaws == []
     after = records(output)
     assert set(after) - set(before) == {"s00"}
     assert {name: after[name] for name in before} == before
-    digests = [{name: record["frames_sha256"] for name, record in records(each).items()} for each in (output, whole)]
+    digests = [
+        {name: record["frames_sha256"] for name, record in records(folder).items()} for folder in (output, finished)
+    ]
     assert digests[0] == digests[1]
 
 
-def retell(output: Path, **changes: object) -> None:
+def change_run_file(output: Path, **changes: object) -> None:
     run = json.loads((output / "run.json").read_text())
     (output / "run.json").write_text(json.dumps({**run, **changes}))
 
 
 def put_manifest(output: Path, *ids: str) -> None:
-    """Have run.json tell of a manifest of these rows, in place of the one that was run."""
+    """Make run.json name another manifest, with these rows."""
     manifest = write_rows(output.parent / "other.parquet", [row(sample_id) for sample_id in ids])
-    retell(output, manifest=str(manifest), manifest_sha256=digest_file(str(manifest)))
+    change_run_file(output, manifest=str(manifest), manifest_sha256=digest_file(str(manifest)))
 
 
-def test_a_run_that_is_not_finished_is_not_called_whole(output: Path) -> None:
+def test_an_unfinished_run_is_not_complete(output: Path) -> None:
     put_manifest(output, "s00", "s01", "s02", "s03")
-    retell(output, rows=4)
+    change_run_file(output, rows=4)
     done = cli("verify", output)
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout == "3 made, 0 failed, 1 left, of 4 rows: no flaws, but the run is not finished\n"
 
 
-def test_samples_are_held_against_the_rows_of_the_manifest(output: Path) -> None:
-    put_manifest(output, "s00", "s01", "x01")  # as many rows as there are samples, but not theirs
+def test_samples_are_compared_with_the_rows_of_the_manifest(output: Path) -> None:
+    put_manifest(output, "s00", "s01", "x01")  # as many rows as samples, but one of another sample
     verdict = check(str(output))
     (flaw,) = verdict.flaws
-    assert (flaw.code, flaw.key, verdict.left, verdict.unread) == ("row_missing", "run.json", 1, None)
-    assert flaw.message.endswith("other.parquet, and 0 are known from others: s02")
+    assert (flaw.code, flaw.key, verdict.left, verdict.manifest_problem) == ("row_missing", "run.json", 1, None)
+    assert flaw.message.startswith("1 sample without a row in ")
+    assert flaw.message.endswith("other.parquet, expected 0: s02")
     assert repair(str(output), verdict.flaws) == 0
-    retell(output, other_samples=1)
+    change_run_file(output, other_samples=1)
     assert (check(str(output)).flaws, check(str(output)).left) == ([], 1)
-    retell(output, rows=4)
-    assert "4 rows are told, and" in check(str(output)).flaws[0].message
+    change_run_file(output, rows=4)
+    message = check(str(output)).flaws[0].message
+    assert message == f"expected 4 rows in {output.parent / 'other.parquet'}, got 3"
 
 
 @pytest.mark.parametrize("gone", [False, True])
-def test_without_the_manifest_sums_are_held_against_run_json_and_that_is_said(output: Path, gone: bool) -> None:
+def test_without_the_manifest_only_counts_are_compared_and_verify_says_so(output: Path, gone: bool) -> None:
     put_manifest(output, "s00", "s01", "s02")
     manifest = output.parent / "other.parquet"
     if gone:
@@ -168,54 +172,54 @@ def test_without_the_manifest_sums_are_held_against_run_json_and_that_is_said(ou
     else:
         write_rows(manifest, [row("x00")])
     done = cli("verify", output)
-    why = f"{manifest} {'cannot be used: manifest: no such file' if gone else 'is not what it was'}"
+    why = f"{manifest} {'cannot be used: manifest: no such file' if gone else 'has changed since the run was started'}"
     first, last = done.stdout.splitlines()
     assert first.startswith(f"counts were held against run.json alone: {why}")
     assert (done.returncode, last) == (0, "3 made, 0 failed, 0 left, of 3 rows: everything is there and whole")
-    retell(output, rows=4 if gone else 2)
+    change_run_file(output, rows=4 if gone else 2)
     verdict = check(str(output))
     assert (verdict.left, [flaw.code for flaw in verdict.flaws]) == ((1, []) if gone else (0, ["row_missing"]))
-    assert not verdict.is_whole
+    assert not verdict.is_complete
 
 
 def crash(video: bytes, shape: tuple[int, int, int]) -> str | None:
-    """What a hostile video does to a decoder, if this is the one."""
+    """Abort the process, as a hostile video can, if this is the video that HOSTILE names."""
     if hashlib.sha256(video).hexdigest() == os.environ["HOSTILE"]:
         os.abort()
     return None
 
 
-def test_a_video_that_crashes_the_decoder_is_its_own_flaw(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_video_that_crashes_the_decoder_is_only_its_own_flaw(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOSTILE", str(records(output)["s01"]["video_sha256"]))
-    monkeypatch.setattr(verify, "_decoding_problem", crash)
+    monkeypatch.setattr(verify, "_decoding_damage", crash)
     (flaw,) = check(str(output)).flaws
     assert (flaw.code, flaw.key) == ("video_damaged", "s01")
     assert "crashes the decoder" in flaw.message
 
 
 @pytest.mark.parametrize("kind", ["no record", "truncated", "shared"])
-def test_what_has_been_healed_since_it_was_found_is_left_alone(output: Path, whole: Path, kind: str) -> None:
+def test_repair_leaves_alone_what_is_no_longer_flawed(output: Path, finished: Path, kind: str) -> None:
     DAMAGE[kind][0](output)
     flaws = check(str(output)).flaws
-    shutil.copytree(whole, output, dirs_exist_ok=True)  # such as by a worker that commits what it had in hand
+    shutil.copytree(finished, output, dirs_exist_ok=True)  # for example a worker that commits after verify
     before = {path: path.read_bytes() for folder in ("videos", "records") for path in (output / folder).iterdir()}
     assert repair(str(output), flaws) == 0
     assert {path: path.read_bytes() for path in before} == before
     assert check(str(output)).flaws == []
 
 
-def test_what_is_committed_while_verify_looks_is_no_flaw(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_committed_during_verify_is_no_flaw(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, record = video(output, "s02"), output / "records" / "s02.json"
-    made = {path: path.read_bytes() for path in (file, record)}
+    contents = {path: path.read_bytes() for path in (file, record)}
     listed: list[str] = []
 
     class Committing(Storage):
-        """Where a sample is committed between the listing of the one folder and that of the other."""
+        """Here a sample is committed between the listing of the one folder and that of the other."""
 
         def keys(self, folder: str) -> list[str]:
             if folder in {"videos", "records"}:
                 listed.append(folder)
-            for path, data in made.items():
+            for path, data in contents.items():
                 if len(listed) < 2:
                     path.unlink(missing_ok=True)
                 else:
@@ -227,22 +231,22 @@ def test_what_is_committed_while_verify_looks_is_no_flaw(output: Path, monkeypat
     assert len(listed) == 2
 
 
-def test_while_a_run_goes_on_its_videos_in_flight_and_its_stale_tables_are_no_flaws(output: Path) -> None:
+def test_videos_in_flight_and_stale_tables_are_no_flaws_during_a_run(output: Path) -> None:
     (output / "records" / "s00.json").unlink()
     with acquire(Storage(str(output))) as lease:
         assert check(str(output)).flaws == []
         truncate(output, "s01")
-        told = cli("verify", output)
-        claim = lease.claim.told()
-    assert told.returncode == 1
-    lines = told.stdout.splitlines()
+        done = cli("verify", output)
+        claim = lease.claim.describe()
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
     assert [line.rpartition("[")[2] for line in lines[:-2]] == ["video_damaged]"]
     assert lines[1].startswith(f"a run is at work on it ({claim}): ")
-    assert check(str(output)).running is None
+    assert check(str(output)).active_run is None
     assert {flaw.code for flaw in check(str(output)).flaws} == {"video_damaged", "video_orphan", "table_stale"}
 
 
-def test_the_tables_never_name_a_video_that_repair_has_deleted(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tables_never_name_a_video_that_repair_deletes(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (output / "records" / "s00.json").unlink()
     truncate(output, "s01")
     flaws = check(str(output)).flaws
@@ -264,12 +268,12 @@ def test_an_output_in_use_is_not_repaired(output: Path) -> None:
         repair(str(output), [])
 
 
-def test_no_run_is_no_run(tmp_path: Path) -> None:
+def test_an_output_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no run"):
         check(str(tmp_path))
 
 
-def test_a_sample_is_replayed_to_the_bit(output: Path) -> None:
+def test_a_replayed_sample_has_the_same_bits(output: Path) -> None:
     same = cli("replay", output, "s01")
     assert (same.returncode, same.stdout) == (0, "s01: bit-identical\n"), same.stderr
     rewrite(output, "s01", frames_sha256="0" * 64)
@@ -278,8 +282,8 @@ def test_a_sample_is_replayed_to_the_bit(output: Path) -> None:
     assert "not bit-identical (made on cpu, float32; now on cpu)" in other.stdout
 
 
-def test_what_cannot_be_replayed_is_told(output: Path) -> None:
+def test_a_sample_that_cannot_be_replayed_is_refused(output: Path) -> None:
     unknown = cli("replay", output, "nobody")
     assert (unknown.returncode, unknown.stderr) == (2, f"error: {output} has no sample 'nobody'\n")
-    retell(output, manifest=str(output / "none.parquet"))
+    change_run_file(output, manifest=str(output / "none.parquet"))
     assert cli("replay", output, "s00").returncode == 2

@@ -1,4 +1,4 @@
-"""Records and manifests to be put into an output, without a run."""
+"""Manifests, settings and records for tests of an output, without a run."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from manifests.schema import MANIFEST_SCHEMA
-from pipeline.output.records import SampleRecord, video_key
+from manifests.schema import MANIFEST_SCHEMA, row_digest
+from pipeline.config import RunConfig, resolve
+from pipeline.output.records import SampleRecord, Status, commit, video_key
+from pipeline.output.storage import Storage
 from tests.pipeline.runs import row
 
 METRICS = {"objmc_px": 2.0, "static_objmc_px": 8.0, "control_gain": 0.75, "objmc_px_per_box": [1.0, 3.0]}
 
 
-def made(sample_id: str, attempt: str = "one", attempts: int = 1, **changes: Any) -> SampleRecord:
+def committed(sample_id: str, attempt: str = "one", attempts: int = 1, **changes: Any) -> SampleRecord:
     values = {"file_name": video_key(sample_id, attempt), "loss_first": [0.5, None], "metrics": METRICS, "seed": 3}
     return SampleRecord(sample_id, "committed", attempts, "row", "print", **{**values, **changes})
 
@@ -22,8 +24,22 @@ def failed(sample_id: str, code: str = "image_missing", attempts: int = 1) -> Sa
     return SampleRecord(sample_id, "failed", attempts, "row", "print", error_code=code, message=f"{sample_id}: {code}")
 
 
-def manifest(*ids: str, **columns: pa.Array) -> pa.Table:
-    table = pa.Table.from_pylist([row(sample_id) for sample_id in ids], schema=MANIFEST_SCHEMA)
-    for name, values in columns.items():
+def manifest(*ids: str, columns: dict[str, pa.Array] | None = None, **changes: Any) -> pa.Table:
+    """A manifest of good rows. columns: further ones. changes: values of every row."""
+    table = pa.Table.from_pylist([row(sample_id, **changes) for sample_id in ids], schema=MANIFEST_SCHEMA)
+    for name, values in (columns or {}).items():
         table = table.append_column(name, values)
     return table
+
+
+def settings(**sections: dict[str, Any]) -> RunConfig:
+    """The settings of a run with the embedded checkpoint, with changes by section."""
+    return resolve("m.parquet", "out", {}, {"model": {"source": "embedded"}, **sections})[0]
+
+
+def finish(storage: Storage, *ids: str, status: Status = "committed", attempts: int = 1) -> None:
+    """Commit a record without a video for each of these rows of `manifest`."""
+    for sample_id in ids:
+        code = None if status == "committed" else "image_missing"
+        digest = row_digest(row(sample_id))
+        commit(storage, SampleRecord(sample_id, status, attempts, digest, "print", error_code=code, message=code), None)

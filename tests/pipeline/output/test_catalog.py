@@ -1,4 +1,4 @@
-"""The catalog: sealing loses and doubles nothing, wherever it is cut off and whoever looks on meanwhile."""
+"""The catalog: sealing neither loses nor duplicates a sample, wherever it is killed and whoever reads meanwhile."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.output.records import SampleRecord, Status, commit, record_key
 from pipeline.output.storage import Storage
 from pipeline.output.tables import FAILURES, METADATA, read_ids, write_tables
 from sgi2v.errors import ConfigError
-from tests.pipeline.output.outputs import failed, made, manifest
+from tests.pipeline.output.outputs import committed, failed, manifest
 
 EPOCH = 1
 
@@ -29,29 +29,29 @@ def put(storage: Storage, *records: SampleRecord) -> None:
         assert commit(storage, record, b"video" if record.file_name else None) == record
 
 
-def standing(storage: Storage) -> dict[str, tuple[str, int, str | None]]:
-    """What a reader who comes now sees of each sample."""
+def current(storage: Storage) -> dict[str, tuple[str, int, str | None]]:
+    """What a reader sees of each sample now: status, attempts and video."""
     catalog = Catalog(storage)
     rows = catalog.index.to_pylist()
     seen = {row["sample_id"]: (row["status"], row["attempts"], row["file_name"]) for row in rows}
-    assert len(seen) == len(rows), "a sample stands once"
+    assert len(seen) == len(rows), "a sample has one current record"
     statuses: tuple[Status, ...] = ("committed", "failed")
-    tabled = [line for status in statuses for table in catalog.tables(status) for line in table.to_pylist()]
-    assert {line["sample_id"]: (line["status"], line["attempts"], line["file_name"]) for line in tabled} == seen
-    assert len(tabled) == len(seen)
-    for sample_id, told in seen.items():
+    table_rows = [row for status in statuses for table in catalog.tables(status) for row in table.to_pylist()]
+    assert {row["sample_id"]: (row["status"], row["attempts"], row["file_name"]) for row in table_rows} == seen
+    assert len(table_rows) == len(seen)
+    for sample_id, values in seen.items():
         record = catalog.get(sample_id)
         assert record is not None
-        assert (record.status, record.attempts, record.file_name) == told
+        assert (record.status, record.attempts, record.file_name) == values
     assert catalog.get("nobody") is None
     return seen
 
 
 class Killed(BaseException):
-    """What the process feels of a SIGKILL, as far as a test goes."""
+    """Stands for a SIGKILL: no `except Exception` catches it."""
 
 
-class Mortal(Storage):
+class KillingStorage(Storage):
     """A store whose writer is killed right before its nth change, or right after it."""
 
     def __init__(self, url: str, change: int, after: bool) -> None:
@@ -85,13 +85,13 @@ class Mortal(Storage):
             super().delete(key)
 
     def delete_many(self, keys: Iterable[str]) -> None:
-        for key in keys:  # one after the other, so that every step can be cut
+        for key in keys:  # one by one, so that the kill can come between any two
             self.delete(key)
 
 
 def fill(storage: Storage) -> dict[str, tuple[str, int, str | None]]:
-    """Loose records of every kind, and what they come to."""
-    put(storage, made("a"), failed("b"), made("c"), failed("d"), made("d", "again", attempts=2))
+    """Write unsealed records of every kind. Returns what a reader should see of each sample."""
+    put(storage, committed("a"), failed("b"), committed("c"), failed("d"), committed("d", "again", attempts=2))
     put(storage, failed("e"), failed("e", attempts=2))
     return {
         "a": ("committed", 1, "videos/a.one.mp4"),
@@ -106,44 +106,44 @@ def videos(storage: Storage) -> set[str]:
     return set(storage.keys("videos"))
 
 
-def test_of_several_records_of_a_sample_one_stands(storage: Storage) -> None:
+def test_one_of_several_records_of_a_sample_is_current(storage: Storage) -> None:
     expected = fill(storage)
-    assert standing(storage) == expected
+    assert current(storage) == expected
     catalog = Catalog(storage)
     catalog.seal(EPOCH)
     assert storage.keys("parts") == ["parts/000001-0000.parquet"]
-    assert storage.keys("records") == ["records/d.json", "records/e.json"], "what did not stand is swept, not sealed"
-    catalog.sweep(EPOCH)
+    assert storage.keys("records") == ["records/d.json", "records/e.json"], "superseded records are not sealed"
+    catalog.delete_superseded(EPOCH)
     assert storage.keys("records") == []
-    assert standing(storage) == expected
+    assert current(storage) == expected
     assert videos(storage) == {name for _, _, name in expected.values() if name}
 
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("change", range(1, 12))
-def test_a_run_killed_anywhere_while_it_seals_loses_and_doubles_nothing(
+def test_a_run_killed_during_sealing_neither_loses_nor_duplicates_a_sample(
     storage: Storage, change: int, after: bool
 ) -> None:
     expected = fill(storage)
     rows = manifest(*expected)
 
-    def tidy(store: Storage, epoch: int) -> None:
+    def clean_up(store: Storage, epoch: int) -> None:
         catalog = Catalog(store)
-        catalog.sweep(epoch)
+        catalog.delete_superseded(epoch)
         catalog.seal(epoch)
         write_tables(catalog, rows, epoch)
 
-    mortal = Mortal(storage.url, change, after)
-    # 2 records are swept, 1 part is put, 5 records are deleted, 2 tables are put
+    killing = KillingStorage(storage.url, change, after)
+    # 2 superseded records are deleted, 1 part is put, 5 sealed records are deleted, 2 tables are put
     if change <= 10:
         with pytest.raises(Killed):
-            tidy(mortal, EPOCH)
+            clean_up(killing, EPOCH)
     else:
-        tidy(mortal, EPOCH)
-        assert mortal.changes == 10, "every step has been cut"
-    assert standing(storage) == expected
-    tidy(storage, EPOCH + 1)
-    assert standing(storage) == expected
+        clean_up(killing, EPOCH)
+        assert killing.changes == 10, "a kill came at every change"
+    assert current(storage) == expected
+    clean_up(storage, EPOCH + 1)
+    assert current(storage) == expected
     assert storage.keys("records") == []
     assert videos(storage) == {name for _, _, name in expected.values() if name}
     assert read_ids(storage, METADATA) == {"a", "c", "d"}
@@ -151,37 +151,37 @@ def test_a_run_killed_anywhere_while_it_seals_loses_and_doubles_nothing(
 
 
 @pytest.mark.parametrize("after", ["listed", "read"])
-def test_a_reader_who_comes_while_records_are_sealed_misses_nothing(storage: Storage, after: str) -> None:
+def test_a_reader_misses_nothing_while_records_are_sealed(storage: Storage, after: str) -> None:
     expected = fill(storage)
     writer = Catalog(storage)
 
-    class Overtaken(Storage):
-        """Where the loose records are sealed right after they have been listed, or have been read."""
+    class SealedMeanwhile(Storage):
+        """Here the unsealed records are sealed right after they were listed, or were read."""
 
         def keys(self, folder: str) -> list[str]:
-            found = super().keys(folder)
+            keys = super().keys(folder)
             if folder == "records" and after == "listed":
                 writer.seal(EPOCH)
-            return found
+            return keys
 
         def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
-            found = super().get_many(keys)
+            objects = super().get_many(keys)
             if after == "read":
                 writer.seal(EPOCH)
-            return found
+            return objects
 
-    index = Catalog(Overtaken(storage.url)).index
+    index = Catalog(SealedMeanwhile(storage.url)).index
     seen = dict(zip(index["sample_id"].to_pylist(), index["attempts"].to_pylist(), strict=True))
     assert seen == {sample_id: attempts for sample_id, (_, attempts, _) in expected.items()}
 
 
-def test_what_a_kill_inside_sealing_left_is_swept_at_once_and_without_reading_parts(storage: Storage) -> None:
+def test_leftovers_of_a_kill_during_sealing_are_deleted_in_bulk_and_without_reading_parts(storage: Storage) -> None:
     expected = fill(storage)
-    loose = {key: storage.get(key) for key in storage.keys("records")}
+    unsealed = {key: storage.get(key) for key in storage.keys("records")}
     Catalog(storage).seal(EPOCH)
-    for key, data in loose.items():
+    for key, data in unsealed.items():
         storage.put(key, data or b"")
-    put(storage, made("late"), made("late", "later", attempts=2))
+    put(storage, committed("late"), committed("late", "later", attempts=2))
     calls: list[str] = []
 
     class Counted(Storage):
@@ -195,39 +195,39 @@ def test_what_a_kill_inside_sealing_left_is_swept_at_once_and_without_reading_pa
 
     catalog = Catalog(Counted(storage.url))
     calls.clear()
-    catalog.sweep(EPOCH)
+    catalog.delete_superseded(EPOCH)
     assert calls == ["many", "many"]
-    assert standing(storage) == {**expected, "late": ("committed", 2, "videos/late.later.mp4")}
+    assert current(storage) == {**expected, "late": ("committed", 2, "videos/late.later.mp4")}
     assert storage.keys("records") == [record_key("late", 2)]
-    assert videos(storage) == {name for _, _, name in standing(storage).values() if name}
+    assert videos(storage) == {name for _, _, name in current(storage).values() if name}
 
 
-def test_a_late_worker_cannot_double_what_has_been_sealed(storage: Storage) -> None:
-    put(storage, made("a"))
+def test_a_late_worker_cannot_duplicate_a_sealed_sample(storage: Storage) -> None:
+    put(storage, committed("a"))
     catalog = Catalog(storage)
     catalog.seal(EPOCH)
-    put(storage, made("a", "late"))  # its loose record is gone, so the put goes through
-    assert standing(storage) == {"a": ("committed", 1, "videos/a.one.mp4")}
+    put(storage, committed("a", "late"))  # the first record is in a part, so the put succeeds
+    assert current(storage) == {"a": ("committed", 1, "videos/a.one.mp4")}
     catalog.refresh()
-    catalog.sweep(EPOCH)
+    catalog.delete_superseded(EPOCH)
     assert storage.keys("records") == []
     assert videos(storage) == {"videos/a.one.mp4"}
 
 
-def test_a_row_that_ray_did_twice_is_told_once(storage: Storage) -> None:
+def test_a_row_that_ray_runs_twice_is_added_once(storage: Storage) -> None:
     catalog = Catalog(storage)
-    assert catalog.add(made("a"))
-    assert not catalog.add(made("a"))
+    assert catalog.add(committed("a"))
+    assert not catalog.add(committed("a"))
     catalog.seal(EPOCH)
-    assert not catalog.add(made("a", "late"))
+    assert not catalog.add(committed("a", "late"))
     assert catalog.index.num_rows == 1
 
 
-def test_what_fails_again_or_is_made_takes_the_place_of_what_was_sealed(storage: Storage) -> None:
-    put(storage, failed("a"), failed("b"), made("c"))
+def test_a_retry_replaces_a_sealed_record(storage: Storage) -> None:
+    put(storage, failed("a"), failed("b"), committed("c"))
     catalog = Catalog(storage)
     catalog.seal(EPOCH)
-    for record in (made("a", attempts=2), failed("b", "timed_out", 2)):
+    for record in (committed("a", attempts=2), failed("b", "timed_out", 2)):
         put(storage, record)
         assert catalog.add(record)
     expected = {
@@ -236,75 +236,79 @@ def test_what_fails_again_or_is_made_takes_the_place_of_what_was_sealed(storage:
         "c": ("committed", 1, "videos/c.one.mp4"),
     }
     for _ in range(2):
-        assert standing(storage) == expected
+        assert current(storage) == expected
         assert counts_of(catalog.index, "error_code") == {"unknown": 2, "timed_out": 1}
         catalog.seal(EPOCH)
     assert len(storage.keys("parts")) == 3
 
 
-def test_many_that_are_tried_again_are_taken_out_of_the_index_together(
+def test_many_replaced_records_are_filtered_out_of_the_index_at_once(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = [f"s{number:02d}" for number in range(20)]
     put(storage, *(failed(sample_id) for sample_id in ids))
     catalog = Catalog(storage)
     catalog.seal(EPOCH)
-    looked: list[int] = []
+    calls: list[int] = []
     is_in = catalog_module.pc.is_in
 
     def counted(values: object, **options: object) -> object:
-        looked.append(1)
+        calls.append(1)
         return is_in(values, **options)
 
     monkeypatch.setattr(catalog_module.pc, "is_in", counted)
     for sample_id in ids[:15]:
-        assert catalog.add(made(sample_id, attempts=2))
+        assert catalog.add(committed(sample_id, attempts=2))
     for _ in range(2):
         assert (count(catalog.index, "committed"), count(catalog.index, "failed")) == (15, 5)
     for sample_id in ids[15:]:
         catalog.add(failed(sample_id, attempts=2))
-    assert len(looked) == 1
+    assert len(calls) == 1
     catalog.seal(EPOCH)
-    assert len(looked) == 2
+    assert len(calls) == 2
     assert catalog.index.num_rows == len(ids)
     assert set(catalog.index["attempts"].to_pylist()) == {2}
 
 
-def test_a_run_that_was_overtaken_neither_seals_nor_deletes_nor_writes_tables(storage: Storage) -> None:
+def test_a_run_that_lost_its_lease_neither_seals_nor_deletes_nor_writes_tables(storage: Storage) -> None:
     expected = fill(storage)
     catalog = Catalog(storage)
     acquire(storage)
     acquire(storage, take_over=True)
     before = {key: storage.get(key) for folder in ("records", "videos") for key in storage.keys(folder)}
-    overtaken: list[Callable[[], None]] = [
-        *(lambda: catalog.seal(EPOCH), lambda: catalog.sweep(EPOCH), lambda: catalog.remove(expected, EPOCH)),
+    writes: list[Callable[[], None]] = [
+        *(
+            lambda: catalog.seal(EPOCH),
+            lambda: catalog.delete_superseded(EPOCH),
+            lambda: catalog.remove(expected, EPOCH),
+        ),
         lambda: write_tables(catalog, manifest(*expected), EPOCH),
     ]
-    for write in overtaken:
+    for write in writes:
         with pytest.raises(LeaseError):
             write()
     assert storage.keys("parts") == []
     assert [storage.get(name) for name in (METADATA, FAILURES)] == [None, None]
     assert {key: storage.get(key) for folder in ("records", "videos") for key in storage.keys(folder)} == before
-    assert standing(storage) == expected
+    assert current(storage) == expected
 
 
-def test_what_an_interrupted_run_was_not_told_of_is_found(storage: Storage) -> None:
-    put(storage, made("a"))
+def test_a_refresh_finds_records_that_no_worker_reported(storage: Storage) -> None:
+    put(storage, committed("a"))
     catalog = Catalog(storage)
-    put(storage, made("b"), failed("c"))
-    catalog.add(made("b"))
+    put(storage, committed("b"), failed("c"))
+    catalog.add(committed("b"))
     catalog.refresh()
     assert catalog.index["sample_id"].to_pylist() == ["a", "b", "c"]
-    assert not catalog.add(made("b"))
+    assert not catalog.add(committed("b"))
 
 
-def test_samples_are_forgotten_wherever_they_are(storage: Storage) -> None:
-    put(storage, made("a"), made("b"))
+def test_samples_are_removed_from_parts_and_records(storage: Storage) -> None:
+    put(storage, committed("a"), committed("b"))
     Catalog(storage).seal(EPOCH)
-    put(storage, made("a", "late"), made("c"), failed("d"), failed("d", attempts=2))
+    put(storage, committed("a", "late"), committed("c"), failed("d"), failed("d", attempts=2))
     Catalog(storage).remove(["a", "c", "d"], EPOCH)
-    assert set(standing(storage)) == {"b"}
+    assert set(current(storage)) == {"b"}
     assert storage.keys("records") == []
 
 
@@ -312,39 +316,43 @@ def test_parts_are_sealed_when_they_are_full(storage: Storage, monkeypatch: pyte
     monkeypatch.setattr(catalog_module, "PART_ROWS", 3)
     catalog = Catalog(storage)
     for number in range(8):
-        record = made(f"s{number}")
+        record = committed(f"s{number}")
         put(storage, record)
         catalog.add(record)
         catalog.seal_if_due(EPOCH)
-        assert set(standing(storage)) == {f"s{each}" for each in range(number + 1)}
+        assert set(current(storage)) == {f"s{earlier}" for earlier in range(number + 1)}
     assert storage.keys("parts") == ["parts/000001-0000.parquet", "parts/000001-0001.parquet"]
     assert storage.keys("records") == [record_key("s6", 1), record_key("s7", 1)]
     later = Catalog(storage)
     later.seal(EPOCH + 1)
-    assert len(standing(storage)) == 8
+    assert len(current(storage)) == 8
 
 
 @pytest.mark.parametrize("data", [b"", b"no table"])
-def test_a_part_of_something_else_is_refused(storage: Storage, data: bytes) -> None:
+def test_a_part_of_another_program_is_refused(storage: Storage, data: bytes) -> None:
     storage.put("parts/000001-0000.parquet", data)
     with pytest.raises(ConfigError, match=r"000001-0000\.parquet is not a part of this program: move it away"):
         Catalog(storage)
 
 
-def test_what_a_killed_writer_leaves_is_no_result(storage: Storage, tmp_path: Path) -> None:
-    put(storage, made("a"))
+def test_leftovers_of_a_killed_writer_are_no_results(storage: Storage, tmp_path: Path) -> None:
+    put(storage, committed("a"))
     for folder, name in {"records": "b.json", "videos": "b.one.mp4", "parts": "000001-0000.parquet"}.items():
         (tmp_path / "out" / folder).mkdir(exist_ok=True)
         (tmp_path / "out" / folder / f".{name}.0123.partial").write_bytes(b"{")
     storage.put("records/notes.txt", b"not a record")
     storage.put("videos/b.lost.mp4", b"a video without its record")
-    assert set(standing(storage)) == {"a"}
+    assert set(current(storage)) == {"a"}
 
 
 def test_means_and_counts(storage: Storage) -> None:
     catalog = Catalog(storage)
     for record in (
-        *(made("a"), made("b", metrics={"objmc_px": 4.0}), made("c", metrics={"null_reason": "few_points"})),
+        *(
+            committed("a"),
+            committed("b", metrics={"objmc_px": 4.0}),
+            committed("c", metrics={"null_reason": "few_points"}),
+        ),
         *(failed("d"), failed("e", "unknown"), failed("f", "unknown")),
     ):
         catalog.add(record)

@@ -1,4 +1,4 @@
-"""One driver at a time: on disk and on S3, alive, dead, silent and overtaken."""
+"""The lease: one driver at a time, on disk and on S3; drivers that are alive, dead, silent, or taken over."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.flow.commit import Commit
-from pipeline.flow.generate import InFlight
+from pipeline.flow.row import InFlight
 from pipeline.output import lease
 from pipeline.output.lease import EXPIRY_S, Claim, Lease, LeaseError, acquire, check_epoch, read_claim
 from pipeline.output.storage import Storage
@@ -40,14 +40,14 @@ def disk(tmp_path: Path) -> Storage:
 
 
 def leave(storage: Storage, **changes: object) -> Claim:
-    """What a driver on another machine has left behind."""
+    """Write the claim of a driver on another machine."""
     now = time.time()
     claim = replace(Claim(3, "someone", "other-host", 4711, "elsewhere", now - 3600, now), **changes)
     storage.put(f"lease/{claim.epoch:06d}.json", json.dumps(asdict(claim)).encode())
     return claim
 
 
-def test_of_several_that_start_together_one_runs(storage: Storage) -> None:
+def test_one_of_several_drivers_that_start_together_gets_the_lease(storage: Storage) -> None:
     for _ in range(ROUNDS):
         start = threading.Barrier(TOGETHER)
         won: list[Lease] = []
@@ -70,10 +70,10 @@ def test_of_several_that_start_together_one_runs(storage: Storage) -> None:
         assert f"process {os.getpid()}" in str(lost[0])
         assert read_claim(storage) == won[0].claim
         with won[0]:
-            pass  # and released
+            pass  # so that it is released
 
 
-def test_a_released_output_is_claimed_with_the_next_epoch_and_old_claims_go(storage: Storage) -> None:
+def test_a_released_output_is_claimed_with_the_next_epoch_and_old_claims_are_deleted(storage: Storage) -> None:
     for epoch in (1, 2, 3):
         with acquire(storage) as held:
             assert held.epoch == epoch
@@ -83,37 +83,38 @@ def test_a_released_output_is_claimed_with_the_next_epoch_and_old_claims_go(stor
     assert claim.released
 
 
-def test_one_that_is_alive_is_named(disk: Storage) -> None:
+def test_a_driver_that_is_alive_is_named(disk: Storage) -> None:
     leave(disk)
     with pytest.raises(LeaseError, match=r"other-host, process 4711, since 20.* UTC.*--take-over"):
         acquire(disk)
 
 
-def test_one_whose_time_has_run_out_is_replaced(disk: Storage) -> None:
+def test_an_expired_claim_is_replaced(disk: Storage) -> None:
     leave(disk, renewed_at=time.time() - EXPIRY_S - 1)
     assert acquire(disk).epoch == 4
 
 
-def test_one_that_fell_silent_is_waited_for(disk: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_driver_is_given_until_its_lease_expires(disk: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "POLL_S", 0.05)
     leave(disk, renewed_at=time.time() - EXPIRY_S + 1)
-    told: list[str] = []
+    waits: list[str] = []
     start = time.monotonic()
-    assert acquire(disk, say=told.append).epoch == 4
+    assert acquire(disk, on_wait=waits.append).epoch == 4
     assert 0.5 < time.monotonic() - start < 10
-    assert len(told) == 1
-    assert "silent for 59 s" in told[0]
+    assert len(waits) == 1
+    assert "whose last heartbeat was 59 s ago: waiting 1 s for its lease to expire" in waits[0]
 
 
-def test_one_that_was_only_slow_is_left_alone(disk: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_that_was_only_slow_keeps_its_lease(disk: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "POLL_S", 0.05)
     leave(disk, renewed_at=time.time() - EXPIRY_S + 5)
     with pytest.raises(LeaseError, match="in use by another run"):
-        acquire(disk, say=lambda line: leave(disk) and None)
+        acquire(disk, on_wait=lambda line: leave(disk) and None)
 
 
 def test_a_dead_process_of_this_machine_is_replaced_at_once(disk: Storage) -> None:
-    script = f"from pipeline.lease import acquire; from pipeline.storage import Storage; acquire(Storage({disk.url!r}))"
+    imports = "from pipeline.output.lease import acquire; from pipeline.output.storage import Storage"
+    script = f"{imports}; acquire(Storage({disk.url!r}))"
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[3])
     claim = read_claim(disk)
     assert claim is not None
@@ -121,28 +122,30 @@ def test_a_dead_process_of_this_machine_is_replaced_at_once(disk: Storage) -> No
     assert acquire(disk).epoch == 2
 
 
-def test_an_overtaken_driver_is_interrupted_and_told_by_whom(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_that_is_taken_over_is_interrupted_and_learns_by_whom(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lease, "HEARTBEAT_S", 0.1)
     with acquire(storage) as held:
         with pytest.raises(KeyboardInterrupt):  # noqa: PT012 it may come at either line
-            overtaker = acquire(storage, take_over=True)
+            successor = acquire(storage, take_over=True)
             time.sleep(20)
         with pytest.raises(LeaseError, match=f"taken over by another run: .*process {os.getpid()}"):
             held.check()
     claim = read_claim(storage)
     assert claim is not None
-    assert (claim.epoch, claim.released) == (2, False), "the overtaken one releases nothing"
-    check_epoch(storage, overtaker.epoch)
+    assert (claim.epoch, claim.released) == (2, False), "the first driver releases nothing"
+    check_epoch(storage, successor.epoch)
     with pytest.raises(LeaseError):
         check_epoch(storage, held.epoch)
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "reason"),
     [(StorageError("no answer"), "no answer"), (RuntimeError("no threads left"), "RuntimeError: no threads left")],
 )
-def test_heartbeats_renew_and_what_fails_them_for_long_loses(
-    disk: Storage, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+def test_heartbeats_renew_the_lease_and_it_is_lost_if_they_fail_for_long(
+    disk: Storage, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
 ) -> None:
     monkeypatch.setattr(lease, "HEARTBEAT_S", 0.05)
     monkeypatch.setattr(lease, "EXPIRY_S", 0.3)
@@ -159,22 +162,22 @@ def test_heartbeats_renew_and_what_fails_them_for_long_loses(
         with pytest.raises(KeyboardInterrupt):  # noqa: PT012 it may come at either line
             monkeypatch.setattr(lease, "_write", refuse)
             time.sleep(20)
-        with pytest.raises(LeaseError, match=f"ran out, since it could not be renewed: {told}"):
+        with pytest.raises(LeaseError, match=f"expired, because it could not be renewed: {reason}"):
             held.check()
 
 
-def test_workers_of_an_overtaken_run_commit_nothing(tmp_path: Path) -> None:
+def test_workers_of_a_run_that_lost_its_lease_commit_nothing(tmp_path: Path) -> None:
     config = config_of(write_good(tmp_path, 1))
     storage = Storage(config.output)
-    overtaken, _ = acquire(storage), acquire(storage, take_over=True)
+    lost, _ = acquire(storage), acquire(storage, take_over=True)
     state = InFlight("s00", 0, "digest", 1, error_code="unknown", message="would be a failed record")
     row = {"state": json.dumps(asdict(state)), "first_frame": None, "frames": None}
-    (outcome,) = Commit(config, overtaken.epoch)(pa.Table.from_pylist([row])).to_pylist()
+    (outcome,) = Commit(config, lost.epoch)(pa.Table.from_pylist([row])).to_pylist()
     assert (outcome["record"], outcome["fatal"]) == (None, "LeaseError")
     assert storage.keys("records") == []
 
 
-def test_a_file_of_another_program_is_left_alone(disk: Storage) -> None:
+def test_a_lease_of_another_program_is_refused(disk: Storage) -> None:
     disk.put("lease/000001.json", b"{}")
     with pytest.raises(ConfigError, match="is not a lease of this program"):
         acquire(disk)

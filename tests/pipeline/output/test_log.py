@@ -1,4 +1,4 @@
-"""The log: whole after any end, in segments, with the sample on each of a worker's lines, and without secrets."""
+"""The log: complete however a run ends, in segments, with the sample id on each worker line, without secrets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.output import log as log_module
-from pipeline.output.log import RunLog, captured
+from pipeline.output.log import RunLog, capture_log
 from pipeline.output.storage import Storage
 
 
@@ -22,8 +22,8 @@ def storage(tmp_path: Path) -> Storage:
 
 def lines(storage: Storage) -> list[dict[str, Any]]:
     """Every line, in the order of the segments."""
-    found = storage.get_many(storage.keys("logs"))
-    return [json.loads(line) for key in sorted(found) for line in found[key].decode().splitlines()]
+    segments = storage.get_many(storage.keys("logs"))
+    return [json.loads(line) for key in sorted(segments) for line in segments[key].decode().splitlines()]
 
 
 def test_a_run_has_one_log_in_segments(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,12 +33,12 @@ def test_a_run_has_one_log_in_segments(storage: Storage, monkeypatch: pytest.Mon
             for number in range(7):
                 log.write("sample_committed", sample_id=f"s{number}")
     assert storage.keys("logs") == [f"logs/00000{epoch}/000{segment}.jsonl" for epoch in (1, 2) for segment in range(3)]
-    found = lines(storage)
-    assert [line["sample_id"] for line in found] == [f"s{number}" for number in range(7)] * 2
-    assert all({"at", "event", "host", "pid"} <= set(line) for line in found)
+    written = lines(storage)
+    assert [line["sample_id"] for line in written] == [f"s{number}" for number in range(7)] * 2
+    assert all({"at", "event", "host", "pid"} <= set(line) for line in written)
 
 
-def test_what_ended_a_run_is_its_last_line(storage: Storage) -> None:
+def test_the_last_line_is_the_error_that_ended_the_run(storage: Storage) -> None:
     log = RunLog(storage, 1)
     log.write("planned", rows=3)
     with pytest.raises(ValueError, match="bug"), log:
@@ -47,7 +47,7 @@ def test_what_ended_a_run_is_its_last_line(storage: Storage) -> None:
     assert lines(storage)[-1]["message"] == "ValueError: a bug"
 
 
-def test_a_killed_driver_leaves_the_log_until_its_last_flush(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_driver_leaves_the_log_up_to_its_last_flush(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_module, "FLUSH_S", -1.0)
     log = RunLog(storage, 1)
     for number in range(3):
@@ -55,18 +55,18 @@ def test_a_killed_driver_leaves_the_log_until_its_last_flush(storage: Storage, m
         assert len(lines(storage)) == number + 1
 
 
-def test_what_a_worker_logs_carries_its_sample() -> None:
-    with captured("generate", "s1") as outer, captured("generate", "s2") as inner:
+def test_lines_of_a_worker_have_their_sample_id() -> None:
+    with capture_log("generate", "s1") as outer, capture_log("generate", "s2") as inner:
         logging.getLogger("somebody").warning("%d frames look odd", 3)
         logging.getLogger("somebody").info("not worth a line")
         warnings.warn("a value overflowed", RuntimeWarning, stacklevel=1)
-    told = [(line["sample_id"], line["stage"], line["logger"], line["message"]) for line in inner]
-    assert told == [
+    fields = [(line["sample_id"], line["stage"], line["logger"], line["message"]) for line in inner]
+    assert fields == [
         ("s2", "generate", "somebody", "3 frames look odd"),
         ("s2", "generate", "RuntimeWarning", "a value overflowed"),
     ]
     assert [line["sample_id"] for line in outer] == ["s1"]
-    with captured("generate", "s3") as after:
+    with capture_log("generate", "s3") as after:
         pass
     logging.getLogger("somebody").warning("after the sample")
     assert after == []
@@ -75,8 +75,8 @@ def test_what_a_worker_logs_carries_its_sample() -> None:
 def test_secrets_are_not_logged(storage: Storage) -> None:
     with RunLog(storage, 1) as log:
         place = "s3://key:secret@bucket/m.parquet"
-        log.write("planned", manifest=place, image="https://x.org/a.png?X-Sig=abc&y=1 ok", told='https://h/?x"y')
+        log.write("planned", manifest=place, image="https://x.org/a.png?X-Sig=abc&y=1 ok", note='https://h/?x"y')
     (line,) = lines(storage)
     assert line["manifest"] == "s3://***@bucket/m.parquet"
     assert line["image"] == "https://x.org/a.png?*** ok"
-    assert line["told"] == 'https://h/?***"y', "a quote in a query leaves the line JSON"
+    assert line["note"] == 'https://h/?***"y', "a quote in a query string does not break the JSON"

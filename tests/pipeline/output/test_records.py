@@ -1,4 +1,4 @@
-"""Records: there and back, and committed once."""
+"""Records: written and read back without loss, and committed exactly once."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.output import storage as storage_module
+import sgi2v.retry
 from pipeline.output.catalog import Catalog
 from pipeline.output.lease import LeaseError, acquire, check_epoch
 from pipeline.output.records import RECORD_SCHEMA, SampleRecord, commit, record_key, video_key
 from pipeline.output.storage import Storage
 from sgi2v.metrics.objmc import Fidelity
-from tests.pipeline.output.outputs import failed, made
+from tests.pipeline.output.outputs import committed, failed
 
 
 @pytest.fixture
@@ -21,92 +21,94 @@ def storage(tmp_path: Path) -> Storage:
     return Storage(str(tmp_path / "out"))
 
 
-@pytest.mark.parametrize("record", [made("a"), failed("b"), made("c", metrics={}, loss_first=None)])
-def test_a_record_survives_its_file(record: SampleRecord) -> None:
+@pytest.mark.parametrize("record", [committed("a"), failed("b"), committed("c", metrics={}, loss_first=None)])
+def test_a_record_is_read_back_as_written(record: SampleRecord) -> None:
     assert SampleRecord.from_json(record.to_json()) == record
-    (line,) = pa.Table.from_pylist([record.row()], RECORD_SCHEMA).to_pylist()
-    assert {name: line[name] for name in record.row()} == record.row()
-    assert SampleRecord.from_row(line).row() == line
+    (row,) = pa.Table.from_pylist([record.row()], RECORD_SCHEMA).to_pylist()
+    assert {name: row[name] for name in record.row()} == record.row()
+    assert SampleRecord.from_row(row).row() == row
 
 
-def test_the_schema_knows_every_metric() -> None:
+def test_the_schema_has_every_metric() -> None:
     fidelity = set(Fidelity.__dataclass_fields__)
     assert fidelity <= set(RECORD_SCHEMA.names)
     assert {f"{name}_per_box" for name in fidelity} <= set(RECORD_SCHEMA.names)
 
 
-def test_a_sample_is_committed_once_and_the_loser_leaves_nothing(storage: Storage) -> None:
-    winner, loser = made("a", "one"), made("a", "two")
-    assert commit(storage, winner, b"video one") == winner
-    assert commit(storage, loser, b"video two") == winner
+def test_a_sample_is_committed_once_and_the_slower_worker_leaves_nothing(storage: Storage) -> None:
+    first, second = committed("a", "one"), committed("a", "two")
+    assert commit(storage, first, b"video one") == first
+    assert commit(storage, second, b"video two") == first
     assert storage.keys("videos") == ["videos/a.one.mp4"]
     assert storage.get("videos/a.one.mp4") == b"video one"
-    assert commit(storage, failed("a"), None) == winner
-    assert Catalog(storage).get("a") == winner
+    assert commit(storage, failed("a"), None) == first
+    assert Catalog(storage).get("a") == first
 
 
-def test_every_attempt_has_a_key_of_its_own() -> None:
+def test_every_attempt_has_its_own_key() -> None:
     ids = ("a", "a.json", "attempt-2", "1")
     keys = [record_key(sample_id, attempts) for sample_id in ids for attempts in (1, 2, 3)]
     assert len(set(keys)) == len(keys)
     assert keys[:2] == ["records/a.json", "records/attempt-2/a.json"]
 
 
-def test_a_run_that_is_overtaken_while_a_video_goes_up_leaves_neither_it_nor_a_record(storage: Storage) -> None:
-    overtaken = acquire(storage)
+def test_a_run_that_loses_its_lease_during_an_upload_leaves_neither_video_nor_record(storage: Storage) -> None:
+    lost = acquire(storage)
 
     class Slow(Storage):
+        """Here another driver takes over during the upload."""
+
         def put(self, key: str, data: bytes) -> None:
             super().put(key, data)
             acquire(storage, take_over=True)
 
     slow = Slow(storage.url)
     with pytest.raises(LeaseError, match="taken over by another run"):
-        commit(slow, made("a"), b"video", lambda: check_epoch(slow, overtaken.epoch))
+        commit(slow, committed("a"), b"video", lambda: check_epoch(slow, lost.epoch))
     assert storage.keys("videos") == storage.keys("records") == []
-    commit(storage, made("a"), b"video", lambda: check_epoch(storage, overtaken.epoch + 1))
-    assert Catalog(storage).get("a") == made("a")
+    commit(storage, committed("a"), b"video", lambda: check_epoch(storage, lost.epoch + 1))
+    assert Catalog(storage).get("a") == committed("a")
 
 
-def test_a_video_stays_whose_record_was_sealed_before_its_put_was_answered(
+def test_a_video_is_kept_if_its_record_was_sealed_before_its_put_was_answered(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage_module, "FIRST_DELAY_S", 0.001)
-    tries: list[str] = []
+    monkeypatch.setattr(sgi2v.retry, "FIRST_DELAY_S", 0.001)
+    attempts: list[str] = []
 
     class Unanswered(Storage):
-        """Where the first answer gets lost, and the next driver seals the record as the second try meets it."""
+        """Here the answer to the first put gets lost, and the record is sealed before the second one is compared."""
 
-        def _link(self, key: str, data: bytes) -> None:
-            tries.append(key)
+        def _create_local(self, key: str, data: bytes) -> None:
+            attempts.append(key)
             try:
-                super()._link(key, data)
+                super()._create_local(key, data)
             except FileExistsError:
                 Catalog(storage).seal(1)
                 raise
-            if len(tries) == 1:
+            if len(attempts) == 1:
                 raise ConnectionResetError("reset by peer")
 
-    assert commit(Unanswered(storage.url), made("a"), b"video") == made("a")
-    assert len(tries) == 3
+    assert commit(Unanswered(storage.url), committed("a"), b"video") == committed("a")
+    assert len(attempts) == 3
     catalog = Catalog(storage)
-    catalog.sweep(1)
+    catalog.delete_superseded(1)
     assert storage.keys("records") == []
-    assert storage.keys("videos") == [str(made("a").file_name)]
-    assert catalog.index["file_name"].to_pylist() == [made("a").file_name]
+    assert storage.keys("videos") == [str(committed("a").file_name)]
+    assert catalog.index["file_name"].to_pylist() == [committed("a").file_name]
 
 
-def test_a_loser_whose_winner_has_been_sealed_leaves_no_video(storage: Storage) -> None:
-    commit(storage, made("a"), b"video one")
+def test_a_slower_worker_leaves_no_video_if_the_first_record_has_been_sealed(storage: Storage) -> None:
+    commit(storage, committed("a"), b"video one")
 
     class Late(Storage):
-        """Where the winner's record goes between the put that is lost and the look at the winner."""
+        """Here the first record is sealed between the second one's put and the read of the first."""
 
         def put_new(self, key: str, data: bytes) -> bool:
             is_new = super().put_new(key, data)
             self.delete(record_key("a", 1))
             return is_new
 
-    late = made("a", "two")
+    late = committed("a", "two")
     assert commit(Late(storage.url), late, b"video two") == late
     assert storage.keys("videos") == [video_key("a", "one")]

@@ -1,4 +1,4 @@
-"""Storage: whole objects, and one winner, on a disk, in memory and on a real S3 server."""
+"""Storage: whole objects and conditional puts, on disk, in memory and on a real S3 server."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from typing import BinaryIO
 
 import pytest
 
+import sgi2v.retry
 from pipeline.output import storage as storage_module
-from pipeline.output.storage import Storage, with_retries
-from sgi2v.errors import ConfigError, ErrorCode, SampleError, StorageError
+from pipeline.output.storage import Storage
+from sgi2v.errors import ConfigError, StorageError
 
 WRITERS = 8
 
@@ -30,8 +31,8 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
 
 
 @pytest.fixture
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage_module, "FIRST_DELAY_S", 0.001)
+def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sgi2v.retry, "FIRST_DELAY_S", 0.001)
 
 
 def test_objects_are_put_read_listed_replaced_and_deleted(storage: Storage) -> None:
@@ -43,42 +44,42 @@ def test_objects_are_put_read_listed_replaced_and_deleted(storage: Storage) -> N
     assert storage.get("records/a.json") == b"one"
     storage.put("records/a.json", b"one again")
     assert sorted(storage.keys("records")) == ["records/a.json", "records/b.json"]
-    found = storage.get_many(["records/a.json", "records/none.json", "other/c.json"])
-    assert found == {"records/a.json": b"one again", "other/c.json": b"three"}
+    objects = storage.get_many(["records/a.json", "records/none.json", "other/c.json"])
+    assert objects == {"records/a.json": b"one again", "other/c.json": b"three"}
     assert storage.get_many([]) == {}
     storage.delete("records/a.json")
     storage.delete("records/a.json")
     assert storage.keys("records") == ["records/b.json"]
 
 
-def test_a_new_object_is_put_once(storage: Storage) -> None:
+def test_a_conditional_put_keeps_the_first_object(storage: Storage) -> None:
     assert storage.put_new("records/a.json", b"first")
     assert not storage.put_new("records/a.json", b"second")
     assert storage.get("records/a.json") == b"first"
 
 
-def test_an_answer_that_got_lost_is_not_taken_for_a_competitor(storage: Storage) -> None:
+def test_a_repeated_conditional_put_of_the_same_bytes_succeeds(storage: Storage) -> None:
     assert storage.put_new("records/a.json", b"mine")
     assert storage.put_new("records/a.json", b"mine")
 
 
 @pytest.mark.parametrize("storage", ["disk", "s3"], indirect=True)
-def test_of_many_writers_at_once_exactly_one_wins(storage: Storage) -> None:
-    for turn in range(2):
+def test_exactly_one_of_many_concurrent_writers_wins(storage: Storage) -> None:
+    for round_number in range(2):
         together = threading.Barrier(WRITERS)
 
-        def put(writer: int, key: str = f"records/{turn}.json", together: threading.Barrier = together) -> bool:
+        def put(writer: int, key: str = f"records/{round_number}.json", together: threading.Barrier = together) -> bool:
             own = Storage(storage.url)
             together.wait()
             return own.put_new(key, f"writer {writer}".encode())
 
         with ThreadPoolExecutor(WRITERS) as pool:
-            won = list(pool.map(put, range(WRITERS)))
-        assert won.count(True) == 1
-        assert storage.get(f"records/{turn}.json") == f"writer {won.index(True)}".encode()
+            results = list(pool.map(put, range(WRITERS)))
+        assert results.count(True) == 1
+        assert storage.get(f"records/{round_number}.json") == f"writer {results.index(True)}".encode()
 
 
-def test_a_reader_sees_the_old_or_the_new_object_but_never_a_part(tmp_path: Path) -> None:
+def test_a_reader_gets_the_old_or_the_new_object_never_a_part(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     whole = {bytes([value]) * 200_000 for value in range(2)}
     storage.put("table", b"\0" * 200_000)
@@ -98,7 +99,7 @@ def test_a_reader_sees_the_old_or_the_new_object_but_never_a_part(tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["table"], "temporary files are left"
 
 
-def test_a_location_with_pattern_characters_is_a_location(tmp_path: Path) -> None:
+def test_pattern_characters_in_a_location_are_literal(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path / "take [2] *?"))
     storage.put("records/a.json", b"a")
     assert storage.keys("records") == ["records/a.json"]
@@ -129,7 +130,7 @@ def test_a_location_that_is_a_file_is_refused_and_named(tmp_path: Path) -> None:
             put("run.json", b"{}")
 
 
-def test_a_location_that_takes_no_files_is_refused_and_named() -> None:
+def test_a_location_where_no_folder_can_be_made_is_refused_and_named() -> None:
     storage = Storage("/proc/out")  # not even root can make a folder there
     for put in (storage.put, storage.put_new):
         with pytest.raises(StorageError, match=r"writing /proc/out/run\.json failed: "):
@@ -156,8 +157,8 @@ def test_a_wrong_key_is_a_storage_error(bucket: str, monkeypatch: pytest.MonkeyP
         storage.put_new("run.json", b"{}")
 
 
-@pytest.mark.usefixtures("no_waiting")
-def test_a_server_that_does_not_answer_is_a_storage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("short_delays")
+def test_an_unreachable_server_is_a_storage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "any")
     storage = Storage("s3://bucket/out")
@@ -171,44 +172,7 @@ def test_a_server_that_does_not_answer_is_a_storage_error(monkeypatch: pytest.Mo
         storage.put_new("run.json", b"{}")
 
 
-@pytest.mark.usefixtures("no_waiting")
-def test_passing_errors_are_tried_again_and_lasting_ones_told() -> None:
-    tries: list[int] = []
-
-    def heals_at_the_third() -> str:
-        tries.append(1)
-        if len(tries) < 3:
-            raise ConnectionResetError("reset by peer")
-        return "answer"
-
-    assert with_retries("reading x", heals_at_the_third) == "answer"
-    tries.clear()
-
-    def never_heals() -> str:
-        tries.append(1)
-        raise TimeoutError("no answer")
-
-    with pytest.raises(StorageError, match="reading x failed: TimeoutError: no answer"):
-        with_retries("reading x", never_heals)
-    assert len(tries) == storage_module.ATTEMPTS
-
-
-@pytest.mark.parametrize(
-    "error", [FileNotFoundError("gone"), PermissionError("no"), SampleError(ErrorCode.IMAGE_MISSING, "none")]
-)
-def test_final_errors_are_raised_as_they_are(error: Exception) -> None:
-    tries: list[int] = []
-
-    def fails() -> None:
-        tries.append(1)
-        raise error
-
-    with pytest.raises(type(error)):
-        with_retries("reading x", fails)
-    assert len(tries) == 1
-
-
-def test_absent_credentials_are_told_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_absent_credentials_are_a_storage_error_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -220,7 +184,7 @@ def test_absent_credentials_are_told_at_once(monkeypatch: pytest.MonkeyPatch, tm
         storage.put_new("run.json", b"{}")
 
 
-def test_files_are_put_and_objects_read_in_place(storage: Storage, tmp_path: Path) -> None:
+def test_files_are_put_and_objects_are_read_as_streams(storage: Storage, tmp_path: Path) -> None:
     file = tmp_path / "large"
     for data in (b"first" * 1000, b""):
         file.write_bytes(data)
@@ -237,7 +201,7 @@ def test_files_are_put_and_objects_read_in_place(storage: Storage, tmp_path: Pat
         storage.read("tables/a.bin", refuse)
 
 
-def test_many_objects_go_at_once_and_their_neighbours_stay(storage: Storage) -> None:
+def test_deleting_many_objects_leaves_the_others(storage: Storage) -> None:
     names = [f"records/{number}.json" for number in range(5)] + ["records/[x].json", "records/a b.json"]
     for name in names:
         storage.put(name, b"{}")
@@ -246,8 +210,8 @@ def test_many_objects_go_at_once_and_their_neighbours_stay(storage: Storage) -> 
     assert storage.keys("records") == names[:1]
 
 
-@pytest.mark.usefixtures("no_waiting")
-def test_an_upload_that_arrived_in_part_is_sent_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("short_delays")
+def test_an_upload_that_arrived_cut_short_is_sent_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     storage = Storage("memory://arrived-in-part")
     sent: list[str] = []
     pipe_file = type(storage._filesystem).pipe_file
@@ -266,7 +230,7 @@ def test_an_upload_that_arrived_in_part_is_sent_again(monkeypatch: pytest.Monkey
         storage.put("videos/b.mp4", b"whole video")
 
 
-def test_uploads_that_a_killed_process_has_left_are_aborted(bucket: str) -> None:
+def test_uploads_of_a_killed_process_are_aborted(bucket: str) -> None:
     ours, others = Storage(f"{bucket}/out"), Storage(f"{bucket}/output-of-another")
     for storage in (ours, others):
         storage._filesystem.call_s3(
@@ -277,45 +241,43 @@ def test_uploads_that_a_killed_process_has_left_are_aborted(bucket: str) -> None
     assert Storage("memory://x").abort_uploads() == 0
 
 
-def test_uploads_are_aborted_page_by_page_and_those_below_the_root_alone(
-    bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_uploads_are_aborted_page_by_page_and_only_below_the_root(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = Storage(f"{bucket}/out")
     call_s3, name = storage._filesystem.call_s3, bucket.removeprefix("s3://")
     for key in ("aaa/big", "out/1", "out/2", "out/2", "out/3", "zzz/big"):
         call_s3("create_multipart_upload", Bucket=name, Key=key)
-    asked: list[str] = []
+    calls: list[str] = []
 
     def small_pages(method: str, **words: object) -> object:
-        asked.append(method)
+        calls.append(method)
         return call_s3(method, **words, **({"MaxUploads": 2} if method.startswith("list") else {}))
 
     monkeypatch.setattr(storage._filesystem, "call_s3", small_pages)
     assert storage.abort_uploads() == 4
-    assert asked.count("list_multipart_uploads") == 3, "two pages, and one to see that it was the last"
+    assert calls.count("list_multipart_uploads") == 3, "two pages, and one to see that none is left"
     left = call_s3("list_multipart_uploads", Bucket=name)["Uploads"]
-    assert {each["Key"] for each in left} == {"aaa/big", "zzz/big"}
+    assert {upload["Key"] for upload in left} == {"aaa/big", "zzz/big"}
 
 
 @pytest.mark.parametrize("error", [PermissionError("AccessDenied"), NotImplementedError("a header that you provided")])
 def test_a_store_without_uploads_is_asked_once(bucket: str, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     storage = Storage(bucket)
-    asked: list[str] = []
+    calls: list[str] = []
 
     def refuse(method: str, **_: object) -> None:
-        asked.append(method)
+        calls.append(method)
         raise error
 
     monkeypatch.setattr(storage._filesystem, "call_s3", refuse)
     with pytest.raises(StorageError, match=f"left in {bucket} failed: {type(error).__name__}: {error}"):
         storage.abort_uploads()
-    assert asked == ["list_multipart_uploads"]
+    assert calls == ["list_multipart_uploads"]
 
 
-def test_hidden_files_that_killed_writers_have_left_are_removed_once_they_are_old(tmp_path: Path) -> None:
+def test_temporary_files_of_killed_writers_are_removed_once_they_are_old(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     assert Storage(str(tmp_path / "none")).abort_uploads() == 0
-    writer = "import os, sys, pipeline.storage as s; s.os.fsync = lambda _: os._exit(1); "
+    writer = "import os, sys, pipeline.output.storage as s; s.os.fsync = lambda _: os._exit(1); "
     for key in ("videos/a.one.mp4", "records/attempt-2/a.json", "run.json"):
         script = f"{writer} s.Storage({storage.url!r}).put({key!r}, b'half')"
         assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 1
@@ -326,7 +288,7 @@ def test_hidden_files_that_killed_writers_have_left_are_removed_once_they_are_ol
     for path in others:
         path.touch()
     for path in [*others, *hidden[1:]]:
-        os.utime(path, (0, time.time() - storage_module.PARTIAL_S - 1))
+        os.utime(path, (0, time.time() - storage_module.ABANDONED_S - 1))
     assert storage.abort_uploads() == 2
     assert list(tmp_path.rglob(".*.partial")).count(hidden[0]) == 1
     assert all(path.exists() for path in others)

@@ -1,0 +1,67 @@
+"""The state of a run, read from its output alone: while it goes on, and after it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.output.catalog import Catalog, count
+from pipeline.output.lease import Claim, read_claim
+from pipeline.output.run_file import require_run
+from pipeline.output.storage import Storage
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """The state of a run when it was read."""
+
+    committed: int
+    """Samples with a video, those of other manifests among them."""
+    failed: int
+    """Samples that failed, those of other manifests among them."""
+    left: int
+    """Rows of the manifest without a record."""
+    rows: int
+    """Rows of the manifest of the last run."""
+    other_samples: int
+    """Finished samples that are not in that manifest."""
+    manifest: str
+    """Path or URL of that manifest."""
+    model: str | None
+    """Checkpoint, as the user named it."""
+    model_revision: str
+    """Commit or digest of its weights."""
+    last_finished_at: str | None
+    """ISO 8601, UTC; None before the first sample."""
+    holder: Claim | None
+    """The claim of the run that holds the output; None if none does."""
+    holder_silent_s: float | None
+    """Seconds since the holder's last heartbeat, at least 0."""
+    index: pa.Table
+    """INDEX_SCHEMA of every finished sample."""
+
+
+def read_status(output: str) -> RunStatus:
+    """The state of the run at `output`. Raises ConfigError if there is none, StorageError."""
+    storage = Storage(output)
+    run = require_run(storage)
+    index = Catalog(storage).index
+    claim = read_claim(storage)
+    holder = claim if claim is not None and not claim.released else None
+    return RunStatus(
+        committed=count(index, "committed"),
+        failed=count(index, "failed"),
+        left=max(run.rows - max(index.num_rows - run.other_samples, 0), 0),
+        rows=run.rows,
+        other_samples=run.other_samples,
+        manifest=run.manifest,
+        model=run.model.get("source"),
+        model_revision=run.model_revision,
+        last_finished_at=pc.max(index["finished_at"]).as_py(),
+        holder=holder,
+        holder_silent_s=None if holder is None else max(time.time() - holder.renewed_at, 0.0),
+        index=index,
+    )

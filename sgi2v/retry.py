@@ -1,0 +1,66 @@
+"""The one retry policy, for operations on stores and for downloads.
+
+Attempts        ATTEMPTS, unless the caller gives another number.
+Delay           exponential backoff with jitter: FIRST_DELAY_S doubles after every attempt, up to LONGEST_DELAY_S, and
+                is multiplied by a random factor from 0.5 to 1.5. Eight attempts wait 52 s on average.
+Final           FINAL_ERRORS: the object is missing, exists, or may not be accessed. Raised as they are.
+Own errors      SGI2VError, and what only a bug raises. Raised as they are.
+Hopeless        a full disk, absent credentials. StorageError at once.
+Anything else   retried: a store's client raises what its own library raises. StorageError after the last attempt.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import TypeVar
+
+from sgi2v.errors import SGI2VError, StorageError
+
+ATTEMPTS = 8
+"""Attempts at one operation. With their delays they outlast the restart of a store, which takes most of a minute."""
+FIRST_DELAY_S = 0.5
+"""Mean delay before the second attempt, seconds; read at each call, so that a test can shorten it."""
+LONGEST_DELAY_S = 20.0
+"""Longest mean delay between two attempts, seconds."""
+
+FINAL_ERRORS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+"""Answers of a store, which another attempt would only get again."""
+_BUGS = (AssertionError, AttributeError, LookupError, NameError, TypeError)
+_FULL_DISK = {errno.ENOSPC, errno.EROFS, errno.EDQUOT}
+_HOPELESS_NAMES = {"NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "InvalidRegionError"}
+"""Errors of the AWS SDK that another attempt cannot cure; by name, since the SDK need not be installed."""
+
+ResultT = TypeVar("ResultT")
+
+
+def with_retries(what: str, operation: Callable[[], ResultT], attempts: int = ATTEMPTS) -> ResultT:
+    """The result of an operation, which is called again after transient errors.
+
+    what: the operation in words, such as `reading s3://bucket/run.json`; it opens the message. Raises StorageError
+    where the error is hopeless or the last attempt fails; final errors, own errors and bugs as they are.
+    """
+    import tenacity  # here, since sgi2v must load where it is not installed and nothing is downloaded
+
+    # half of the delay, and a random part of the whole
+    half_delay = tenacity.wait_exponential(multiplier=FIRST_DELAY_S / 2, max=LONGEST_DELAY_S / 2)
+    random_delay = tenacity.wait_random_exponential(multiplier=FIRST_DELAY_S, max=LONGEST_DELAY_S)
+    retrying = tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(attempts),
+        wait=half_delay + random_delay,
+        retry=tenacity.retry_if_exception(_is_transient),
+        reraise=True,
+    )
+    try:
+        return retrying(operation)
+    except (SGI2VError, *FINAL_ERRORS, *_BUGS):
+        raise
+    except Exception as error:
+        raise StorageError(f"{what} failed: {type(error).__name__}: {error}") from error
+
+
+def _is_transient(error: BaseException) -> bool:
+    """Whether another attempt may succeed."""
+    if not isinstance(error, Exception) or isinstance(error, (SGI2VError, *FINAL_ERRORS, *_BUGS)):
+        return False
+    return getattr(error, "errno", None) not in _FULL_DISK and type(error).__name__ not in _HOPELESS_NAMES

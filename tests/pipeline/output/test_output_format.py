@@ -1,0 +1,97 @@
+"""docs/output-format.md describes every file, entry, column, event and number of the output."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.output import catalog, lease, log
+from pipeline.output.records import RECORD_SCHEMA, RECORD_VERSION, RECORDS, VIDEOS, record_key, video_key
+from pipeline.output.run_file import RUN_FILE, RunFile, describe_run
+from pipeline.output.tables import FAILURE_COLUMNS, FAILURES, METADATA
+from tests.pipeline.output.outputs import settings
+
+ROOT = Path(__file__).parents[3]
+DOCUMENT = (ROOT / "docs" / "output-format.md").read_text()
+SECTIONS = dict(re.findall(r"^#{2,3} (.+)\n((?:(?!#{2,3} ).*\n)*)", DOCUMENT, re.MULTILINE))
+SOURCES = [file.read_text() for file in sorted((ROOT / "pipeline").rglob("*.py"))]
+
+
+def first_column(section: str) -> list[str]:
+    """The names in code style in the first column of a section's tables."""
+    cells = re.findall(r"^\| (`[^|]*) \|", SECTIONS[section], re.MULTILINE)
+    return [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+
+
+def test_every_file_is_described() -> None:
+    keys = [
+        *(RUN_FILE, METADATA, FAILURES),
+        f"{lease.FOLDER}/<epoch>.json",
+        f"{catalog.PARTS}/<epoch>-<number>.parquet",
+        f"{log.FOLDER}/<epoch>/<segment>.jsonl",
+        video_key("<sample_id>", "<attempt>"),
+        record_key("<sample_id>", 1),
+        record_key("<sample_id>", 2).replace("2", "<n>"),
+    ]
+    assert sorted(first_column("Files")) == sorted(keys)
+    assert record_key("<sample_id>", 2) in SECTIONS["Records"]
+
+
+def test_every_folder_and_table_is_in_the_readme() -> None:
+    folders = [f"{folder}/" for folder in (lease.FOLDER, VIDEOS, RECORDS, catalog.PARTS, log.FOLDER)]
+    readme = (ROOT / "README.md").read_text()
+    assert [name for name in (RUN_FILE, *folders, METADATA, FAILURES) if f"\n  {name} " not in readme] == []
+
+
+def test_every_column_is_described_with_its_type_and_in_order() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\S+) \|", SECTIONS["Columns"], re.MULTILINE)
+    assert rows == [(field.name, str(field.type).replace("item: ", "")) for field in RECORD_SCHEMA]
+
+
+def test_every_column_of_the_failures_is_listed_in_order() -> None:
+    assert ", ".join(f"`{name}`" for name in FAILURE_COLUMNS) in " ".join(SECTIONS["Tables"].split())
+
+
+def test_every_entry_of_the_run_file_is_described() -> None:
+    entries = first_column("run.json")
+    assert sorted(entries) == sorted(describe_run(settings(), "digest", 1))
+    assert set(RunFile.model_fields) <= set(entries)
+
+
+def test_every_entry_of_a_claim_is_described() -> None:
+    assert first_column("Lease") == [field.name for field in dataclasses.fields(lease.Claim)]
+
+
+def test_every_event_of_the_log_is_described() -> None:
+    written = {name for source in SOURCES for name in re.findall(r'(?:log\.write|log_line)\(\s*"(\w+)"', source)}
+    ends = {"run_finished", "run_interrupted"}
+    assert written
+    assert sorted(first_column("Logs")) == sorted({*written, *ends, "sample_committed", "sample_failed"})
+
+
+@pytest.mark.parametrize(
+    ("section", "text"),
+    [
+        ("Lease", f"rewrites its claim every {lease.HEARTBEAT_S:g} s"),
+        ("Lease", f"without a heartbeat for {lease.EXPIRY_S:g} s"),
+        ("Lease", f"a heartbeat younger than {lease.HEARTBEAT_S * lease.MISSED_HEARTBEATS:g} s"),
+        ("Parts", f"{catalog.PART_ROWS} unsealed records"),
+        ("Logs", f"written again every {log.FLUSH_S:g} s; a segment of {log.SEGMENT_LINES} lines"),
+        ("Columns", f"`{RECORD_VERSION}`"),
+    ],
+)
+def test_the_numbers_are_those_of_the_code(section: str, text: str) -> None:
+    assert text in SECTIONS[section]
+
+
+def test_docstrings_and_links_name_sections_that_exist() -> None:
+    named = {
+        name for source in SOURCES for name in re.findall(r"docs/output-format\.md, ([\w. ]+?)\.?(?:\"|\n)", source)
+    }
+    assert named
+    assert named <= set(SECTIONS)
+    anchors = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in SECTIONS}
+    assert set(re.findall(r"\]\(#([\w-]+)\)", DOCUMENT)) <= anchors
