@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Generator
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.io import digest_file
-from pipeline.config import RunConfig, cluster_address
+from pipeline.config import RunConfig
 from pipeline.flow.actor_end import ends_at_once
-from pipeline.flow.attempts import ROOM_PER_WORKER, Attempts, LedgerActor
+from pipeline.flow.attempts import ROOM_PER_WORKER, LedgerActor
 from pipeline.flow.commit import Commit
-from pipeline.flow.driver_ledger import ledger_in_driver
 from pipeline.flow.generate import Generate
 from pipeline.flow.load import Load
 from pipeline.flow.row import FATAL
@@ -165,10 +164,6 @@ def flow(config: RunConfig, todo: pa.Table, width: Width, epoch: int) -> Generat
     import ray.data
     from ray.data import ActorPoolStrategy
 
-    from pipeline.flow.pace import Pace
-
-    Pace.begin()
-    ray.data.DataContext.get_current().custom_execution_callback_classes = [Pace]
     helpers = ActorPoolStrategy(min_size=1, max_size=width.helpers, max_tasks_in_flight_per_actor=2)
     # the next row waits at its worker: with one at a time a worker stands idle until the driver has heard of its last
     workers = ActorPoolStrategy(size=width.workers, max_tasks_in_flight_per_actor=2)
@@ -176,25 +171,17 @@ def flow(config: RunConfig, todo: pa.Table, width: Width, epoch: int) -> Generat
     one_row: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
     per_helper = {"compute": helpers, "num_cpus": STAGE_CPUS, **one_row}
     per_worker = {"compute": workers, "num_cpus": width.cpus_per_worker, "num_gpus": width.gpus_per_worker, **one_row}
-    with _ledger(config, ROOM_PER_WORKER * width.workers) as attempts:
-        rows = (
-            ray.data.from_arrow(todo)
-            .repartition(target_num_rows_per_block=1)
-            .map_batches(ends_at_once(Load), fn_constructor_args=(config, attempts), **per_helper)
-            .map_batches(ends_at_once(Generate), fn_constructor_args=(config, device, attempts), **per_worker)
-            .map_batches(ends_at_once(Commit), fn_constructor_args=(config, epoch, attempts), **per_helper)
-        )
-        # nothing is fetched ahead: a row would be told one row late
-        batches = rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-        for batch in batches:
-            for row in batch.to_pylist():
-                Pace.row_came_out(time.monotonic())
-                yield row
-
-
-def _ledger(config: RunConfig, room: int) -> AbstractContextManager[Attempts]:
-    """Of the starts of a flow's rows: on a cluster an actor, for nodes that see one another alone."""
-    return nullcontext(LedgerActor(room)) if cluster_address(config.execution) else ledger_in_driver(room)
+    attempts = LedgerActor(ROOM_PER_WORKER * width.workers)
+    rows = (
+        ray.data.from_arrow(todo)
+        .repartition(target_num_rows_per_block=1)
+        .map_batches(ends_at_once(Load), fn_constructor_args=(config, attempts), **per_helper)
+        .map_batches(ends_at_once(Generate), fn_constructor_args=(config, device, attempts), **per_worker)
+        .map_batches(ends_at_once(Commit), fn_constructor_args=(config, epoch, attempts), **per_helper)
+    )
+    # nothing is fetched ahead: a row would be told one row late
+    for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield from batch.to_pylist()
 
 
 def _drive(

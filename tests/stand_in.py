@@ -19,7 +19,6 @@ from pipeline.cli.main import main
 from pipeline.config import RunConfig
 from pipeline.flow.attempts import Attempts
 from pipeline.flow.generate import Generate
-from pipeline.flow.session import ON_TIME_S, set_timer_slack
 from sgi2v.config import MemoryTier, SamplerConfig
 
 SECONDS = "SGI2V_STAND_IN_SECONDS"
@@ -46,7 +45,6 @@ class StandIn(Generate):
         seed: int,
     ) -> Any:
         """The picture, moved to the right by a pixel a frame."""
-        set_timer_slack(ON_TIME_S)  # a GPU wakes its thread on time
         time.sleep(float(os.environ.get(SECONDS, "0")))
         return SimpleNamespace(
             frames=np.stack([np.roll(image_HWC, t, axis=1) for t in range(sampler.num_frames)]),

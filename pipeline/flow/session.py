@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import logging
 import math
@@ -12,7 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 from pipeline.config import ExecutionConfig, cluster_address
 from pipeline.flow.width import RESERVED_CPUS, Width, width
@@ -29,13 +28,13 @@ LEAN_RAY = {
 }
 """Of a Ray that is started for one run: no figures that nobody sees, be it of its tasks or of the machine, no processes
 kept for tasks that do not come."""
-TIMER_SLACK_S = 0.1
-"""How late a timer of the driver and of a Ray that it starts may go off: their threads wait in hundreds of short ones,
-each of which takes a core from a worker for a moment. What they wait for wakes them at once all the same."""
-ON_TIME_S = 5e-5
-"""What Linux allows a timer of its own accord."""
-PR_SET_TIMERSLACK = 29
-"""Of Linux' prctl."""
+RAY_DATA = {
+    "enable_progress_bars": False,
+    "print_on_execution_start": False,
+    "execution_no_progress_timeout_s": -1,  # Ray Data ends a run in which no row moves for 30 minutes; a sample may
+    "max_consecutive_actor_init_deaths": 3,  # with Ray Data's 0, one actor that dies while it starts ends the run
+}
+"""Fields of Ray Data's `DataContext`."""
 _TOLD_LIMIT = 400
 
 
@@ -59,22 +58,6 @@ def _stderr_silenced() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
-
-
-def set_timer_slack(seconds: float) -> None:
-    """How late a timer of this thread, and of all that it starts from now on, may go off; 0: as it began."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, ctypes.c_ulong(int(seconds * 1e9)))
-
-
-@contextmanager
-def timers_together() -> Iterator[None]:
-    """Let the timers of this thread, and of all that it starts, wait for one another."""
-    set_timer_slack(TIMER_SLACK_S)
-    try:
-        yield
-    finally:
-        set_timer_slack(0)
 
 
 @contextmanager
@@ -153,25 +136,19 @@ def ray_session(execution: ExecutionConfig, rows: int, worker_bytes: int | None)
     quiet_ray()
     import ray
 
-    from pipeline.flow.one_machine import answered_here
-
-    with timers_together():
-        _begin(execution)
-        try:
-            _quiet_ray_data()
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            with nullcontext() if cluster_address(execution) else answered_here():
-                yield width(execution, rows, nodes, worker_bytes)
-        finally:
-            with _stderr_silenced(), _collector_paused():
-                ray.shutdown()
+    _begin(execution)
+    try:
+        _configure_ray_data()
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        yield width(execution, rows, nodes, worker_bytes)
+    finally:
+        with _stderr_silenced(), _collector_paused():
+            ray.shutdown()
 
 
 def _begin(execution: ExecutionConfig) -> None:
     """Attach to the cluster or start one, as `ray_session` says."""
     import ray
-
-    from pipeline.flow.one_machine import bare_node
 
     options = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address := cluster_address(execution):
@@ -186,16 +163,16 @@ def _begin(execution: ExecutionConfig) -> None:
     for name, value in LEAN_RAY.items():
         os.environ.setdefault(name, value)
     cpus = max(len(os.sched_getaffinity(0)), execution.workers or 1) + math.ceil(RESERVED_CPUS)
-    with _stderr_silenced(), _sigterm_kept(), bare_node():
+    with _stderr_silenced(), _sigterm_kept():
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
 
 
-def _quiet_ray_data() -> None:
+def _configure_ray_data() -> None:
     import ray.data
 
     context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+    for name, value in RAY_DATA.items():
+        setattr(context, name, value)
     for name in ("ray", "ray.data"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.CRITICAL)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -19,8 +17,14 @@ import s3fs
 from tests.pipeline.runs import until
 
 S3_READY_S = 60.0
-PR_SET_PDEATHSIG = 1
 KEY, SECRET, REGION = "test-key", "test-secret", "us-east-1"
+WATCHDOG = """
+import subprocess, sys, threading
+process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+threading.Thread(target=lambda: (sys.stdin.read(), process.kill()), daemon=True).start()
+sys.exit(process.wait())
+"""
+"""Runs a command and kills it when standard input closes, so also when the tests are killed."""
 PORTS = tuple(f"{service}.port{kind}" for service in ("master", "volume", "filer", "s3") for kind in ("", ".grpc"))
 
 
@@ -60,12 +64,6 @@ def free_ports(names: tuple[str, ...]) -> dict[str, int]:
     return ports
 
 
-def _die_with_parent() -> None:
-    """Linux: have this process killed when the one that started it ends, however it ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 class S3Process:
     """SeaweedFS with an access key, which can be killed and started again where it was."""
 
@@ -94,11 +92,11 @@ class S3Process:
         """Start it, and wait until it answers."""
         with (self.folder / "log").open("ab") as log:
             process = subprocess.Popen(
-                self.words,
+                [sys.executable, "-c", WATCHDOG, *self.words],
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 the child only makes one system call
             )
         self.process = process
 
@@ -117,8 +115,7 @@ class S3Process:
     def kill(self) -> None:
         """SIGKILL: on SIGTERM it takes half a minute."""
         if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+            self.process.communicate()  # closes its input
 
 
 @pytest.fixture(scope="session")

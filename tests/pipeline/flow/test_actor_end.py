@@ -13,7 +13,7 @@ from pipeline.flow.load import Load
 
 SCRIPT = """
 import atexit, ctypes
-from pipeline.actor_end import ends_at_once
+from pipeline.flow.actor_end import ends_at_once
 
 class Stage:
     def __init__(self, word):

@@ -113,7 +113,9 @@ def test_starts_that_lasted_their_deadline_are_told_as_such(ledger: Ledger) -> N
 
 @pytest.mark.parametrize("body", ["time.sleep(60)", "re.match('(a*)*b', 'a' * 60)"], ids=["waits", "holds the lock"])
 def test_the_deadline_ends_the_process(body: str) -> None:
-    script = f"import re, time\nfrom pipeline.attempts import attempt\nwith attempt(None, 's', 'a', 0.5):\n    {body}"
+    script = (
+        f"import re, time\nfrom pipeline.flow.attempts import attempt\nwith attempt(None, 's', 'a', 0.5):\n    {body}"
+    )
     start = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -184,8 +186,8 @@ def test_a_worker_goes_on_as_soon_as_there_is_room(ledger: Ledger) -> None:
 def test_a_ledger_that_dies_starts_anew_and_one_that_cannot_ends_the_run() -> None:
     script = """
 import psutil, ray
-from pipeline.attempts import LedgerActor
-from pipeline.cluster import ray_session
+from pipeline.flow.attempts import LedgerActor
+from pipeline.flow.session import ray_session
 from pipeline.config import ExecutionConfig
 from sgi2v.errors import ClusterError
 with ray_session(ExecutionConfig(), 1, None):
@@ -220,7 +222,7 @@ def counts_nothing(folder: Path) -> str:
     """Code for a process of its own: attempts without a ledger, whose last words go to the folder."""
     return f"""
 from pathlib import Path
-from pipeline.attempts import attempt
+from pipeline.flow.attempts import attempt
 class Attempts:
     traces = Path({str(folder)!r}) / "traces"
     def start(self, stage, sample_id):
@@ -263,8 +265,8 @@ def test_a_row_that_costs_a_worker_its_gpu_is_counted_and_says_so(tmp_path: Path
         print("has come through")
     def admit(self, sample_id):
         return True
-from pipeline.stages import Load
-from tests.pipeline.test_stages import config_of, rows_of
+from pipeline.flow.load import Load
+from tests.pipeline.flow.test_stages import config_of, rows_of
 from tests.stand_in import StandIn
 class LosesItsGpu(StandIn):
     def _sample(self, *arguments):

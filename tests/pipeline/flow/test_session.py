@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import threading
+import dataclasses
 from typing import Any
 
 import pytest
 
 from pipeline.cli.main import EXIT_LOST, _reporting
 from pipeline.config import ExecutionConfig, RunConfig, resolve
-from pipeline.flow.pace import Pace
-from pipeline.flow.session import (
-    ON_TIME_S,
-    TIMER_SLACK_S,
-    cluster_errors,
-    ray_session,
-    set_timer_slack,
-    timers_together,
-)
+from pipeline.flow.session import RAY_DATA, cluster_errors, ray_session
 from pipeline.flow.width import PROCESS_BYTES, RESERVED_CPUS, Width, width, worker_bytes
 from sgi2v.errors import ClusterError, ConfigError
 
@@ -124,27 +114,10 @@ def test_an_address_from_the_environment_is_named(monkeypatch: pytest.MonkeyPatc
         pass
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="timers have a slack on Linux")
-def test_timers_of_a_session_go_off_together_and_those_of_the_look_at_its_flow_on_time() -> None:
-    told = "import ctypes; print(ctypes.CDLL(None).prctl(30) / 1e9)"  # PR_GET_TIMERSLACK
+def test_ray_data_knows_the_settings_of_a_run() -> None:
+    from ray.data import DataContext
 
-    def slack_of_a_process() -> float:
-        return float(subprocess.run([sys.executable, "-c", told], check=True, capture_output=True).stdout)
-
-    def from_a_thread() -> None:
-        found.append(slack_of_a_process())
-        Pace().on_execution_step(None)
-        found.append(slack_of_a_process())
-
-    found: list[float] = []
-    set_timer_slack(ON_TIME_S)
-    with timers_together():
-        found.append(slack_of_a_process())
-        thread = threading.Thread(target=from_a_thread)
-        thread.start()
-        thread.join()
-    found.append(slack_of_a_process())
-    assert found == pytest.approx([TIMER_SLACK_S, TIMER_SLACK_S, ON_TIME_S, ON_TIME_S])
+    assert set(RAY_DATA) <= {field.name for field in dataclasses.fields(DataContext)}
 
 
 def test_a_lost_cluster_is_told_in_one_line_with_the_way_on() -> None:
