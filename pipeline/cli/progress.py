@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pipeline.config import RunConfig
-from pipeline.flow.width import Width
+from pipeline.flow.pools import Pools
 from pipeline.output.records import SampleRecord
 from pipeline.plan import Plan
 from pipeline.run import Observer
@@ -35,11 +35,11 @@ class Lines(Observer):
         self.todo = plan.todo.num_rows
         self.say(f"{plan.total} rows: {plan.done} done before, {self.todo} to do -> {self.config.output}")
 
-    def started(self, width: Width) -> None:
-        self.workers = width.workers
-        plural = "s" if width.workers > 1 else ""
+    def started(self, pools: Pools) -> None:
+        self.workers = pools.workers
+        plural = "s" if pools.workers > 1 else ""
         compiling = ", and compiling it, minutes where it is the first time" if self.config.execution.compile else ""
-        self.say(f"{width.workers} worker{plural}, {width.note}; loading {self.config.model.source}{compiling}")
+        self.say(f"{pools.workers} worker{plural}, {pools.note}; loading {self.config.model.source}{compiling}")
 
     def finished(self, record: SampleRecord) -> None:
         self.done += 1
@@ -71,8 +71,8 @@ class Bar(Lines):
         self.progress = progress
         self.task = progress.add_task("planning", total=None, failed=0, pace="")
 
-    def started(self, width: Width) -> None:
-        super().started(width)
+    def started(self, pools: Pools) -> None:
+        super().started(pools)
         self.progress.update(self.task, description="loading", total=self.todo)
 
     def finished(self, record: SampleRecord) -> None:

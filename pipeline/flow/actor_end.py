@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 
-def ends_at_once(stage: type) -> type:
+def exits_at_once(stage: type) -> type:
     """The stage for an actor whose process takes no part in what Ray's native code does at its exit.
 
     There it takes itself apart, and may wait for ever for a lock that is gone already: about one run in six left a

@@ -40,6 +40,10 @@ class LucasKanade:
     """
 
     name = "lucas-kanade"
+    num_cpus = 0.25
+    """CPUs that a process with this tracker reserves."""
+    num_gpus = 0.0
+    """GPUs that a process with this tracker reserves."""
 
     @property
     def version(self) -> str:

@@ -22,7 +22,7 @@ import psutil
 import pytest
 import s3fs
 
-from pipeline.flow.attempts import ROOM_PER_WORKER
+from pipeline.flow.attempts import IN_FLIGHT_PER_WORKER
 from pipeline.output.storage import Storage
 from tests.chaos.faulty import DEATHS, JOURNAL, PART_ROWS, read_journal
 from tests.chaos.flaky_proxy import flaky_proxy
@@ -259,7 +259,7 @@ def test_a_store_that_is_slower_than_the_workers(
                 most = max(most, len(read_journal(at.journal, "generated")) - len(there.keys("videos")))
                 time.sleep(0.5)
         assert process.returncode == 0, (tmp_path / "log").read_text()
-    assert most <= WORKERS * ROOM_PER_WORKER, "videos wait in memory for the store"
+    assert most <= WORKERS * IN_FLIGHT_PER_WORKER, "videos wait in memory for the store"
     judged(judged_scene(f"S3 slow: {proxy.calls} calls, {most} videos waited at most", at, 0, start))
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.flow.actor_end import ends_at_once
+from pipeline.flow.actor_end import exits_at_once
 from pipeline.flow.load import Load
 
+ROOT = Path(__file__).parents[3]
 SCRIPT = """
 import atexit, ctypes
-from pipeline.flow.actor_end import ends_at_once
+from pipeline.flow.actor_end import exits_at_once
 
 class Stage:
     def __init__(self, word):
@@ -27,17 +28,16 @@ print({stage}("made").word)
 
 
 def output_of(stage: str, timeout_s: float) -> str:
-    at = Path(__file__).parents[3]
     command = [sys.executable, "-c", SCRIPT.format(stage=stage)]
-    return subprocess.run(command, check=True, capture_output=True, timeout=timeout_s, text=True, cwd=at).stdout
+    return subprocess.run(command, check=True, capture_output=True, timeout=timeout_s, text=True, cwd=ROOT).stdout
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the exit handlers are glibc's")
 def test_what_native_code_does_at_exit_does_not_keep_the_process() -> None:
-    assert output_of("ends_at_once(Stage)", 60) == "made\nthe library's end\n"
+    assert output_of("exits_at_once(Stage)", 60) == "made\nthe library's end\n"
     with pytest.raises(subprocess.TimeoutExpired):
         output_of("Stage", 3)
 
 
 def test_a_stage_keeps_its_name() -> None:
-    assert ends_at_once(Load).__name__ == "Load"
+    assert exits_at_once(Load).__name__ == "Load"
