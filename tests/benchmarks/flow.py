@@ -84,12 +84,12 @@ def run_command(checkout: Path) -> list[str]:
     return [sys.executable, "-P", "-c", f"from {module} import {function}; {function}()", "run"]
 
 
-def timed(command: Sequence[str], checkout: Path, workers: int) -> Timing:
-    """Run a command of a checkout that writes a line per finished sample on standard error."""
+def timed(command: Sequence[str], checkout: Path, folder: Path, workers: int) -> Timing:
+    """Run a command of a checkout, in a folder, that writes a line per finished sample on standard error."""
     start = time.monotonic()
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
     pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, env=environment, **pipes)
+    process = subprocess.Popen(command, cwd=folder, env=environment, **pipes)
     seen: dict[psutil.Process, float] = {}
 
     def watch_cpu() -> None:
@@ -163,7 +163,7 @@ def main() -> None:
     for number in range(options.rounds):
         for name, (checkout, words) in sides.items():
             place = folder if name == "loop" else folder / f"{name}-{number}"
-            timing = timed([*words, str(place)], checkout, options.workers)
+            timing = timed([*words, str(place)], checkout, folder, options.workers)
             timings[name].append(timing)
             print(timing.line(name), flush=True)
     ours, theirs = (statistics.median(timing.per_minute for timing in timings[name]) for name in sides)
