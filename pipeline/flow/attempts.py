@@ -24,6 +24,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipeline.flow.actor import in_actor
 from pipeline.flow.session import cluster_errors
 from pipeline.output.local_disk import full_disk_told
 from sgi2v.errors import ErrorCode, SampleError
@@ -141,31 +142,32 @@ class LedgerActor:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.crash_reports: Path | None = Path(tempfile.gettempdir()) / f"sgi2v-batch-{uuid.uuid4().hex[:12]}"
         options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
-        self._actor: Any = ray.remote(Ledger).options(**options).remote(_alive_nodes, max_in_flight)
+        actor, arguments = in_actor(Ledger, (_alive_nodes, max_in_flight))
+        self._actor: Any = ray.remote(actor).options(**options).remote(*arguments)
 
     def start(self, stage: str, sample_id: str) -> list[float]:
         """`Ledger.start` on the node of the calling process."""
         import ray
 
         with cluster_errors():
-            lasted: list[float] = ray.get(self._actor.start.remote(stage, sample_id, _this_node()))
+            lasted: list[float] = ray.get(self._actor.call.remote("start", stage, sample_id, _this_node()))
         return lasted
 
     def finish(self, stage: str, sample_id: str) -> None:
         """`Ledger.finish`; does not wait for it."""
-        self._actor.finish.remote(stage, sample_id)
+        self._actor.call.remote("finish", stage, sample_id)
 
     def admit(self, sample_id: str) -> bool:
         """`Ledger.admit` on the node of the calling process."""
         import ray
 
         with cluster_errors():
-            admitted: bool = ray.get(self._actor.admit.remote(sample_id, _this_node()))
+            admitted: bool = ray.get(self._actor.call.remote("admit", sample_id, _this_node()))
         return admitted
 
     def release(self, sample_id: str) -> None:
         """`Ledger.release`; does not wait for it."""
-        self._actor.release.remote(sample_id)
+        self._actor.call.remote("release", sample_id)
 
 
 def _this_node() -> str:

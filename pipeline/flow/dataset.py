@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipeline.flow.actor_end import exits_at_once
+from pipeline.flow.actor import in_actor
 from pipeline.flow.pools import Pool
 
 if TYPE_CHECKING:
@@ -25,28 +25,26 @@ def one_row_blocks(rows: pa.Table) -> Dataset:
     """The rows of a table as blocks of one row, which are made as they are needed."""
     import ray.data
 
+    def split(table: pa.Table) -> Iterator[pa.Table]:  # inside, so that Ray pickles its code: see `in_actor`
+        for number in range(table.num_rows):
+            yield table.slice(number, 1)
+
     # `repartition` would need a whole CPU of one node, and `from_items` would change the types of all-null columns
-    return ray.data.from_arrow(rows).map_batches(
-        split_rows, batch_size=None, batch_format="pyarrow", num_cpus=SPLITTER_CPUS
-    )
-
-
-def split_rows(table: pa.Table) -> Iterator[pa.Table]:
-    """Each row of a table as a table."""
-    for number in range(table.num_rows):
-        yield table.slice(number, 1)
+    blocks = ray.data.from_arrow(rows)
+    return blocks.map_batches(split, batch_size=None, batch_format="pyarrow", num_cpus=SPLITTER_CPUS)
 
 
 def through(rows: Dataset, stage: type, arguments: tuple[Any, ...], pool: Pool) -> Dataset:
     """Send every row through a stage, whose constructor gets the arguments once in each actor of the pool."""
     from ray.data import ActorPoolStrategy
 
+    actor, constructor_arguments = in_actor(stage, arguments)
     actors = ActorPoolStrategy(
         min_size=pool.min_size, max_size=pool.max_size, max_tasks_in_flight_per_actor=TASKS_PER_ACTOR
     )
     return rows.map_batches(
-        exits_at_once(stage),
-        fn_constructor_args=arguments,
+        actor,
+        fn_constructor_args=constructor_arguments,
         compute=actors,
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus,

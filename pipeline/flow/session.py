@@ -9,9 +9,11 @@ import os
 import signal
 import socket
 import sys
+import sysconfig
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from pipeline.config import ExecutionConfig, RunConfig, cluster_address
 from pipeline.flow.pools import Needs, Pools, plan_pools, worker_bytes
@@ -76,7 +78,7 @@ def _connect(execution: ExecutionConfig, needs: Needs) -> None:
         origin = address if execution.address else f"RAY_ADDRESS={address}"
         _check_reachable(address, origin)
         try:
-            with _stderr_discarded(), _sigterm_handler_kept():
+            with _stderr_discarded(), _sigterm_handler_kept(), _users_folder_hidden():
                 ray.init(address=address, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ConfigError(f"no Ray cluster answers at {origin}: {error}") from error
@@ -84,7 +86,7 @@ def _connect(execution: ExecutionConfig, needs: Needs) -> None:
     for name, value in LOCAL_RAY.items():
         os.environ.setdefault(name, value)
     cpus = max(len(os.sched_getaffinity(0)), execution.workers or 1) + math.ceil(needs.reserved_cpus)
-    with _stderr_discarded(), _sigterm_handler_kept():
+    with _stderr_discarded(), _sigterm_handler_kept(), _users_folder_hidden():
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
 
 
@@ -144,6 +146,22 @@ def _one_line(error: Exception) -> str:
     has_traceback = isinstance(error, RayTaskError) or (isinstance(error, RayActorError) and error.actor_init_failed)
     message = " ".join(lines[-1:] if has_traceback else lines)
     return f"{type(error).__name__}: {message}"[:MESSAGE_LIMIT].rstrip(" .:")
+
+
+@contextmanager
+def _users_folder_hidden() -> Iterator[None]:
+    """Run ray.init in the folder of the standard library.
+
+    Ray puts the driver's current folder first on the path of all workers, and a module of the user's there, such as
+    `pipeline.py` or `torch.py`, would be imported in place of ours or a library's. The standard library comes first
+    anyway. Actors go back to the driver's folder (`in_actor`).
+    """
+    folder = Path.cwd()
+    os.chdir(sysconfig.get_path("stdlib"))
+    try:
+        yield
+    finally:
+        os.chdir(folder)
 
 
 @contextmanager
