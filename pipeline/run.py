@@ -1,11 +1,11 @@
-"""One run: plan, then load -> generate -> commit as one Ray Data flow, then the tables."""
+"""One run: plan, then load -> generate -> commit for every row, then the tables."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Generator
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.io import digest_file
-from pipeline.config import RunConfig, cluster_address
-from pipeline.flow.actor_end import ends_at_once
-from pipeline.flow.attempts import ROOM_PER_WORKER, Attempts, LedgerActor
+from pipeline.config import RunConfig
+from pipeline.flow.attempts import IN_FLIGHT_PER_WORKER, LedgerActor
 from pipeline.flow.commit import Commit
-from pipeline.flow.driver_ledger import ledger_in_driver
+from pipeline.flow.dataset import one_row_blocks, stream, through
 from pipeline.flow.generate import Generate
 from pipeline.flow.load import Load
-from pipeline.flow.row import FATAL
+from pipeline.flow.pools import Pools
+from pipeline.flow.row import RUN_ERRORS
 from pipeline.flow.session import cluster_errors, ray_session
-from pipeline.flow.width import STAGE_CPUS, Width, worker_bytes
 from pipeline.output.lease import Lease, acquire
 from pipeline.output.log import RunLog
 from pipeline.output.records import SampleRecord
@@ -33,17 +32,17 @@ from pipeline.plan import Plan, check_dtype, make_plan
 from sgi2v.errors import ClusterError, StorageError
 
 TABLES_EVERY_S = 60.0
-"""How often the tables are renewed while a run goes on, at most."""
+"""Seconds between two renewals of the tables during a run, at least."""
 TABLES_SHARE = 20
-"""How much longer than a renewal takes the next one waits: a large run does not spend itself on its tables."""
+"""After a renewal the next one waits this many times as long as it took, so a large run does not only write tables."""
 
 LOGGED = ("sample_id", "attempts", "error_code", "message", "file_name", "seconds_guide", "seconds_denoise")
-"""What the log says of a finished sample; its record says the rest."""
+"""Record fields that the log repeats for each finished sample."""
 
 
 @dataclass
 class RunResult:
-    """How a run stands: what was there before, and what it added."""
+    """What was there before a run, and what the run added."""
 
     config: RunConfig
     plan: Plan
@@ -64,16 +63,16 @@ class RunResult:
 
 
 class Observer:
-    """What a run tells while it goes on; this one keeps silent."""
+    """Callbacks of a run; these do nothing."""
 
     def waiting(self, line: str) -> None:
-        """Another run seems to have died on the output, and its lease has not run out yet."""
+        """The run waits for the lease of another run that seems dead; `line` says so."""
 
     def planned(self, plan: Plan) -> None:
         """The plan is made."""
 
-    def started(self, width: Width) -> None:
-        """Ray is up, and the workers are being made."""
+    def started(self, pools: Pools) -> None:
+        """Ray is up, and the workers are starting."""
 
     def finished(self, record: SampleRecord) -> None:
         """A sample is final."""
@@ -87,9 +86,9 @@ def run(
     observer: Observer | None = None,
     take_over: bool = False,
 ) -> RunResult:
-    """Bring every row of the manifest to a record in the output; what is there already stays.
+    """Bring every row of the manifest to a record in the output; records that exist stay.
 
-    manifest: as `manifests.io.read_manifest` gives it. take_over: the output from another driver, even if that
+    manifest: as `manifests.io.read_manifest` returns it. take_over: take the output from another driver, even if it
     seems alive. Ctrl-C ends the run early and cleanly, with `interrupted` set.
     Raises ConfigError, LeaseError (another driver has the output), StorageError, ClusterError.
     """
@@ -99,132 +98,114 @@ def run(
     check_tables(storage)
     with acquire(storage, take_over, observer.waiting) as lease, RunLog(storage, lease.epoch) as log:
         try:
-            return _run(config, manifest, retry_failed, limit, observer, storage, lease, log)
+            return _Run(config, manifest, observer, storage, lease, log).finish(retry_failed, limit)
         except KeyboardInterrupt:
             lease.check()
             raise
 
 
-def _run(
-    config: RunConfig,
-    manifest: pa.Table,
-    retry_failed: bool,
-    limit: int | None,
-    observer: Observer,
-    storage: Storage,
-    lease: Lease,
-    log: RunLog,
-) -> RunResult:
-    digest = digest_file(config.manifest)
-    log.write("run_started", **describe_run(config, digest, manifest.num_rows))
-    try:
-        if aborted := storage.abort_uploads():
-            log.write("uploads_aborted", uploads=aborted)
-    except StorageError as error:  # what is left costs room, and harms no run
-        log.write("uploads_not_aborted", message=str(error))
-    unchanged = create_run_file(storage, config, digest, manifest.num_rows)
-    plan = make_plan(manifest, storage, retry_failed, limit, unchanged)
-    plan.catalog.delete_superseded(lease.epoch)
-    plan.catalog.seal_if_due(lease.epoch)
-    update_run_file(storage, config, digest, manifest.num_rows, plan.other_samples)
-    observer.planned(plan)
-    log.write("planned", rows=plan.total, done=plan.done, todo=plan.todo.num_rows)
-    result = RunResult(config, plan)
-    start = time.monotonic()
-    try:
-        if plan.todo.num_rows:
-            session = ray_session(config.execution, plan.todo.num_rows, worker_bytes(config))
-            with cluster_errors(), session as width:
-                check_dtype(plan, config, on_gpu=width.gpus_per_worker > 0)
-                observer.started(width)
-                log.write("workers_started", workers=width.workers, note=width.note)
-                _drive(flow(config, plan.todo, width, lease.epoch), plan, manifest, observer, lease, log)
-    except KeyboardInterrupt:
-        lease.check()
-        result.interrupted = True
-    result.seconds = time.monotonic() - start
-    lease.check()
-    plan.catalog.refresh()
-    plan.catalog.delete_superseded(lease.epoch)
-    write_tables(plan.catalog, manifest, lease.epoch)
-    missing = plan.todo.num_rows - result.finished.num_rows
-    if missing and not result.interrupted:
-        raise ClusterError(
-            f"the flow has ended without a word on {missing} of {plan.todo.num_rows} rows, which have no record. "
-            "What is committed is safe: the same command goes on with them."
-        )
-    log.write("run_interrupted" if result.interrupted else "run_finished", seconds=round(result.seconds, 3))
-    return result
+def flow(config: RunConfig, todo: pa.Table, pools: Pools, epoch: int) -> Generator[dict[str, Any], None, None]:
+    """The whole dataflow; yields each row, as OUTCOME_SCHEMA, when it is committed.
 
-
-def flow(config: RunConfig, todo: pa.Table, width: Width, epoch: int) -> Generator[dict[str, Any], None, None]:
-    """The whole dataflow: one row a block, so that each is handed on as soon as it is done.
-
-    epoch: of the run's lease, without which nothing is committed.
+    epoch: of the run's lease; commits of an overtaken run are refused.
     """
-    import ray.data
-    from ray.data import ActorPoolStrategy
-
-    from pipeline.flow.pace import Pace
-
-    Pace.begin()
-    ray.data.DataContext.get_current().custom_execution_callback_classes = [Pace]
-    helpers = ActorPoolStrategy(min_size=1, max_size=width.helpers, max_tasks_in_flight_per_actor=2)
-    # the next row waits at its worker: with one at a time a worker stands idle until the driver has heard of its last
-    workers = ActorPoolStrategy(size=width.workers, max_tasks_in_flight_per_actor=2)
-    device = "cuda" if width.gpus_per_worker else "cpu"
-    one_row: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
-    per_helper = {"compute": helpers, "num_cpus": STAGE_CPUS, **one_row}
-    per_worker = {"compute": workers, "num_cpus": width.cpus_per_worker, "num_gpus": width.gpus_per_worker, **one_row}
-    with _ledger(config, ROOM_PER_WORKER * width.workers) as attempts:
-        rows = (
-            ray.data.from_arrow(todo)
-            .repartition(target_num_rows_per_block=1)
-            .map_batches(ends_at_once(Load), fn_constructor_args=(config, attempts), **per_helper)
-            .map_batches(ends_at_once(Generate), fn_constructor_args=(config, device, attempts), **per_worker)
-            .map_batches(ends_at_once(Commit), fn_constructor_args=(config, epoch, attempts), **per_helper)
-        )
-        # nothing is fetched ahead: a row would be told one row late
-        batches = rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-        for batch in batches:
-            for row in batch.to_pylist():
-                Pace.row_came_out(time.monotonic())
-                yield row
+    ledger = LedgerActor(IN_FLIGHT_PER_WORKER * pools.workers)
+    rows = one_row_blocks(todo)
+    rows = through(rows, Load, (config, ledger), pools.load)
+    rows = through(rows, Generate, (config, pools.device, ledger), pools.generate)
+    rows = through(rows, Commit, (config, epoch, ledger), pools.commit)
+    return stream(rows)
 
 
-def _ledger(config: RunConfig, room: int) -> AbstractContextManager[Attempts]:
-    """Of the starts of a flow's rows: on a cluster an actor, for nodes that see one another alone."""
-    return nullcontext(LedgerActor(room)) if cluster_address(config.execution) else ledger_in_driver(room)
+@dataclass(frozen=True)
+class _Run:
+    """A run that holds the lease of its output."""
 
+    config: RunConfig
+    manifest: pa.Table
+    observer: Observer
+    storage: Storage
+    lease: Lease
+    log: RunLog
 
-def _drive(
-    rows: Generator[dict[str, Any], None, None],
-    plan: Plan,
-    manifest: pa.Table,
-    observer: Observer,
-    lease: Lease,
-    log: RunLog,
-) -> None:
-    """Follow the flow to its end, sealing records and renewing the tables now and then.
+    def finish(self, retry_failed: bool, limit: int | None) -> RunResult:
+        """Plan, process the rows that are left, and write the tables."""
+        plan = self._plan(retry_failed, limit)
+        result = RunResult(self.config, plan)
+        start = time.monotonic()
+        try:
+            if plan.todo.num_rows:
+                self._process(plan)
+        except KeyboardInterrupt:
+            self.lease.check()
+            result.interrupted = True
+        result.seconds = time.monotonic() - start
+        self.lease.check()
+        plan.catalog.refresh()
+        plan.catalog.delete_superseded(self.lease.epoch)
+        write_tables(plan.catalog, self.manifest, self.lease.epoch)
+        todo = plan.todo.num_rows
+        if not result.interrupted and (missing := todo - result.finished.num_rows):
+            raise ClusterError(
+                f"{missing} of {todo} rows were never reported: the Ray pipeline ended early. "
+                "Run the same command again"
+            )
+        self.log.write("run_interrupted" if result.interrupted else "run_finished", seconds=round(result.seconds, 3))
+        return result
 
-    Raises what a stage calls fatal.
-    """
-    due_at = time.monotonic() + TABLES_EVERY_S
-    with closing(rows):  # or Ray would go on with the flow, and start anew for it, once it has been shut down
+    def _plan(self, retry_failed: bool, limit: int | None) -> Plan:
+        """Claim the output for these settings, and find the rows that are left."""
+        config, storage, epoch, rows = self.config, self.storage, self.lease.epoch, self.manifest.num_rows
+        digest = digest_file(config.manifest)
+        self.log.write("run_started", **describe_run(config, digest, rows))
+        self._abort_uploads()
+        unchanged = create_run_file(storage, config, digest, rows)
+        plan = make_plan(self.manifest, storage, retry_failed, limit, unchanged)
+        plan.catalog.delete_superseded(epoch)
+        plan.catalog.seal_if_due(epoch)
+        update_run_file(storage, config, digest, rows, plan.other_samples)
+        self.observer.planned(plan)
+        self.log.write("planned", rows=plan.total, done=plan.done, todo=plan.todo.num_rows)
+        return plan
+
+    def _abort_uploads(self) -> None:
+        """Abort uploads that killed runs left unfinished. A failure is only logged: such uploads merely take space."""
+        try:
+            if aborted := self.storage.abort_uploads():
+                self.log.write("uploads_aborted", uploads=aborted)
+        except StorageError as error:
+            self.log.write("uploads_not_aborted", message=str(error))
+
+    def _process(self, plan: Plan) -> None:
+        """Send the rows that are left through the dataflow."""
+        with cluster_errors(), ray_session(self.config, plan.todo.num_rows) as pools:
+            check_dtype(plan, self.config, on_gpu=pools.device == "cuda")
+            self.observer.started(pools)
+            self.log.write("workers_started", workers=pools.workers, note=pools.note)
+            # an open pipeline would start again when Ray shuts down
+            with closing(flow(self.config, plan.todo, pools, self.lease.epoch)) as rows:
+                self._follow(rows, plan)
+
+    def _follow(self, rows: Generator[dict[str, Any], None, None], plan: Plan) -> None:
+        """Take in finished rows; seal records and renew the tables now and then.
+
+        Raises the error of a stage that must end the run.
+        """
+        due_at = time.monotonic() + TABLES_EVERY_S
         for row in rows:
             for line in json.loads(row["log"]):
-                log.add(line)
+                self.log.add(line)
             if row["fatal"] is not None:
-                raise FATAL[row["fatal"]](row["message"])
+                raise RUN_ERRORS[row["fatal"]](row["message"])
             record = SampleRecord.from_json(row["record"].encode())
             if not plan.catalog.add(record):
-                continue  # Ray did a row again whose outcome was lost with a node
-            observer.finished(record)
-            told = {name: getattr(record, name) for name in LOGGED if getattr(record, name) is not None}
-            log.write(f"sample_{record.status}", **told)
-            plan.catalog.seal_if_due(lease.epoch)
+                continue  # Ray repeated a row whose outcome was lost with a node
+            self.observer.finished(record)
+            fields = {name: getattr(record, name) for name in LOGGED if getattr(record, name) is not None}
+            self.log.write(f"sample_{record.status}", **fields)
+            plan.catalog.seal_if_due(self.lease.epoch)
             if (start := time.monotonic()) > due_at:
-                lease.check()
-                write_tables(plan.catalog, manifest, lease.epoch)
+                self.lease.check()
+                write_tables(plan.catalog, self.manifest, self.lease.epoch)
                 end = time.monotonic()
                 due_at = end + max(TABLES_EVERY_S, TABLES_SHARE * (end - start))

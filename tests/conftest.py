@@ -1,4 +1,4 @@
-"""What every test relies on."""
+"""Rules for all tests."""
 
 from __future__ import annotations
 
@@ -6,27 +6,31 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
+ROOT = Path(__file__).parents[1]
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    """What is not marked `gpu` is about the CPU, also on a machine that has a GPU."""
+    """Hide GPUs from all tests but those marked `gpu`, and let workers of the tests' runs import the tests."""
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     if config.getoption("markexpr") != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _processes_can_be_interrupted() -> Iterator[None]:
-    """Processes that the tests start get Ctrl-C as a terminal's do, also where the tests run in the background."""
+    """Let processes that the tests start receive SIGINT: a shell ignores it for background jobs and their children."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 def _left_behind(since: float) -> bool:
-    """Whether there is an actor of a flow that has lost the daemon that started it."""
+    """Whether an actor of a run is alive whose raylet, which started it, is gone."""
     for process in psutil.process_iter():
         try:
             name, parent = " ".join(process.cmdline()), process.parent()
@@ -40,7 +44,7 @@ def _left_behind(since: float) -> bool:
 
 @pytest.fixture(scope="session", autouse=True)
 def _runs_leave_no_process() -> Iterator[None]:
-    """Behind a run none of its processes stays, each of which might have a model on a GPU."""
+    """Check that runs leave no processes behind: each might hold a model on a GPU."""
     from tests.pipeline.runs import until
 
     start = time.time()
@@ -49,9 +53,9 @@ def _runs_leave_no_process() -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The table of the chaos suite, and what else its tests have printed, which is shown of failed tests alone.
+    """Print the table of the chaos suite, and the output of its tests, which pytest shows for failed tests only.
 
-    From their reports: `pytest -n` makes them in other processes, where the suite's own conftest is.
+    Both come from the tests' reports, since `pytest -n` runs the tests in other processes.
     """
     from tests.chaos.outcome import OUTCOME, Outcome
 
@@ -61,11 +65,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if report.nodeid.startswith(suite) and report.capstdout:
             terminalreporter.section(report.nodeid.removeprefix(suite))
             terminalreporter.write_line(report.capstdout.strip())
-    reports = [each for each in stats.get("passed", []) + stats.get("failed", []) if each.when == "call"]
+    reports = [report for report in stats.get("passed", []) + stats.get("failed", []) if report.when == "call"]
     outcomes = [Outcome(**value) for report in reports for name, value in report.user_properties if name == OUTCOME]
     if outcomes:
         terminalreporter.section("chaos")
         terminalreporter.write_line(Outcome.head())
-        for each in outcomes:
-            terminalreporter.write_line(each.line())
-        terminalreporter.write_line(f"{sum(each.faults for each in outcomes)} faults in all")
+        for outcome in outcomes:
+            terminalreporter.write_line(outcome.line())
+        terminalreporter.write_line(f"{sum(outcome.faults for outcome in outcomes)} faults in all")

@@ -1,7 +1,7 @@
 """`sgi2v-batch` with a generator that only shifts the picture: `python -m tests.stand_in run ...`.
 
-The command line and everything around the generator are the real ones: what is measured with it is the flow, and what
-is broken with it is the flow too. Settings come from the environment, which Ray hands on to its workers.
+Everything but the generator is real, so tests of the dataflow need no model. Settings come from the environment, which
+Ray passes on to its workers.
 """
 
 from __future__ import annotations
@@ -17,21 +17,20 @@ from numpy.typing import NDArray
 import pipeline.run
 from pipeline.cli.main import main
 from pipeline.config import RunConfig
-from pipeline.flow.attempts import Attempts
+from pipeline.flow.attempts import LedgerClient
 from pipeline.flow.generate import Generate
-from pipeline.flow.session import ON_TIME_S, set_timer_slack
 from sgi2v.config import MemoryTier, SamplerConfig
 
 SECONDS = "SGI2V_STAND_IN_SECONDS"
-"""Environment: what a sample takes; 0 if unset."""
+"""Environment variable: seconds that a sample takes; 0 if unset."""
 
 
 class StandIn(Generate):
-    """The stage as it is, around a generator without a model, and so without torch."""
+    """The stage with a generator that has no model and does not import torch."""
 
-    def __init__(self, config: RunConfig, device: str, attempts: Attempts | None = None) -> None:
+    def __init__(self, config: RunConfig, device: str, ledger: LedgerClient | None = None) -> None:
         self.config = config
-        self.attempts = attempts
+        self.ledger = ledger
         self.device = device
         self.memory = MemoryTier.HIGH
         self.model: Any = SimpleNamespace(dtype="torch.float32")
@@ -45,8 +44,7 @@ class StandIn(Generate):
         guidance: object,
         seed: int,
     ) -> Any:
-        """The picture, moved to the right by a pixel a frame."""
-        set_timer_slack(ON_TIME_S)  # a GPU wakes its thread on time
+        """The picture, which moves to the right by one pixel a frame."""
         time.sleep(float(os.environ.get(SECONDS, "0")))
         return SimpleNamespace(
             frames=np.stack([np.roll(image_HWC, t, axis=1) for t in range(sampler.num_frames)]),
@@ -60,7 +58,7 @@ class StandIn(Generate):
 
 
 def install(stage: type[Generate] = StandIn) -> None:
-    """Have runs of this process use the stage in place of the generator."""
+    """Make runs of this process use this stage in place of `Generate`."""
     pipeline.run.Generate = stage  # type: ignore[misc]
 
 

@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 }
 """Room -> what of the project it may import. A file belongs to the longest room that its module name starts with."""
 
-RAY_ROOMS = ("pipeline.flow", "pipeline.run", "jobs")
+RAY_ROOMS = ("pipeline.flow", "jobs")
 """The only rooms that import Ray."""
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli.summary import duration, generation_seconds
 from pipeline.config import RunConfig
-from pipeline.flow.width import Width
+from pipeline.flow.pools import Pools
 from pipeline.output.records import SampleRecord
 from pipeline.plan import Plan
 from pipeline.run import Observer
@@ -37,11 +37,11 @@ class Lines(Observer):
         rows = counted(plan.total, "row")
         self.say(f"{rows}: {plan.done} done before, {self.todo} to do -> {self.config.output}")
 
-    def started(self, width: Width) -> None:
-        self.workers = width.workers
+    def started(self, pools: Pools) -> None:
+        self.workers = pools.workers
         compiling = ", and compiling it, minutes the first time" if self.config.execution.compile else ""
-        workers = counted(width.workers, "worker")
-        self.say(f"{workers}, {width.note}; loading {self.config.model.source}{compiling}")
+        workers = counted(pools.workers, "worker")
+        self.say(f"{workers}, {pools.note}; loading {self.config.model.source}{compiling}")
 
     def finished(self, record: SampleRecord) -> None:
         self._count(record)
@@ -76,8 +76,8 @@ class Bar(Lines):
         self.progress = progress
         self.task = progress.add_task("planning", total=None, failed=0, pace="")
 
-    def started(self, width: Width) -> None:
-        super().started(width)
+    def started(self, pools: Pools) -> None:
+        super().started(pools)
         self.progress.update(self.task, description="loading", total=self.todo)
 
     def finished(self, record: SampleRecord) -> None:

@@ -12,8 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.config import RunConfig
-from pipeline.flow.attempts import Attempts, attempt, wait_for_room
-from pipeline.flow.row import as_row, each_row, pixels_of, state_of, tracks_of
+from pipeline.flow.attempts import LedgerClient, attempt, wait_until_admitted
+from pipeline.flow.row import as_row, map_rows, pixels_of, state_of, tracks_of
 from sgi2v.config import GuidanceConfig, MemoryTier, SamplerConfig
 from sgi2v.errors import (
     ClusterError,
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 
 class Generate:
-    """First frame and tracks -> frames. Holds one model for its life."""
+    """First frame and box tracks -> frames. Loads its model once."""
 
-    def __init__(self, config: RunConfig, device: str, attempts: Attempts | None = None) -> None:
+    def __init__(self, config: RunConfig, device: str, ledger: LedgerClient | None = None) -> None:
         """device: `cuda` or `cpu`."""
         import torch
 
@@ -44,10 +44,10 @@ class Generate:
         quiet_libraries()
 
         self.config = config
-        self.attempts = attempts
+        self.ledger = ledger
         if device == "cpu":
             torch.set_num_threads(config.execution.threads_per_worker)
-        # An error is told with the first row: what a constructor raises reaches the driver as text alone.
+        # an error here travels with the first row: of what a constructor raises, the driver gets the text only
         self.model: VideoModel | ConfigError
         try:
             self.model = load_model(config.model, device=device)
@@ -55,11 +55,11 @@ class Generate:
         except ConfigError as error:
             self.model = error
         except Exception as error:
-            self.model = ModelError(f"{config.model.source} cannot be held on {device}: {error}")
+            self.model = ModelError(f"{config.model.source} cannot be loaded on {device}: {error}")
         else:
-            found = self.model.checkpoint.revision
-            if found != config.model_revision:
-                message = f"{config.model.source} is {found} on {socket.gethostname()}, but {config.model_revision}"
+            revision = self.model.checkpoint.revision
+            if revision != config.model_revision:
+                message = f"{config.model.source} is {revision} on {socket.gethostname()}, but {config.model_revision}"
                 self.model = ModelError(f"{message} where the run was started: give every node the same weights")
             else:
                 share = min(1.0, config.execution.gpus_per_worker or 1.0)
@@ -68,7 +68,7 @@ class Generate:
                     self._compile(self.model)
 
     def _compile(self, model: VideoModel) -> None:
-        """Before any sample: none is to be blamed for it, nor timed with it."""
+        """Compile before the first sample, so that no sample fails by it or is timed with it."""
         from sgi2v.compiled import cannot_compile, compile_blocks
         from sgi2v.trial import moving_box, shortest
 
@@ -77,17 +77,17 @@ class Generate:
         try:
             self._sample(model, *moving_box(sampler), sampler, guidance, seed=0)
         except Exception as error:
-            # what befalls a sample is told by the samples
+            # the real samples report an error of this kind themselves
             if not isinstance(error, SampleError) and not is_out_of_memory(error):
                 self.model = cannot_compile(self.config.model.source, error)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return each_row(table, "generate", self._generate)
+        return map_rows(table, "generate", self._generate)
 
     def _generate(self, table: pa.Table) -> pa.Table:
         state = state_of(table)
         if isinstance(self.model, ConfigError):
-            return as_row(state.ends_run(self.model), None, None)
+            return as_row(state.with_run_error(self.model), None, None)
         if state.error_code is not None or state.fatal is not None:
             return as_row(state, None, None)
         sampler = self.config.sampler
@@ -95,18 +95,19 @@ class Generate:
         tracks = tracks_of(state, sampler.num_frames, sampler.height, sampler.width)
         timeout_s = self.config.execution.sample_timeout_s
         try:
-            wait_for_room(self.attempts, state.sample_id)
-            # a process that cannot use its GPU again ends; the row goes to another
-            with attempt(self.attempts, "generate", state.sample_id, timeout_s, breaks_worker=_device_is_lost):
+            wait_until_admitted(self.ledger, state.sample_id)
+            # a process that has lost its GPU exits, and another worker gets the row
+            with attempt(self.ledger, "generate", state.sample_id, timeout_s, breaks_worker=_device_is_lost):
                 generation = self._sample(self.model, image_HWC, tracks, sampler, self.config.guidance, state.seed)
         except (ClusterError, StorageError) as error:
-            return as_row(state.ends_run(error), None, None)
+            return as_row(state.with_run_error(error), None, None)
         except Exception as error:
             if is_out_of_memory(error):
                 failure = SampleError(ErrorCode.OUT_OF_MEMORY, f"{error}: make the frames smaller or fewer")
-                return as_row(state.failed(failure), None, None)
-            return as_row(state.failed(error), None, None)
-        state = replace(state, seconds={**state.seconds, **generation.seconds}, told=self._told(generation))
+                return as_row(state.with_error(failure), None, None)
+            return as_row(state.with_error(error), None, None)
+        seconds = {**state.seconds, **generation.seconds}
+        state = replace(state, seconds=seconds, record_fields=self._record_fields(generation))
         return as_row(state, table["first_frame"][0].as_py(), generation.frames.tobytes())
 
     def _sample(
@@ -118,7 +119,7 @@ class Generate:
         guidance: GuidanceConfig | None,
         seed: int,
     ) -> Generation:
-        """Make the video; where memory runs out, again in a lower tier, in which this worker then stays."""
+        """Make the video; if memory runs out, again in a lower memory tier, which this worker then keeps."""
         from sgi2v.generate import generate
         from sgi2v.memory import where_there_is_room
 
@@ -128,7 +129,7 @@ class Generate:
 
         return where_there_is_room(make, self.memory, self.config.execution.memory, guidance)
 
-    def _told(self, generation: Generation) -> dict[str, Any]:
+    def _record_fields(self, generation: Generation) -> dict[str, Any]:
         def column(values: NDArray[np.float64]) -> list[float | None]:
             return [float(value) if np.isfinite(value) else None for value in values.ravel()]
 
@@ -149,5 +150,5 @@ class Generate:
 
 
 def _device_is_lost(error: BaseException) -> bool:
-    """A GPU that asserted or fell off: everything after it fails too."""
+    """Whether the GPU has asserted or is gone: then every later sample of this process would fail too."""
     return isinstance(error, RuntimeError) and "CUDA error" in str(error) and not is_out_of_memory(error)

@@ -11,8 +11,8 @@ import pyarrow as pa
 from manifests.images import decode_image, read_image_bytes, resolve_uri
 from manifests.schema import parse_row, row_digest, rows_of
 from pipeline.config import RunConfig, sample_seed
-from pipeline.flow.attempts import Attempts, attempt
-from pipeline.flow.row import InFlight, as_row, each_row
+from pipeline.flow.attempts import LedgerClient, attempt
+from pipeline.flow.row import InFlight, as_row, map_rows
 from pipeline.output.run_file import RUN_FILE
 from pipeline.output.storage import Storage
 from sgi2v.errors import (
@@ -23,35 +23,36 @@ from sgi2v.errors import (
 )
 from sgi2v.retry import with_retries
 
-FETCHES = 4
-"""Tries of an image's place in a row: the rows that fail with it may be far too many to wait long for each."""
+IMAGE_ATTEMPTS = 4
+"""Consecutive attempts to read an image before its row fails. Few, since thousands of rows may name a server
+that is down."""
 
 
 class Load:
     """Manifest row -> first frame at output size and box tracks in its pixels."""
 
-    def __init__(self, config: RunConfig, attempts: Attempts | None = None) -> None:
+    def __init__(self, config: RunConfig, ledger: LedgerClient | None = None) -> None:
         self.config = config
-        self.attempts = attempts
+        self.ledger = ledger
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return each_row(table, "load", self._load)
+        return map_rows(table, "load", self._load)
 
     def _load(self, table: pa.Table) -> pa.Table:
         start = time.perf_counter()
-        # outside the attempt, as what becomes of the row is told with them; they take no more than MAX_BOXES allows
+        # outside the attempt, since a row that is quarantined needs them too; MAX_BOXES bounds their cost
         row = rows_of(table)[0]
         seed = row["seed"] if row["seed"] is not None else sample_seed(row["sample_id"], self.config.seed)
         state = InFlight(row["sample_id"], row["_attempts"], row_digest(row), seed)
         try:
-            with attempt(self.attempts, "load", state.sample_id, self.config.execution.sample_timeout_s):
+            with attempt(self.ledger, "load", state.sample_id, self.config.execution.sample_timeout_s):
                 first_frame, boxes = self._first_frame_and_boxes(row)
         except (ClusterError, StorageError) as error:
-            return as_row(state.ends_run(error), None, None)
+            return as_row(state.with_run_error(error), None, None)
         except Exception as error:
-            return as_row(state.failed(error).took("load", time.perf_counter() - start), None, None)
+            return as_row(state.with_error(error).with_seconds("load", time.perf_counter() - start), None, None)
         state = replace(state, boxes_NT4=boxes)
-        return as_row(state.took("load", time.perf_counter() - start), first_frame, None)
+        return as_row(state.with_seconds("load", time.perf_counter() - start), first_frame, None)
 
     def _first_frame_and_boxes(self, row: dict[str, Any]) -> tuple[bytes, list[list[list[float]]]]:
         from sgi2v.video import resize_image
@@ -67,30 +68,30 @@ class Load:
 
 
 def _fetch(uri: str, config: RunConfig) -> bytes:
-    """The image file's bytes; a place that does not answer fails its rows, and the others go on.
+    """The bytes of an image file. Raises SampleError if its place does not answer; other rows go on.
 
-    Where the run's own objects are in the same store, it is waited for as for those, and tried once more. Raises
-    StorageError if it does not come back: all rows would fail with it.
+    If the run keeps objects in the same store, this waits until the store returns those, and tries the image once
+    more. Raises StorageError if it does not return them: then every row would fail.
     """
-    failed: Exception
+    failure: Exception
     for _ in range(2):
         try:
             return with_retries(
-                f"reading {uri}", lambda: read_image_bytes(uri, access=config.execution.access), FETCHES
+                f"reading {uri}", lambda: read_image_bytes(uri, access=config.execution.access), IMAGE_ATTEMPTS
             )
         except (StorageError, OSError) as error:
-            failed = error
-        own = _own_object_beside(uri, config)
-        if own is None:
+            failure = error
+        own_object = _own_object_beside(uri, config)
+        if own_object is None:
             break
-        # waits for long where the store is down, and not for every row that names what cannot be read
-        Storage(own[0]).get(own[1])
-    message = f"{failed}: make it readable, then run again with --retry-failed"
-    raise SampleError(ErrorCode.IMAGE_MISSING, message) from failed
+        folder, key = own_object
+        Storage(folder).get(key)  # waits long if the store is down, but not if only this image cannot be read
+    message = f"{failure}: make it readable, then run again with --retry-failed"
+    raise SampleError(ErrorCode.IMAGE_MISSING, message) from failure
 
 
 def _own_object_beside(uri: str, config: RunConfig) -> tuple[str, str] | None:
-    """Folder and key of the run's own in the bucket or server of an image; None where it has nothing there."""
+    """Folder and key of an object that the run has in the image's bucket or on its server; None if it has none."""
     for own in (f"{config.output.rstrip('/')}/{RUN_FILE}", config.manifest):
         if "://" in own and own.split("/")[:3] == uri.split("/")[:3]:
             folder, _, key = own.rpartition("/")

@@ -1,7 +1,8 @@
-"""What travels between the stages of a flow: a row of one small JSON state, two blocks of pixels, and a log.
+"""A row as it travels between the stages: a small JSON state, two blocks of pixels, and log lines.
 
-A row that failed travels on with its error and is committed as a failed record. What must end the run (a model that
-does not load, a store that refuses) travels on too and is raised by the driver: Ray would hand it over as text alone.
+A row that failed travels on with its error and is committed as a failed record. An error that must end the run (a
+model that does not load, a store that refuses) travels on as well, and the driver raises it: of what a stage raises
+itself, Ray would pass on the text only.
 """
 
 from __future__ import annotations
@@ -31,65 +32,65 @@ _IN_FLIGHT: dict[str, pa.DataType] = {
     "log": pa.string(),
 }
 IN_FLIGHT_SCHEMA = pa.schema(_IN_FLIGHT)
+"""A row after `load` and `generate`. state: `InFlight` as JSON; log: a JSON list of log lines."""
 OUTCOME_SCHEMA = pa.schema([(name, pa.string()) for name in ("record", "fatal", "message", "log")])
-"""What comes back to the driver, without pixels: the record as JSON, or an error that ends the run.
-
-Ray hands on as text whatever a stage raises, so that it could not be told from a bug.
-"""
-FATAL: dict[str, type[SGI2VError]] = {
-    each.__name__: each for each in (StorageError, ClusterError, ConfigError, ModelError, LeaseError)
+"""A row after `commit`, as the driver gets it: the record as JSON, or name and message of a run's error."""
+RUN_ERRORS: dict[str, type[SGI2VError]] = {
+    error.__name__: error for error in (StorageError, ClusterError, ConfigError, ModelError, LeaseError)
 }
 """Errors that end the run, by the name under which they travel."""
 
 _MESSAGE_LIMIT = 4000
-"""Characters of a message, and of a traceback beside it."""
-_TRACE_LINE = 500
+"""Characters of a message, and of a traceback below it."""
+_TRACE_LINE_LIMIT = 500
 
 
 @dataclass(frozen=True)
 class InFlight:
-    """What is known of a sample on its way."""
+    """The state of a sample between two stages."""
 
     sample_id: str
     attempts: int
-    """Runs that finished it before."""
+    """Number of earlier runs that finished this sample."""
     row_digest: str
     seed: int
     boxes_NT4: list[list[list[float]]] | None = None
-    """In output pixels; None once the row has failed."""
+    """Boxes in output pixels; None if the row has failed."""
     error_code: str | None = None
     message: str | None = None
+    """Message of the row's error, or of the error that ends the run."""
     fatal: str | None = None
-    """Name of the error that ends the run, told by `message`; no record is made."""
+    """Name in RUN_ERRORS of the error that ends the run; then no record is written."""
     seconds: dict[str, float] = field(default_factory=dict)
-    told: dict[str, Any] = field(default_factory=dict)
-    """Fields of the record that the stages behind have filled."""
+    """Seconds by phase."""
+    record_fields: dict[str, Any] = field(default_factory=dict)
+    """Fields of the record that the finished stages have filled."""
 
     @staticmethod
     def begin(rows: pa.Table) -> pa.Table:
-        """Manifest rows that have never been finished, as the first stage takes them."""
+        """Manifest rows that no run has finished yet, as the first stage takes them."""
         return rows.append_column("_attempts", pa.array([0] * rows.num_rows, pa.int64()))
 
-    def failed(self, error: BaseException) -> InFlight:
-        """The same sample with its error: a code, and a message that can be acted on."""
-        code, told, trace = ErrorCode.UNKNOWN, f"{type(error).__name__}: {error}", ""
+    def with_error(self, error: BaseException) -> InFlight:
+        """The sample with its own error: a code, and a message that says what to change."""
+        code, text, trace = ErrorCode.UNKNOWN, f"{type(error).__name__}: {error}", ""
         if isinstance(error, SampleError):
-            code, told = error.code, error.message
+            code, text = error.code, error.message
         elif isinstance(error, MemoryError):
             code = ErrorCode.OUT_OF_MEMORY
-            told = f"{told}: make the image or the frames smaller, or start fewer workers"
+            text = f"{text}: make the image or the frames smaller, or start fewer workers"
         else:
             parts = map(without_secrets, traceback.format_exception(error))
-            trace = "\n" + "".join(_shortened(part, _TRACE_LINE) for part in parts)[-_MESSAGE_LIMIT:]
-        message = _shortened(without_secrets(told), _MESSAGE_LIMIT) + trace
+            trace = "\n" + "".join(_shortened(part, _TRACE_LINE_LIMIT) for part in parts)[-_MESSAGE_LIMIT:]
+        message = _shortened(without_secrets(text), _MESSAGE_LIMIT) + trace
         return replace(self, error_code=str(code), message=message)
 
-    def ends_run(self, error: SGI2VError) -> InFlight:
-        """The same sample, stopped by an error that is not its own."""
+    def with_run_error(self, error: SGI2VError) -> InFlight:
+        """The sample with an error that is not its own and ends the run."""
         message = _shortened(without_secrets(str(error)), _MESSAGE_LIMIT)
         return replace(self, fatal=type(error).__name__, message=message)
 
-    def took(self, phase: str, seconds: float) -> InFlight:
+    def with_seconds(self, phase: str, seconds: float) -> InFlight:
         return replace(self, seconds={**self.seconds, phase: seconds})
 
 
@@ -98,51 +99,50 @@ def _shortened(text: str, limit: int) -> str:
 
 
 def as_row(state: InFlight, first_frame: bytes | None, frames: bytes | None) -> pa.Table:
+    """One row of IN_FLIGHT_SCHEMA. first_frame, frames: uint8 pixels; None if the row has failed."""
     row = {"state": json.dumps(asdict(state)), "first_frame": first_frame, "frames": frames}
     return pa.Table.from_pylist([row], IN_FLIGHT_SCHEMA)
 
 
-def state_of(table: pa.Table) -> InFlight:
-    return InFlight(**json.loads(table["state"][0].as_py()))
+def state_of(row: pa.Table) -> InFlight:
+    return InFlight(**json.loads(row["state"][0].as_py()))
 
 
-def pixels_of(table: pa.Table, column: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    return np.frombuffer(table[column][0].as_buffer(), np.uint8).reshape(shape)
+def pixels_of(row: pa.Table, column: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    return np.frombuffer(row[column][0].as_buffer(), np.uint8).reshape(shape)
 
 
-def each_row(table: pa.Table, name: str, stage: Callable[[pa.Table], pa.Table]) -> pa.Table:
-    """Run a stage row by row: a batch is one row, and need not be. What it logs goes along with each."""
-    made = []
+def map_rows(table: pa.Table, name: str, stage: Callable[[pa.Table], pa.Table]) -> pa.Table:
+    """Run a stage on each row of a batch, and append what it logs to the row's log. name: of the stage, in the log."""
+    results = []
     for number in range(table.num_rows):
         row = table.slice(number, 1)
         sample_id = row["sample_id"][0].as_py() if "sample_id" in row.column_names else state_of(row).sample_id
         with capture_log(name, sample_id) as lines:
-            done = stage(row)
+            result = stage(row)
         if "log" in row.column_names:
             lines = [*json.loads(row["log"][0].as_py()), *lines]
-        at = done.schema.get_field_index("log")
-        made.append(done.set_column(at, done.schema.field(at), pa.array([json.dumps(lines)])))
-    return pa.concat_tables(made)
+        index = result.schema.get_field_index("log")
+        results.append(result.set_column(index, result.schema.field(index), pa.array([json.dumps(lines)])))
+    return pa.concat_tables(results)
 
 
 def outcome_row(record: SampleRecord | None, state: InFlight) -> pa.Table:
-    written = None if record is None else record.to_json().decode()
-    return pa.Table.from_pylist([{"record": written, "fatal": state.fatal, "message": state.message}], OUTCOME_SCHEMA)
+    """One row of OUTCOME_SCHEMA. record: None if an error ends the run."""
+    text = None if record is None else record.to_json().decode()
+    return pa.Table.from_pylist([{"record": text, "fatal": state.fatal, "message": state.message}], OUTCOME_SCHEMA)
 
 
 def tracks_of(state: InFlight, num_frames: int, height: int, width: int) -> BoxTracks:
-    boxes_NT4 = np.array(state.boxes_NT4, np.float64).reshape(-1, num_frames, 4)  # also where there are none
+    boxes_NT4 = np.array(state.boxes_NT4, np.float64).reshape(-1, num_frames, 4)  # no boxes: an array [0, T, 4]
     return BoxTracks(boxes_NT4, height, width)
 
 
-def generated_frames(table: pa.Table, sampler: SamplerConfig) -> tuple[InFlight, NDArray[np.uint8] | None]:
-    """What the second stage made of a row: its state, and the frames [T, H, W, 3], None where it failed.
-
-    Raises the error of a state that would end the run.
-    """
-    state = state_of(table)
+def generated_frames(row: pa.Table, sampler: SamplerConfig) -> tuple[InFlight, NDArray[np.uint8] | None]:
+    """State and frames [T, H, W, 3] of a row after `generate`; no frames if it failed. Raises a run's error."""
+    state = state_of(row)
     if state.fatal is not None:
-        raise FATAL[state.fatal](state.message)
+        raise RUN_ERRORS[state.fatal](state.message)
     if state.error_code is not None:
         return state, None
-    return state, pixels_of(table, "frames", (sampler.num_frames, sampler.height, sampler.width, 3))
+    return state, pixels_of(row, "frames", (sampler.num_frames, sampler.height, sampler.width, 3))

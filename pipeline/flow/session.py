@@ -1,8 +1,7 @@
-"""Ray: started on this machine for one run, or attached to."""
+"""Ray for the length of a run: attached to a cluster, or started on this machine."""
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import logging
 import math
@@ -10,76 +9,183 @@ import os
 import signal
 import socket
 import sys
+import sysconfig
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from pathlib import Path
 
-from pipeline.config import ExecutionConfig, cluster_address
-from pipeline.flow.width import RESERVED_CPUS, Width, width
+from pipeline.config import ExecutionConfig, RunConfig, cluster_address
+from pipeline.flow.pools import Needs, Pools, plan_pools, worker_bytes
 from sgi2v.errors import ClusterError, ConfigError
 
-ANSWER_S = 10.0
-"""How long a cluster has to take a connection."""
-LEAN_RAY = {
+CONNECT_TIMEOUT_S = 10.0
+"""Seconds that a cluster may take to accept a connection."""
+LOCAL_RAY = {
     "RAY_enable_metrics_collection": "0",
     "RAY_event_stats": "0",
     "RAY_task_events_report_interval_ms": "0",
     "RAY_num_workers_soft_limit": "0",
     "REPORTER_UPDATE_INTERVAL_MS": "3600000",
 }
-"""Of a Ray that is started for one run: no figures that nobody sees, be it of its tasks or of the machine, no processes
-kept for tasks that do not come."""
-TIMER_SLACK_S = 0.1
-"""How late a timer of the driver and of a Ray that it starts may go off: their threads wait in hundreds of short ones,
-each of which takes a core from a worker for a moment. What they wait for wakes them at once all the same."""
-ON_TIME_S = 5e-5
-"""What Linux allows a timer of its own accord."""
-PR_SET_TIMERSLACK = 29
-"""Of Linux' prctl."""
-_TOLD_LIMIT = 400
+"""Environment of a Ray that serves one run: no metrics, since nobody reads them, and no idle workers in reserve."""
+RAY_DATA = {
+    "enable_progress_bars": False,
+    "print_on_execution_start": False,
+    "execution_no_progress_timeout_s": -1,  # Ray Data ends a run in which no row moves for 30 minutes; a sample may
+    "max_consecutive_actor_init_deaths": 3,  # with Ray Data's 0, one actor that dies while it starts ends the run
+    "target_max_block_size": 1,  # bytes; a block is closed once it is larger, so each holds one row
+}
+"""Fields of Ray Data's `DataContext`; set them before a dataset is made, which keeps a copy."""
+MESSAGE_LIMIT = 400
+"""Characters of a Ray error in a message."""
 
 
 def quiet_ray() -> None:
-    """Silence Ray before it is imported: its own lines are for its developers."""
+    """Silence Ray; call it before Ray is imported. Its messages are for its own developers."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # every line that the raylet would put before a driver
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # else the raylet prints its lines before the driver's
 
 
 @contextmanager
-def _stderr_silenced() -> Iterator[None]:
-    """Send what native code writes to standard error nowhere: the one line by which Ray says it will be quiet."""
+def ray_session(config: RunConfig, rows: int) -> Iterator[Pools]:
+    """Start Ray or attach to it, and yield the actors that a run over so many rows gets.
+
+    Attaches to `run.address`, else to the cluster of the job that this process belongs to, else starts Ray on this
+    machine. Raises ConfigError for a cluster that cannot be reached or cannot hold a worker.
+    """
+    quiet_ray()
+    import ray
+
+    needs = Needs.of_tracker(config.metrics.tracker)
+    _connect(config.execution, needs)
+    try:
+        configure_ray_data()
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        yield plan_pools(config.execution, needs, rows, nodes, worker_bytes(config))
+    finally:
+        with _stderr_discarded(), _garbage_collection_paused():
+            ray.shutdown()
+
+
+def _connect(execution: ExecutionConfig, needs: Needs) -> None:
+    import ray
+
+    options = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    if address := cluster_address(execution):
+        origin = address if execution.address else f"RAY_ADDRESS={address}"
+        _check_reachable(address, origin)
+        try:
+            with _stderr_discarded(), _sigterm_handler_kept(), _users_folder_hidden():
+                ray.init(address=address, **options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ConfigError(f"no Ray cluster answers at {origin}: {error}") from error
+        return
+    for name, value in LOCAL_RAY.items():
+        os.environ.setdefault(name, value)
+    cpus = max(_available_cpus(), execution.workers or 1) + math.ceil(needs.reserved_cpus)
+    with _stderr_discarded(), _sigterm_handler_kept(), _users_folder_hidden():
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
+
+
+def _available_cpus() -> int:
+    """CPUs that this process may use. macOS has no affinity: all of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check_reachable(address: str, origin: str) -> None:
+    """Raise ConfigError if nothing listens at an address, for which Ray itself would wait for minutes.
+
+    origin: the address as messages show it, with the variable that it comes from.
+    """
+    if address.startswith(("http://", "https://", "ray://")):
+        raise ConfigError(f"{origin} is not a cluster's own address (HOST:6379); for a job use `sgi2v-batch submit`")
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        return  # a word that Ray resolves, such as `auto`
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise ConfigError(f"no Ray cluster answers at {origin}: {error}") from error
+
+
+def configure_ray_data() -> None:
+    """Apply RAY_DATA, and silence Ray's loggers."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    for name, value in RAY_DATA.items():
+        setattr(context, name, value)
+    for name in ("ray", "ray.data"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.CRITICAL)
+        logger.propagate = False
+        logger.handlers.clear()
+
+
+@contextmanager
+def cluster_errors() -> Iterator[None]:
+    """Turn Ray's errors about a lost cluster or actor into ClusterError; other errors, such as a stage's bug, pass."""
+    try:
+        yield
+    except Exception as error:
+        from ray.data.exceptions import ExecutionTimeoutError, SystemException
+        from ray.exceptions import RayError, UserCodeException
+
+        is_rays = isinstance(error, (RayError, ExecutionTimeoutError)) or isinstance(error.__cause__, SystemException)
+        if not is_rays or isinstance(error, UserCodeException):
+            raise
+        raise ClusterError(
+            f"the Ray cluster failed: {_one_line(error)}. "
+            "Committed samples are safe. Run the same command again to continue."
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    """A Ray error in one line; of one with a worker's traceback only the last line, which names the cause."""
+    from ray.exceptions import RayActorError, RayTaskError
+
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    has_traceback = isinstance(error, RayTaskError) or (isinstance(error, RayActorError) and error.actor_init_failed)
+    message = " ".join(lines[-1:] if has_traceback else lines)
+    return f"{type(error).__name__}: {message}"[:MESSAGE_LIMIT].rstrip(" .:")
+
+
+@contextmanager
+def _users_folder_hidden() -> Iterator[None]:
+    """Run ray.init in the folder of the standard library.
+
+    Ray puts the driver's current folder first on the path of all workers, and a module of the user's there, such as
+    `pipeline.py` or `torch.py`, would be imported in place of ours or a library's. The standard library comes first
+    anyway. Actors go back to the driver's folder (`in_actor`).
+    """
+    folder = Path.cwd()
+    os.chdir(sysconfig.get_path("stdlib"))
+    try:
+        yield
+    finally:
+        os.chdir(folder)
+
+
+@contextmanager
+def _stderr_discarded() -> Iterator[None]:
+    """Discard what native code writes to standard error: Ray announces there that it will be quiet."""
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    stderr, devnull = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-def set_timer_slack(seconds: float) -> None:
-    """How late a timer of this thread, and of all that it starts from now on, may go off; 0: as it began."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, ctypes.c_ulong(int(seconds * 1e9)))
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(devnull)
 
 
 @contextmanager
-def timers_together() -> Iterator[None]:
-    """Let the timers of this thread, and of all that it starts, wait for one another."""
-    set_timer_slack(TIMER_SLACK_S)
-    try:
-        yield
-    finally:
-        set_timer_slack(0)
-
-
-@contextmanager
-def _sigterm_kept() -> Iterator[None]:
-    """Keep what SIGTERM does: ray.init takes it, to end the process on the spot."""
+def _sigterm_handler_kept() -> Iterator[None]:
+    """Restore the handler of SIGTERM afterwards: ray.init replaces it with one that exits at once."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -88,116 +194,12 @@ def _sigterm_kept() -> Iterator[None]:
             signal.signal(signal.SIGTERM, handler)
 
 
-def _check_answering(address: str, named: str) -> None:
-    """Raise ConfigError for an address at which nothing listens: Ray itself would try for minutes.
-
-    named: the address as messages tell it, with where it comes from.
-    """
-    if address.startswith(("http://", "https://", "ray://")):
-        raise ConfigError(f"{named} is not a cluster's own address (HOST:6379); for a job use `sgi2v-batch submit`")
-    host, _, port = address.rpartition(":")
-    if not port.isdigit():
-        return  # such as `auto`: Ray knows
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
-    except OSError as error:
-        raise ConfigError(f"no Ray cluster answers at {named}: {error}") from error
-
-
 @contextmanager
-def cluster_errors() -> Iterator[None]:
-    """Turn what Ray raises for a cluster or an actor that is gone into ClusterError; a stage's bug passes."""
-    try:
-        yield
-    except Exception as error:
-        from ray.data.exceptions import ExecutionTimeoutError, SystemException
-        from ray.exceptions import RayError, UserCodeException
-
-        of_ray = isinstance(error, (RayError, ExecutionTimeoutError)) or isinstance(error.__cause__, SystemException)
-        if not of_ray or isinstance(error, UserCodeException):
-            raise
-        raise ClusterError(
-            f"the Ray cluster failed: {_in_one_line(error)}. "
-            "What is committed is safe: the same command goes on from where it stopped."
-        ) from error
-
-
-def _in_one_line(error: Exception) -> str:
-    """What happened; of an error that holds a worker's traceback its last line, which names the cause."""
-    from ray.exceptions import RayActorError, RayTaskError
-
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    remote = isinstance(error, RayTaskError) or (isinstance(error, RayActorError) and error.actor_init_failed)
-    told = " ".join(lines[-1:] if remote else lines)
-    return f"{type(error).__name__}: {told}"[:_TOLD_LIMIT].rstrip(" .:")
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Let no thread collect a reference to one of Ray's objects meanwhile: Ray's shutdown ends the process for that."""
+def _garbage_collection_paused() -> Iterator[None]:
+    """Pause garbage collection: ray.shutdown aborts the process if a Ray reference is collected meanwhile."""
     gc.collect()
     gc.disable()
     try:
         yield
     finally:
         gc.enable()
-
-
-@contextmanager
-def ray_session(execution: ExecutionConfig, rows: int, worker_bytes: int | None) -> Iterator[Width]:
-    """Ray for the length of a run, with all its own chatter off.
-
-    Attaches to `execution.address`, or to the cluster of the job that this process belongs to; otherwise starts
-    Ray on this machine alone. Raises ConfigError for a cluster that cannot be reached or cannot hold a worker.
-    """
-    quiet_ray()
-    import ray
-
-    from pipeline.flow.one_machine import answered_here
-
-    with timers_together():
-        _begin(execution)
-        try:
-            _quiet_ray_data()
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            with nullcontext() if cluster_address(execution) else answered_here():
-                yield width(execution, rows, nodes, worker_bytes)
-        finally:
-            with _stderr_silenced(), _collector_paused():
-                ray.shutdown()
-
-
-def _begin(execution: ExecutionConfig) -> None:
-    """Attach to the cluster or start one, as `ray_session` says."""
-    import ray
-
-    from pipeline.flow.one_machine import bare_node
-
-    options = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    if address := cluster_address(execution):
-        named = address if execution.address else f"RAY_ADDRESS={address}"
-        _check_answering(address, named)
-        try:
-            with _stderr_silenced(), _sigterm_kept():
-                ray.init(address=address, **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ConfigError(f"no Ray cluster answers at {named}: {error}") from error
-        return
-    for name, value in LEAN_RAY.items():
-        os.environ.setdefault(name, value)
-    cpus = max(len(os.sched_getaffinity(0)), execution.workers or 1) + math.ceil(RESERVED_CPUS)
-    with _stderr_silenced(), _sigterm_kept(), bare_node():
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
-
-
-def _quiet_ray_data() -> None:
-    import ray.data
-
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    for name in ("ray", "ray.data"):
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.CRITICAL)
-        logger.propagate = False
-        logger.handlers.clear()

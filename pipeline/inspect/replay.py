@@ -56,4 +56,4 @@ def replay(output: str, sample_id: str, device: str) -> Replay:
     if frames_THWC is None:
         raise SampleError(ErrorCode(state.error_code or ErrorCode.UNKNOWN), state.message or "the row failed")
     difference = np.abs(frames_THWC.astype(np.int16) - decode_mp4(video)).mean()
-    return Replay(state.told["frames_sha256"] == record.frames_sha256, float(difference), record)
+    return Replay(state.record_fields["frames_sha256"] == record.frames_sha256, float(difference), record)

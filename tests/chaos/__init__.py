@@ -1,1 +1,1 @@
-"""Faults put into real runs: nothing is lost, nothing is made twice, and nobody innocent is blamed."""
+"""Faults in real runs: no row is lost, none is committed twice, and no innocent row is quarantined."""

@@ -1,4 +1,4 @@
-"""What the suite's tests find goes into its table, which the test run tells at its end."""
+"""Fixtures that collect the outcomes of the suite; tests/conftest.py prints them as a table."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _outcomes: list[Outcome] = []
 
 @pytest.fixture
 def outcomes() -> Sequence[Outcome]:
-    """What the table holds so far."""
+    """The rows of the table so far."""
     return tuple(_outcomes)
 
 
 @pytest.fixture
 def judged(record_property: Callable[[str, object], None]) -> Callable[[Outcome], None]:
-    """Put an outcome into the table, and fail the test where something was lost, doubled or quarantined."""
+    """Put an outcome into the table; fail the test if a row was lost, doubled or quarantined."""
 
-    def judge(found: Outcome) -> None:
-        _outcomes.append(found)
-        record_property(OUTCOME, asdict(found))
-        assert (found.lost, found.doubled, found.quarantined) == (0, 0, 0), found
+    def judge(outcome: Outcome) -> None:
+        _outcomes.append(outcome)
+        record_property(OUTCOME, asdict(outcome))
+        assert (outcome.lost, outcome.doubled, outcome.quarantined) == (0, 0, 0), outcome
 
     return judge

@@ -1,7 +1,7 @@
 """`sgi2v-batch` whose workers die at chosen moments: `python -m tests.chaos.faulty run ...`.
 
-The generator is the stand-in. What happens is drawn from a seed, row by row, and written to a journal, one line each:
-`generated ID`, `killed STAGE ID`. Settings come from the environment, which Ray hands on to its workers.
+The generator is the stand-in. A seed decides for each row what happens, and each event is a line of a journal file:
+`generated ID` or `killed STAGE ID`. Settings come from the environment, which Ray passes on to its workers.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from pipeline.output.storage import Storage
 from tests.stand_in import StandIn, install
 
 JOURNAL = "SGI2V_CHAOS_JOURNAL"
-"""Environment: the journal's file."""
+"""Environment variable: path of the journal."""
 DEATHS = "SGI2V_CHAOS_DEATHS"
-"""Environment: `STAGES:SHARE:SEED`, of the rows that kill their worker once or more often in each of those stages."""
+"""Environment variable: `STAGES:SHARE:SEED`. In each stage that share of rows kills its worker once or twice."""
 PART_ROWS = "SGI2V_CHAOS_PART_ROWS"
-"""Environment: records to a part."""
+"""Environment variable: records of a sealed part."""
 
 
 def note(line: str) -> None:
-    """Add to the journal, whole, whoever else does."""
+    """Append a line to the journal in one write, since several processes do so."""
     with Path(os.environ[JOURNAL]).open("ab", buffering=0) as journal:
         journal.write(f"{line}\n".encode())
 
 
 def read_journal(journal: Path, words: str) -> list[str]:
-    """The sample ids of the journal's lines that begin with these words, in their order."""
+    """Sample ids of the journal's lines that begin with these words, in order."""
     lines = journal.read_text().splitlines() if journal.exists() else []
     return [line.rpartition(" ")[2] for line in lines if line.startswith(f"{words} ")]
 
 
 def die_if_drawn(stage: str, sample_id: str) -> None:
-    """End this process if the row has deaths left in this stage."""
-    drawn, _, rest = os.environ.get(DEATHS, "").partition(":")
-    if stage not in drawn.split(","):
+    """Kill this process if the row has deaths left in this stage."""
+    stages, _, rest = os.environ.get(DEATHS, "").partition(":")
+    if stage not in stages.split(","):
         return
     share, _, seed = rest.partition(":")
     rng = random.Random(f"{seed}/{stage}/{sample_id}")
@@ -57,7 +57,7 @@ def die_if_drawn(stage: str, sample_id: str) -> None:
 
 
 class FaultyGenerate(StandIn):
-    """Dies inside a sample."""
+    """A worker that dies inside a sample."""
 
     def _generate(self, table: Any) -> Any:
         self.sample_id = state_of(table).sample_id
@@ -71,7 +71,7 @@ class FaultyGenerate(StandIn):
 
 
 class FaultyStorage(Storage):
-    """Dies between a video and its record."""
+    """A store whose process dies between the upload of a video and that of its record."""
 
     def put_new(self, key: str, data: bytes) -> bool:
         if key.startswith(f"{RECORDS}/"):
@@ -80,7 +80,7 @@ class FaultyStorage(Storage):
 
 
 class FaultyCommit(Commit):
-    """With that store."""
+    """The stage with that store."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)

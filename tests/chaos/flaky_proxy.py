@@ -1,4 +1,4 @@
-"""A proxy before an object store that fails a share of its calls, or answers late."""
+"""A proxy in front of an object store that fails a share of the calls, or delays them."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from urllib.parse import urlsplit
 REQUEST = re.compile(rb"(GET|PUT|POST|HEAD|DELETE) \S+ HTTP/1\.1\r\n")
 BUSY = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 KINDS = ("busy", "reset", "unanswered")
-"""Answered 503; cut before the store has it; carried out by the store, and cut before the answer."""
+"""A 503 answer; a connection cut before the store gets the call; one cut after the store has carried it out."""
 NO_LINGER = struct.pack("ii", 1, 0)
 
 
 @dataclass
 class Proxy:
-    """Where the proxy is, what it does, and what it has done."""
+    """Address and settings of a proxy, and what it has done."""
 
     address: str
     share: float
-    """Of the calls, that fail."""
+    """Share of the calls that fail."""
     delay_s: float
-    """Before each call is handed on."""
+    """Seconds before each call is forwarded."""
     rng: random.Random
     calls: int = 0
     faults: Counter[str] = field(default_factory=Counter)
@@ -37,7 +37,7 @@ class Proxy:
 
 @contextmanager
 def flaky_proxy(upstream: str, share: float = 0.0, delay_s: float = 0.0, seed: int = 0) -> Iterator[Proxy]:
-    """Forward to `upstream`, a URL, which may come and go meanwhile."""
+    """Forward to the URL `upstream`, whose server may go down and come back."""
     target = urlsplit(upstream)
     server = socket.create_server(("127.0.0.1", 0), backlog=256)
     proxy = Proxy(f"http://127.0.0.1:{server.getsockname()[1]}", share, delay_s, random.Random(seed))
@@ -67,7 +67,7 @@ def flaky_proxy(upstream: str, share: float = 0.0, delay_s: float = 0.0, seed: i
 
 
 def _requests(proxy: Proxy, near: socket.socket, far: socket.socket, lost: threading.Event) -> None:
-    """Hand on what the client sends; a call begins where a line of HTTP does."""
+    """Forward what the client sends; data that starts with a request line is a new call."""
     with suppress(OSError):
         while data := near.recv(1 << 16):
             if REQUEST.match(data):
@@ -80,7 +80,7 @@ def _requests(proxy: Proxy, near: socket.socket, far: socket.socket, lost: threa
                         _say_busy(near)
                     if kind != "unanswered":
                         break
-                    lost.set()  # the answer's first bytes end the connection
+                    lost.set()  # `_answers` cuts the connection at the first bytes of the answer
             far.sendall(data)
     _reset(near)
     _reset(far)
@@ -89,7 +89,7 @@ def _requests(proxy: Proxy, near: socket.socket, far: socket.socket, lost: threa
 def _say_busy(near: socket.socket) -> None:
     near.sendall(BUSY)
     near.shutdown(socket.SHUT_WR)
-    while near.recv(1 << 16):  # or what still comes would reset it before it is read
+    while near.recv(1 << 16):  # unread data would reset the connection before the client reads the answer
         pass
 
 

@@ -1,7 +1,7 @@
-"""`sgi2v-batch` whose stages cannot bear some rows: `python -m tests.chaos.poisoned run ...`.
+"""`sgi2v-batch` whose stages break on some rows: `python -m tests.chaos.poisoned run ...`.
 
-The generator is the stand-in, all else is real. A row's seed says what happens while it is generated, and which library
-crashes over it before or after: the decoder of images, or that of videos.
+The generator is the stand-in, everything else is real. A row's seed decides what happens while it is generated, or
+which decoder crashes on it: that of images, or that of videos.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from pipeline.flow.row import InFlight
 from tests.stand_in import StandIn, install
 
 KILLS, HANGS, EATS = 666_001, 666_002, 666_003
-"""Seeds: the process is killed, the sample never ends, memory is used up."""
+"""Seeds of rows that kill their process, never end, or use up the memory."""
 CRASHES_IMAGE, CRASHES_VIDEO = 666_004, 666_005
-"""Seeds: the decoder of images dies of a signal, the decoder of videos does."""
+"""Seeds of rows on which the decoder of images, or that of videos, crashes."""
 MEMORY = 2 << 40
-"""More than the limit that the eater runs under, bytes of address space."""
+"""Address space that a process of the memory eater may use, bytes."""
 
 
 class Poisoned(StandIn):
-    """Looks at the seed first."""
+    """The stand-in, which looks at the seed first."""
 
     def _sample(self, model: Any, image: Any, tracks: Any, sampler: Any, guidance: Any, seed: int) -> Any:
         if seed == KILLS:
@@ -50,13 +50,13 @@ class Poisoned(StandIn):
 
 
 def crash(*data: Any) -> NoReturn:
-    """What a decoder in C does on data that its authors have not thought of, in this very thread."""
+    """Crash this thread as a faulty decoder in C would."""
     ctypes.string_at(0)
-    raise AssertionError("this process has ended")
+    raise AssertionError("this process should be dead")
 
 
 class PoisonedLoad(Load):
-    """The stage as it is, with a decoder that crashes on some rows."""
+    """The stage with a decoder that crashes on some rows."""
 
     def _load(self, table: pa.Table) -> pa.Table:
         if table["seed"][0].as_py() == CRASHES_IMAGE:
@@ -65,7 +65,7 @@ class PoisonedLoad(Load):
 
 
 class PoisonedCommit(Commit):
-    """The stage as it is, with a decoder that crashes on some rows."""
+    """The stage with a decoder that crashes on some rows."""
 
     def _finish(self, table: pa.Table, state: InFlight) -> tuple[bytes, InFlight]:
         if state.seed == CRASHES_VIDEO:

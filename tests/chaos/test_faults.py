@@ -1,6 +1,6 @@
-"""Faults of every kind against real runs: no row is lost, none is committed twice, no innocent one is given up.
+"""Faults of every kind in real runs: no row is lost, none is committed twice, no innocent one is quarantined.
 
-Shortened in every test run; whole by `make chaos`. The generator is a stand-in, all else is real.
+Every test run has a shortened form; `make chaos` runs it in full. The generator is a stand-in, everything else is real.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import psutil
 import pytest
 import s3fs
 
-from pipeline.flow.attempts import ROOM_PER_WORKER
+from pipeline.flow.attempts import IN_FLIGHT_PER_WORKER
 from pipeline.output.storage import Storage
 from tests.chaos.faulty import DEATHS, JOURNAL, PART_ROWS, read_journal
 from tests.chaos.flaky_proxy import flaky_proxy
@@ -39,13 +39,13 @@ SEED = 817
 RUN_S = 1200.0
 IMAGES = 8
 FAULTS = 200
-"""Of the whole suite, at least."""
+"""Faults in the full suite, at least."""
 Judge = Callable[[Outcome], None]
 
 
 @dataclass
 class Scene:
-    """A manifest, an output, a journal, and the environment of their runs."""
+    """A manifest, an output, a journal, and the environment of the runs on them."""
 
     folder: Path
     manifest: Path
@@ -61,14 +61,14 @@ class Scene:
         return command(*run, *words, module="tests.chaos.faulty")
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """A run to its end."""
+        """A run, until it ends."""
         return subprocess.run(
             self.command(*words), env=self.environment, capture_output=True, text=True, timeout=RUN_S, check=False
         )
 
     @contextmanager
     def started(self, log: IO[bytes], *words: str) -> Iterator[subprocess.Popen[bytes]]:
-        """A run that goes on; killed at the end."""
+        """A run in the background; it is killed at the end of the block."""
         process = subprocess.Popen(self.command(*words), env=self.environment, stdout=log, stderr=log)
         try:
             yield process
@@ -77,28 +77,28 @@ class Scene:
             process.wait()
 
     def finish(self, most: int = 1) -> int:
-        """Start runs until one gets through, each told to go on by nothing else; how many ended before."""
-        for ended in range(most):
-            done = self.run()
-            if done.returncode == 0:
-                return ended
-            assert done.returncode == 3, done.stderr
-            assert done.stderr.splitlines()[-1].startswith("error: "), done.stderr
-        raise AssertionError(f"no run of {most} got through: {done.stderr}")
+        """Repeat the command until a run succeeds; returns how many failed before."""
+        for failed in range(most):
+            process = self.run()
+            if process.returncode == 0:
+                return failed
+            assert process.returncode == 3, process.stderr
+            assert process.stderr.splitlines()[-1].startswith("error: "), process.stderr
+        raise AssertionError(f"none of {most} runs succeeded: {process.stderr}")
 
 
-def made_at_least(at: Scene, number: int, process: subprocess.Popen[bytes]) -> None:
+def wait_for_samples(at: Scene, number: int, process: subprocess.Popen[bytes]) -> None:
     """Wait until so many samples have been generated."""
 
-    def made() -> bool:
+    def generated() -> bool:
         assert process.poll() is None, (at.folder / "log").read_text()[-2000:]
         return len(read_journal(at.journal, "generated")) >= number
 
-    until(f"{number} samples are made", made, 120)
+    until(f"{number} samples are generated", generated, 120)
 
 
 def scene(folder: Path, rows: int, output: str | None = None, **environment: str) -> Scene:
-    """The images are in the folder, or in the output's bucket."""
+    """A new scene, whose images are in the folder or in the output's bucket."""
     place = output.rpartition("/")[0] if output and "://" in output else str(folder)
     for number in range(IMAGES):
         sink = io.BytesIO()
@@ -106,8 +106,8 @@ def scene(folder: Path, rows: int, output: str | None = None, **environment: str
         Storage(place).put(f"images/{number}.png", sink.getvalue())
     good = [row(f"s{number:04d}", image=f"{place}/images/{number % IMAGES}.png") for number in range(rows)]
     manifest = write_rows(folder / "m.parquet", good)
-    own = {JOURNAL: str(folder / "journal"), PART_ROWS: "16", **environment}
-    return Scene(folder, manifest, output or str(folder / "out"), {**os.environ, **own})
+    variables = {JOURNAL: str(folder / "journal"), PART_ROWS: "16", **environment}
+    return Scene(folder, manifest, output or str(folder / "out"), {**os.environ, **variables})
 
 
 def judged_scene(kind: str, at: Scene, faults: int, start: float) -> Outcome:
@@ -125,9 +125,7 @@ def test_workers_killed(tmp_path: Path, judged: Judge, stages: str) -> None:
     judged(judged_scene(f"worker killed in {stages}", at, faults, start))
 
 
-@pytest.mark.skipif(
-    not IS_WHOLE, reason="in every test run a driver is killed by tests/pipeline/test_run_interrupted.py"
-)
+@pytest.mark.skipif(not IS_WHOLE, reason="tests/pipeline/test_run_interrupted.py kills a driver in every test run")
 @pytest.mark.parametrize(("store", "kills"), [("disk", 20), ("s3", 10)])
 def test_drivers_killed(tmp_path: Path, judged: Judge, store: str, kills: int, request: pytest.FixtureRequest) -> None:
     root = str(tmp_path) if store == "disk" else request.getfixturevalue("bucket")
@@ -137,7 +135,7 @@ def test_drivers_killed(tmp_path: Path, judged: Judge, store: str, kills: int, r
     for _ in range(kills):
         before = len(read_journal(at.journal, "generated"))
         with (tmp_path / "log").open("ab") as log, at.started(log) as process:
-            made_at_least(at, before + 1, process)
+            wait_for_samples(at, before + 1, process)
             time.sleep(rng.uniform(0, 1))
             process.send_signal(signal.SIGKILL)
     at.finish()
@@ -145,11 +143,11 @@ def test_drivers_killed(tmp_path: Path, judged: Judge, store: str, kills: int, r
 
 
 def kill_ledger() -> bool:
-    """Kill the process that counts the attempts of a run on a cluster of this one's, if it is there."""
-    for each in psutil.Process().children(recursive=True):
+    """Kill the ledger's process on a cluster that this process started; whether there was one."""
+    for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            if " ".join(each.cmdline()).startswith("ray::Ledger"):
-                each.kill()
+            if " ".join(process.cmdline()).startswith("ray::Ledger"):
+                process.kill()
                 return True
     return False
 
@@ -178,7 +176,7 @@ def test_ledgers_killed(tmp_path: Path, judged: Judge, monkeypatch: pytest.Monke
     ):
         start = time.monotonic()
         for number in range(1, kills + 1):
-            made_at_least(at, 4 * number, process)
+            wait_for_samples(at, 4 * number, process)
             until("the ledger is there", kill_ledger)
         assert process.wait(RUN_S) == 0, (tmp_path / "log").read_text()
     judged(judged_scene("ledger of attempts killed", at, kills, start))
@@ -199,7 +197,7 @@ def test_a_store_that_is_killed_and_comes_back(tmp_path: Path, judged: Judge, mo
     store = S3Process(tmp_path / "s3")
     for name, value in store.server.environment.items():
         monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()  # those of another test's server
+    s3fs.S3FileSystem.clear_instance_cache()  # instances of another test's server
     try:
         store.start()
         store.server.filesystem().mkdir("night")
@@ -207,7 +205,7 @@ def test_a_store_that_is_killed_and_comes_back(tmp_path: Path, judged: Judge, mo
         start = time.monotonic()
         with (tmp_path / "log").open("wb") as log, at.started(log) as process:
             for number in range(1, kills + 1):
-                made_at_least(at, 6 * number, process)
+                wait_for_samples(at, 6 * number, process)
                 store.kill()
                 time.sleep(2)
                 store.start()
@@ -224,11 +222,11 @@ def test_a_disk_that_is_full(tmp_path: Path, judged: Judge, what: str) -> None:
     disk.mkdir()
     with ExitStack() as stack:
         size = 96
-        # for temporary files: room to see that one can write there, and not for a folder with a video
+        # two inodes: enough to find the disk writable, too few for a folder with a video in it
         limit = f"size={size}k" if what == "output" else "nr_inodes=2"
         mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", limit, "tmpfs", str(disk)], check=False)
         if mounted.returncode:
-            pytest.skip("a disk of a chosen size can be mounted by root alone")
+            pytest.skip("only root can mount a disk of a chosen size")
         stack.callback(subprocess.run, ["umount", "-l", str(disk)], check=True)
         if what == "output":
             at = scene(tmp_path, scaled(20, 60), str(disk / "out"))
@@ -252,34 +250,36 @@ def test_a_store_that_is_slower_than_the_workers(
     with flaky_proxy(s3_server.endpoint, delay_s=0.1, seed=SEED) as proxy:
         at = scene(tmp_path, scaled(12, 100), f"{bucket}/out", AWS_ENDPOINT_URL=proxy.address)
         start = time.monotonic()
-        most = 0
+        most_waiting = 0
         with (tmp_path / "log").open("wb") as log, at.started(log) as process:
-            there = Storage(at.output)
+            storage = Storage(at.output)
             while process.poll() is None:
-                most = max(most, len(read_journal(at.journal, "generated")) - len(there.keys("videos")))
+                most_waiting = max(
+                    most_waiting, len(read_journal(at.journal, "generated")) - len(storage.keys("videos"))
+                )
                 time.sleep(0.5)
         assert process.returncode == 0, (tmp_path / "log").read_text()
-    assert most <= WORKERS * ROOM_PER_WORKER, "videos wait in memory for the store"
-    judged(judged_scene(f"S3 slow: {proxy.calls} calls, {most} videos waited at most", at, 0, start))
+    assert most_waiting <= WORKERS * IN_FLIGHT_PER_WORKER, "too many videos wait in memory for the store"
+    judged(judged_scene(f"S3 slow: {proxy.calls} calls, {most_waiting} videos waited at most", at, 0, start))
 
 
 def test_nodes_killed(tmp_path: Path, judged: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     kills = scaled(1, 4)
     at = scene(tmp_path, scaled(16, 150), **{SECONDS: "0.5"})
-    # the flow's own CPUs are on the head, which lives; each further node holds one worker
+    # the head, which is not killed, has the CPUs of the other stages; each further node holds one worker
     with cluster_for(at, monkeypatch, cpus=2) as cluster:
         nodes = [cluster.add_node(num_cpus=1) for _ in range(WORKERS)]
         start = time.monotonic()
         with (tmp_path / "log").open("wb") as log, at.started(log, "--address", cluster.address) as process:
             for number in range(1, kills + 1):
-                made_at_least(at, 5 * number, process)
+                wait_for_samples(at, 5 * number, process)
                 cluster.remove_node(nodes.pop(0), allow_graceful=False)
                 nodes.append(cluster.add_node(num_cpus=1))
             assert process.wait(RUN_S) == 0, (tmp_path / "log").read_text()
         judged(judged_scene("node killed", at, kills, start))
 
 
-@pytest.mark.skipif(not IS_WHOLE, reason="the shortened form has few of each kind")
-def test_there_were_faults_enough(outcomes: Sequence[Outcome]) -> None:
-    """The last test of this file: of what those before have put in."""
-    assert sum(each.faults for each in outcomes) >= FAULTS
+@pytest.mark.skipif(not IS_WHOLE, reason="the shortened form has fewer")
+def test_there_were_enough_faults(outcomes: Sequence[Outcome]) -> None:
+    """Must be the last test of this file: it counts the faults of those before."""
+    assert sum(outcome.faults for outcome in outcomes) >= FAULTS

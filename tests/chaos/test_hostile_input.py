@@ -1,4 +1,4 @@
-"""Hostile and broken rows in one untrusted manifest: each gets its code, and the good ones among them their video."""
+"""Hostile and broken rows in one untrusted manifest: each fails with its code, and good rows get their video."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROOTS = (f"https://user:{SECRET}@host/p", "https://host/pictures", "/data/pictur
 
 
 def png(*chunks: tuple[bytes, bytes], width: int = 64, height: int = 64) -> bytes:
-    """A grey PNG with these chunks before its pixels."""
+    """A grey PNG with extra chunks before its pixels."""
     header = (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     pixels = (b"IDAT", zlib.compress(b"\0" * (width + 1) * height))
     parts = [b"\x89PNG\r\n\x1a\n"]
@@ -42,7 +42,7 @@ def flipped(data: bytes, at: int) -> bytes:
 
 
 def huge_jpeg() -> bytes:
-    """A JPEG that says of itself that it is 65 500 pixels wide and high."""
+    """A JPEG whose header claims 65 500 x 65 500 pixels."""
     sink = io.BytesIO()
     picture().save(sink, "JPEG")
     data = sink.getvalue()
@@ -51,7 +51,7 @@ def huge_jpeg() -> bytes:
 
 
 FILES: Mapping[str, tuple[str, Callable[[Path], object]]] = {
-    **{name: each for name, each in BAD_IMAGES.items() if name != "unreachable.png"},
+    **{name: image for name, image in BAD_IMAGES.items() if name != "unreachable.png"},
     "pipe.png": ("image_missing", os.mkfifo),
     "link-to-passwd.png": ("image_missing", lambda path: path.symlink_to("/etc/passwd")),
     "link-to-zeros.png": ("image_missing", lambda path: path.symlink_to("/dev/zero")),
@@ -113,7 +113,7 @@ ODD: Mapping[str, Mapping[str, Any]] = {
     "path-of-ten-thousand": {"trajectories": [[[24.0 + n / 1000, 24.0] for n in range(10_000)]]},
     "scale-enormous": {"scales": [[1.0, 1e6]]},
 }
-"""Strange, and to be made all the same."""
+"""Rows that are unusual but valid."""
 
 
 def test_a_table_of_hostile_rows(tmp_path: Path) -> None:
@@ -134,24 +134,24 @@ def test_a_table_of_hostile_rows(tmp_path: Path) -> None:
     manifest, output = write_rows(tmp_path / "m.parquet", rows), tmp_path / "out"
     words = ("run", manifest, "--output", output, *SETTINGS, "--sample-timeout", str(TIMEOUT_S), "--untrusted")
     words += tuple(word for root in ROOTS for word in ("--root", root))
-    done = subprocess.run(
+    process = subprocess.run(
         command(*words, module=STAND_IN),
         capture_output=True,
         text=True,
         timeout=RUN_S,
         check=False,
     )
-    assert done.returncode == 1, done.stderr
-    found = records(output)
+    assert process.returncode == 1, process.stderr
+    written = records(output)
     print(f"\n{len(codes)} kinds of hostile or broken input")
     for name in codes:
-        print(f"{name:26} {found[name]['error_code']!s:20} {str(found[name]['message']).splitlines()[0][:110]}")
-    assert {name: found[name]["error_code"] for name in codes} == codes
+        print(f"{name:26} {written[name]['error_code']!s:20} {str(written[name]['message']).splitlines()[0][:110]}")
+    assert {name: written[name]["error_code"] for name in codes} == codes
     assert len(codes) >= 30
-    assert {name for name, record in found.items() if record["status"] == "committed"} == {*GOOD, *ODD}
-    told = done.stdout + done.stderr + "".join(str(record["message"]) for record in found.values())
-    told += "".join(file.read_text() for file in (output / "logs").rglob("*.jsonl"))
-    told += (output / "run.json").read_text()
-    assert SECRET not in told
-    assert not re.search(r"root:.?:0:0", told), "what a row must not read is not told either"
-    assert "Traceback" not in told
+    assert {name for name, record in written.items() if record["status"] == "committed"} == {*GOOD, *ODD}
+    text = process.stdout + process.stderr + "".join(str(record["message"]) for record in written.values())
+    text += "".join(file.read_text() for file in (output / "logs").rglob("*.jsonl"))
+    text += (output / "run.json").read_text()
+    assert SECRET not in text
+    assert not re.search(r"root:.?:0:0", text), "a file that a row must not read appears nowhere"
+    assert "Traceback" not in text

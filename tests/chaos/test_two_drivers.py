@@ -1,4 +1,4 @@
-"""Two people start the same job at the same time: one runs it, the other is told who does."""
+"""Two drivers start on one output at the same time: one runs, the other says who has the output and stops."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def test_one_of_two_drivers_runs(tmp_path: Path, store: str, request: pytest.Fix
             )
             for _ in range(2)
         ]
-        told = [driver.communicate(timeout=RUN_S)[1] for driver in drivers]
-        assert sorted(driver.returncode for driver in drivers) == [0, 2], told
+        errors = [driver.communicate(timeout=RUN_S)[1] for driver in drivers]
+        assert sorted(driver.returncode for driver in drivers) == [0, 2], errors
         loser = drivers[1].returncode == 2
-        assert "is in use by another run: " in told[loser]
+        assert "is in use by another run: " in errors[loser]
         ran[int(not loser)] += 1
-        made = read_journal(at.journal, "generated")
-        assert sorted(made) == sorted(set(made)), "nothing is generated twice"
-        found = outcome("", at.manifest, at.output, at.journal, 0, 0.0)
-        assert (found.rows, found.lost, found.doubled, found.quarantined, found.orphans) == (ROWS, 0, 0, 0, 0)
+        generated = read_journal(at.journal, "generated")
+        assert sorted(generated) == sorted(set(generated)), "no sample is generated twice"
+        result = outcome("", at.manifest, at.output, at.journal, 0, 0.0)
+        assert (result.rows, result.lost, result.doubled, result.quarantined, result.orphans) == (ROWS, 0, 0, 0, 0)
     print(f"two drivers on {store}: {dict(ran)}")

@@ -1,11 +1,9 @@
-"""A real S3 server on this machine, and one finished run that several tests look at."""
+"""A real S3 server on this machine."""
 
 from __future__ import annotations
 
-import ctypes
 import json
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -19,20 +17,26 @@ import s3fs
 from tests.pipeline.runs import until
 
 S3_READY_S = 60.0
-PR_SET_PDEATHSIG = 1
 KEY, SECRET, REGION = "test-key", "test-secret", "us-east-1"
+WATCHDOG = """
+import subprocess, sys, threading
+process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+threading.Thread(target=lambda: (sys.stdin.read(), process.kill()), daemon=True).start()
+sys.exit(process.wait())
+"""
+"""Runs a command and kills it when standard input closes, so also when the tests are killed."""
 PORTS = tuple(f"{service}.port{kind}" for service in ("master", "volume", "filer", "s3") for kind in ("", ".grpc"))
 
 
 @dataclass(frozen=True)
 class S3Server:
-    """Where the server is and how to get in."""
+    """Address and credentials of the server."""
 
     endpoint: str
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What the AWS SDK reads."""
+        """The variables that the AWS SDK reads."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": KEY,
@@ -41,7 +45,7 @@ class S3Server:
         }
 
     def filesystem(self) -> s3fs.S3FileSystem:
-        """A file system of its own, without the environment and without a listings cache."""
+        """A new file system, which ignores the environment and caches no listings."""
         return s3fs.S3FileSystem(
             key=KEY,
             secret=SECRET,
@@ -52,22 +56,16 @@ class S3Server:
 
 
 def free_ports(names: tuple[str, ...]) -> dict[str, int]:
-    """A free port of 127.0.0.1 for every name; held open together, so that no two are the same."""
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in names]
-    ports = {name: each.getsockname()[1] for name, each in zip(names, held, strict=True)}
-    for each in held:
-        each.close()
+    """A free port of 127.0.0.1 for every name; all are held open at once, so no two are equal."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in names]
+    ports = {name: held.getsockname()[1] for name, held in zip(names, sockets, strict=True)}
+    for held in sockets:
+        held.close()
     return ports
 
 
-def _die_with_parent() -> None:
-    """Linux: have this process killed when the one that started it ends, however it ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 class S3Process:
-    """SeaweedFS with an access key, which can be killed and started again where it was."""
+    """SeaweedFS with an access key; it can be killed and started again with the same data."""
 
     def __init__(self, folder: Path) -> None:
         identity = {
@@ -83,7 +81,7 @@ class S3Process:
         words = [weed, "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]
         words += [f"-{name}={port}" for name, port in ports.items()]
         words += [f"-s3.config={folder / 's3.json'}", "-master.telemetry=false", "-s3.iam=false"]
-        words += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # which have fixed ports
+        words += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # these two would listen on fixed ports
         words += ["-volume.max=500", "-master.volumeSizeLimitMB=64"]  # every bucket takes several volumes
         self.folder = folder
         self.words = words
@@ -91,14 +89,14 @@ class S3Process:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start the server, and wait until it answers."""
         with (self.folder / "log").open("ab") as log:
             process = subprocess.Popen(
-                self.words,
+                [sys.executable, "-c", WATCHDOG, *self.words],
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 the child only makes one system call
             )
         self.process = process
 
@@ -108,17 +106,16 @@ class S3Process:
                 filesystem = self.server.filesystem()
                 filesystem.makedirs("ready-check", exist_ok=True)
                 filesystem.pipe_file("ready-check/one", b"1")
-            except Exception:  # whatever a server that is not up yet makes of a request
+            except Exception:  # a server that is starting answers in many ways
                 return False
             return True
 
         until("the S3 server answers", ready, S3_READY_S)
 
     def kill(self) -> None:
-        """SIGKILL: on SIGTERM it takes half a minute."""
+        """Kill the server by SIGKILL; after SIGTERM it takes half a minute."""
         if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+            self.process.communicate()  # closes the watchdog's input
 
 
 @pytest.fixture(scope="session")
@@ -134,7 +131,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 @pytest.fixture
 def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    """`s3://NAME` of a new bucket, with the environment that leads to it."""
+    """`s3://NAME` of a new bucket, with the environment set to reach it."""
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()

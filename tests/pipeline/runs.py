@@ -27,26 +27,26 @@ TINY = (
     *("--model", "embedded", "--height", str(SIDE), "--width", str(SIDE)),
     *("--frames", str(FRAMES), "--steps", "3", "--preset", "fast"),
 )
-"""Settings of a run of which a sample takes about a second."""
+"""Settings of a run whose samples take about a second each."""
 RUN_TIMEOUT_S = 150.0
 BOX = [8.0, 8.0, 40.0, 40.0]
 PATH = [[24.0, 24.0], [40.0, 24.0]]
 
 
 def picture(kind: int = 0, side: int = SIDE) -> Image.Image:
-    """A picture with something to track in it; every kind is another one."""
+    """A picture with texture to track; each `kind` is different."""
     coarse = np.random.default_rng(kind).integers(0, 256, (8, 8, 3), np.uint8)
     return Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
 
 
 def row(sample_id: str, **changes: Any) -> dict[str, Any]:
-    """A good row with one box that moves to the right, with changes."""
+    """A valid row with one box that moves to the right; `changes` replace its values."""
     values = {"sample_id": sample_id, "image": f"{sample_id}.png", "boxes": [BOX], "trajectories": [PATH]}
     return {**values, "scales": None, "seed": None, **changes}
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]], **columns: pa.Array) -> Path:
-    """A Parquet manifest of these rows, with further columns."""
+    """Write a Parquet manifest of these rows, with more columns."""
     table = pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
     for name, values in columns.items():
         table = table.append_column(name, values)
@@ -56,7 +56,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]], **columns: pa.Array) -> P
 
 
 def write_good(folder: Path, count: int, name: str = "m.parquet") -> Path:
-    """A manifest of good rows s00, s01, ... with an image each."""
+    """Write a manifest of valid rows s00, s01, ... with an image each."""
     ids = [f"s{number:02d}" for number in range(count)]
     folder.mkdir(parents=True, exist_ok=True)
     for number, sample_id in enumerate(ids):
@@ -66,7 +66,7 @@ def write_good(folder: Path, count: int, name: str = "m.parquet") -> Path:
 
 CLI = "pipeline.cli.main"
 STAND_IN = "tests.stand_in"
-"""The same with a generator that costs nothing, for tests that look at all else."""
+"""The same command with a generator that takes no time, for tests of everything else."""
 
 
 def command(*words: str | Path, module: str = CLI) -> list[str]:
@@ -75,7 +75,7 @@ def command(*words: str | Path, module: str = CLI) -> list[str]:
 
 
 def cli(*words: str | Path, module: str = CLI, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `sgi2v-batch WORDS` to its end."""
+    """Run `sgi2v-batch WORDS` until it ends."""
     return subprocess.run(
         command(*words, module=module),
         env={**os.environ, **environment},
@@ -95,7 +95,7 @@ def run_tiny(
 
 
 def until(what: str, holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    """Poll until something holds; fails the test where it does not in time."""
+    """Poll until `holds` returns true; fail the test if it does not in time. what: for the message."""
     deadline = time.monotonic() + timeout_s
     while not holds():
         assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
@@ -104,7 +104,7 @@ def until(what: str, holds: Callable[[], bool], timeout_s: float = 60.0) -> None
 
 @dataclass
 class Driver:
-    """A run that goes on, in a session of its own, and all processes it has been seen to start."""
+    """A run in the background, in its own session, and the processes below it that `look` has seen."""
 
     process: subprocess.Popen[bytes]
     seen: set[psutil.Process] = field(default_factory=set)
@@ -115,7 +115,7 @@ class Driver:
             self.seen.update(psutil.Process(self.process.pid).children(recursive=True))
 
     def alive(self) -> list[str]:
-        """Names of the noted processes that still run."""
+        """Command lines of the noted processes that still run."""
         names = []
         for process in self.seen:
             with suppress(psutil.NoSuchProcess):
@@ -126,7 +126,7 @@ class Driver:
 
 @contextmanager
 def started(*words: str | Path, module: str = CLI, **options: Any) -> Iterator[Driver]:
-    """`sgi2v-batch WORDS`, left running; what is left of it and of its children at the end is killed."""
+    """`sgi2v-batch WORDS` in the background; at the end it and its children are killed."""
     driver = Driver(subprocess.Popen(command(*words, module=module), start_new_session=True, **options))
     try:
         yield driver
@@ -140,9 +140,9 @@ def started(*words: str | Path, module: str = CLI, **options: Any) -> Iterator[D
 
 
 def records(output: Path) -> dict[str, Mapping[str, Any]]:
-    """Every loose record of a local output, by the sample id that its key names; the last attempt's of a sample."""
-    found = [(path.stem, json.loads(path.read_bytes())) for path in sorted((output / "records").rglob("[!.]*.json"))]
-    return dict(sorted(found, key=lambda each: each[1]["attempts"]))
+    """Loose records of a local output by sample id; the last attempt's if a sample has several."""
+    read = [(path.stem, json.loads(path.read_bytes())) for path in sorted((output / "records").rglob("[!.]*.json"))]
+    return dict(sorted(read, key=lambda item: item[1]["attempts"]))
 
 
 def table(output: Path, name: str = "metadata.parquet") -> pa.Table:

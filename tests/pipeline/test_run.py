@@ -1,4 +1,4 @@
-"""The main job through the command line, to its end: on this machine's disk and on a real S3 server."""
+"""Runs through the command line, until they end: on this machine's disk and on a real S3 server."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CAPTIONS = [f"caption {number}" for number in range(ROWS)]
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that has ended well, with two workers."""
+    """A run with two workers that has succeeded."""
 
     manifest: Path
     output: Path
@@ -59,7 +59,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 def frames_of(output: Path) -> Mapping[str, str]:
-    """Digest of the generated frames, by sample."""
+    """Digests of the generated frames, by sample."""
     return {name: record["frames_sha256"] for name, record in records(output).items()}
 
 
@@ -80,12 +80,12 @@ def test_a_good_manifest_gives_a_video_and_a_record_for_each_row(finished: Finis
     assert table(output, "failures.parquet").num_rows == 0
 
 
-def test_without_a_terminal_there_are_plain_lines_and_no_word_of_rays(finished: Finished) -> None:
+def test_without_a_terminal_the_output_is_plain_lines_without_rays_messages(finished: Finished) -> None:
     lines = finished.process.stderr.splitlines()
     assert lines[0] == f"{ROWS} rows: 0 done before, {ROWS} to do -> {finished.output}"
     assert lines[1] == "2 workers, no GPU, 1 CPU thread per worker; loading embedded"
     assert [line.split()[0] for line in lines[2:]] == [f"[{number}/{ROWS}]" for number in range(1, ROWS + 1)]
-    assert "per min" not in "".join(lines[:4])  # each worker's first sample has waited for the model
+    assert "per min" not in "".join(lines[:4])  # the first sample of each worker includes the loading of the model
     assert re.search(r"\(\d+\.\d per min, \d.* left\)$", lines[4])
     summary = finished.process.stdout.splitlines()
     assert summary[0].startswith(f"{ROWS} made, 0 failed, 0 done before, of {ROWS} rows, in ")
@@ -95,7 +95,7 @@ def test_without_a_terminal_there_are_plain_lines_and_no_word_of_rays(finished: 
     assert f"  metrics    {finished.output}/metadata.parquet" in summary
 
 
-def test_a_finished_run_does_nothing_again_and_is_well(finished: Finished) -> None:
+def test_a_finished_run_does_nothing_when_repeated(finished: Finished) -> None:
     before = {path: path.stat().st_mtime_ns for path in (finished.output / "records").iterdir()}
     again = run_tiny(finished.manifest, finished.output, "--retry-failed")
     assert again.returncode == 0, again.stderr
@@ -107,44 +107,46 @@ def test_a_finished_run_does_nothing_again_and_is_well(finished: Finished) -> No
     assert status.stdout.startswith(f"{ROWS} made, 0 failed, 0 left, of {ROWS} rows\n")
 
 
-def test_a_dry_run_over_a_finished_run_says_so(finished: Finished) -> None:
-    done = run_tiny(finished.manifest, finished.output, "--dry-run")
-    assert done.returncode == 0, done.stderr
-    assert f"  done before {ROWS:>6}\n" in done.stdout
-    assert f"  to do       {0:>6}  -> {finished.output}\n" in done.stdout
-    memory = re.search(r"memory +(\S+)  GiB a worker at least; (\S+) in the medium tier, (\S+) in the low", done.stdout)
+def test_a_dry_run_on_a_finished_output_says_so(finished: Finished) -> None:
+    process = run_tiny(finished.manifest, finished.output, "--dry-run")
+    assert process.returncode == 0, process.stderr
+    assert f"  done before {ROWS:>6}\n" in process.stdout
+    assert f"  to do       {0:>6}  -> {finished.output}\n" in process.stdout
+    memory = re.search(
+        r"memory +(\S+)  GiB a worker at least; (\S+) in the medium tier, (\S+) in the low", process.stdout
+    )
     assert memory is not None
     high, medium, low = map(float, memory.groups())
     assert high >= medium >= low > 0
 
 
-def test_an_output_of_other_settings_is_refused_and_left_as_it_is(finished: Finished) -> None:
+def test_an_output_of_other_settings_is_refused_and_not_changed(finished: Finished) -> None:
     before = {path: path.read_bytes() for path in finished.output.rglob("*") if path.is_file()}
     for words, difference in {
         ("--steps", "4"): "sampler.steps: 3 there, 4 here",
         ("--seed", "1"): "seed: 817 there, 1 here",
         ("--unguided",): "guidance: {",
     }.items():
-        done = run_tiny(finished.manifest, finished.output, *words)
-        assert done.returncode == 2
-        assert done.stderr.startswith(f"error: {finished.output} belongs to a run with other settings")
-        assert f"\n  {difference}" in done.stderr
+        process = run_tiny(finished.manifest, finished.output, *words)
+        assert process.returncode == 2
+        assert process.stderr.startswith(f"error: {finished.output} belongs to a run with other settings")
+        assert f"\n  {difference}" in process.stderr
     assert {path: path.read_bytes() for path in finished.output.rglob("*") if path.is_file()} == before
 
 
-def test_a_row_that_changed_after_it_was_made_is_refused(finished: Finished) -> None:
+def test_a_row_that_changed_since_it_was_made_is_refused(finished: Finished) -> None:
     changed = pq.read_table(finished.manifest).to_pylist()
     changed[1]["boxes"] = [[0.0, 0.0, 8.0, 8.0]]
-    done = run_tiny(write_rows(finished.manifest.with_name("changed.parquet"), changed), finished.output)
-    assert done.returncode == 2
-    assert "1 finished row changed in the manifest: s01." in done.stderr
+    process = run_tiny(write_rows(finished.manifest.with_name("changed.parquet"), changed), finished.output)
+    assert process.returncode == 2
+    assert "1 rows have changed since their samples were made: s01." in process.stderr
 
 
-def test_frames_do_not_depend_on_workers_order_or_company(finished: Finished, tmp_path: Path) -> None:
+def test_frames_do_not_depend_on_workers_order_or_other_rows(finished: Finished, tmp_path: Path) -> None:
     rows = pq.read_table(finished.manifest).to_pylist()
     without_one = write_rows(finished.manifest.with_name("reversed.parquet"), rows[:0:-1])
-    done = run_tiny(without_one, tmp_path / "out", "--workers", "1")
-    assert done.returncode == 0, done.stderr
+    process = run_tiny(without_one, tmp_path / "out", "--workers", "1")
+    assert process.returncode == 0, process.stderr
     expected = frames_of(finished.output)
     del expected[rows[0]["sample_id"]]
     assert frames_of(tmp_path / "out") == expected
@@ -163,9 +165,9 @@ def test_from_s3_onto_s3(bucket: str, s3_server: S3Server, tmp_path: Path) -> No
     ]
     store.pipe_file(f"{bucket}/in/m.parquet", write_rows(tmp_path / "m.parquet", rows).read_bytes())
     output = f"{bucket}/out"
-    done = run_tiny(f"{bucket}/in/m.parquet", output, module=STAND_IN, **s3_server.environment)
-    assert done.returncode == 1, done.stderr
-    assert "missing FAILED image_missing" in done.stderr
+    process = run_tiny(f"{bucket}/in/m.parquet", output, module=STAND_IN, **s3_server.environment)
+    assert process.returncode == 1, process.stderr
+    assert "missing FAILED image_missing" in process.stderr
 
     address = s3_server.endpoint.removeprefix("http://")
     arrow = S3FileSystem(access_key=KEY, secret_key=SECRET, region=REGION, scheme="http", endpoint_override=address)
@@ -184,7 +186,7 @@ def test_from_s3_onto_s3(bucket: str, s3_server: S3Server, tmp_path: Path) -> No
     assert len(store.find(f"{root}/videos")) == 2
 
 
-def test_a_sheet_shows_what_was_asked_and_what_was_made(finished: Finished, tmp_path: Path) -> None:
+def test_a_sheet_is_drawn_of_one_or_two_outputs(finished: Finished, tmp_path: Path) -> None:
     one, two = tmp_path / "one.png", tmp_path / "new folder" / "two.png"
     drawn = cli("sheet", finished.manifest, finished.output, "-o", one, "--frames", "3", "--limit", "2")
     assert (drawn.returncode, drawn.stdout) == (0, f"wrote {one}\n"), drawn.stderr
@@ -195,7 +197,7 @@ def test_a_sheet_shows_what_was_asked_and_what_was_made(finished: Finished, tmp_
     assert np.asarray(Image.open(one)).std() > 20
 
 
-def test_a_sheet_of_no_run_or_into_no_place_is_refused(finished: Finished, tmp_path: Path) -> None:
+def test_a_sheet_without_a_run_or_a_writable_place_is_refused(finished: Finished, tmp_path: Path) -> None:
     nothing = cli("sheet", finished.manifest, tmp_path / "nothing", "-o", tmp_path / "sheet.png")
     assert nothing.returncode == 2
     assert "there is no run at" in nothing.stderr

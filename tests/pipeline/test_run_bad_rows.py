@@ -1,4 +1,4 @@
-"""Every bad row fails with a code of its own, every odd one works, and nothing else is touched by them."""
+"""Every bad row fails with its own code, every odd one works, and no other row is affected."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ODD_IMAGES: Mapping[str, Callable[[Path], None]] = {
     "alpha.png": lambda path: _with_alpha(picture(14)).save(path),
     "exif-rotated.jpg": lambda path: _turned(picture(15)).save(path, exif=_exif(6)),
 }
-"""Images that are not what one expects, and work."""
+"""Images that are unusual but valid."""
 
 BAD_IMAGES: Mapping[str, tuple[str, Callable[[Path], object]]] = {
     "missing.png": ("image_missing", lambda path: None),
@@ -67,7 +67,7 @@ def _with_alpha(image: Image.Image) -> Image.Image:
 
 
 def _turned(image: Image.Image) -> Image.Image:
-    """Twice as wide as high once its EXIF turns it upright."""
+    """Twice as wide as high, once its EXIF orientation is applied."""
     return image.resize((SIDE, 2 * SIDE)).transpose(Image.Transpose.ROTATE_90).resize((SIDE, 2 * SIDE))
 
 
@@ -84,7 +84,7 @@ def _truncated_jpeg() -> bytes:
 
 
 def write_table_of_bad_rows(folder: Path) -> tuple[Path, dict[str, str]]:
-    """The manifest, and the code that each bad row of it must get."""
+    """A manifest, and the error code of each of its bad rows."""
     rows, codes = [], {}
     picture().save(folder / "good.png")
     for sample_id in GOOD:
@@ -107,22 +107,22 @@ def write_table_of_bad_rows(folder: Path) -> tuple[Path, dict[str, str]]:
     return write_rows(folder / "m.parquet", rows), codes
 
 
-def test_every_bad_row_has_its_code_and_every_other_its_video(tmp_path: Path) -> None:
+def test_every_bad_row_has_its_code_and_every_other_row_its_video(tmp_path: Path) -> None:
     manifest, codes = write_table_of_bad_rows(tmp_path)
     output = tmp_path / "out"
-    done = run_tiny(manifest, output, "--workers", "1")
-    assert done.returncode == 1, done.stderr
-    assert "Traceback" not in done.stderr + done.stdout
+    process = run_tiny(manifest, output, "--workers", "1")
+    assert process.returncode == 1, process.stderr
+    assert "Traceback" not in process.stderr + process.stdout
 
-    found = records(output)
+    written = records(output)
     works = {*GOOD, *ODD_IMAGES, *ODD_ROWS}
-    assert {name: record["error_code"] for name, record in found.items() if record["status"] == "failed"} == codes
-    assert {name for name, record in found.items() if record["status"] == "committed"} == works
+    assert {name: record["error_code"] for name, record in written.items() if record["status"] == "failed"} == codes
+    assert {name for name, record in written.items() if record["status"] == "committed"} == works
     assert set(table(output)["sample_id"].to_pylist()) == works
-    assert found["no-boxes"]["guided"] is False
-    assert found["no-boxes"]["null_reason"] == "no_boxes"
-    assert found["good-1"]["guided"] is True
-    assert len({found[name]["frames_sha256"] for name in GOOD}) == len(GOOD), "every sample has a seed of its own"
+    assert written["no-boxes"]["guided"] is False
+    assert written["no-boxes"]["null_reason"] == "no_boxes"
+    assert written["good-1"]["guided"] is True
+    assert len({written[name]["frames_sha256"] for name in GOOD}) == len(GOOD), "every sample has its own seed"
 
     failures = {line["sample_id"]: line for line in table(output, "failures.parquet").to_pylist()}
     assert {name: line["error_code"] for name, line in failures.items()} == codes
@@ -130,17 +130,17 @@ def test_every_bad_row_has_its_code_and_every_other_its_video(tmp_path: Path) ->
         assert line["attempts"] == 1
         assert len(line["message"]) > 20, name
         assert "Traceback" not in line["message"], name
-        assert f"{name} FAILED {codes[name]}: " in done.stderr
+        assert f"{name} FAILED {codes[name]}: " in process.stderr
     for code in set(codes.values()):
-        assert f"  failed     {list(codes.values()).count(code):>6}  {code}" in done.stdout.splitlines()
+        assert f"  failed     {list(codes.values()).count(code):>6}  {code}" in process.stdout.splitlines()
 
-    # the cause of one is gone: it is made now, the others fail once more
+    # one image is there now: its row is made, the others fail again
     picture().save(tmp_path / "missing.png")
     again = run_tiny(manifest, output, "--retry-failed", "--workers", "1", module=STAND_IN)
     assert again.returncode == 1, again.stderr
-    assert f"{len(found)} rows: {len(works)} done before, {len(codes)} to do" in again.stderr
-    found = records(output)
-    assert (found["missing.png"]["status"], found["missing.png"]["attempts"]) == ("committed", 2)
+    assert f"{len(written)} rows: {len(works)} done before, {len(codes)} to do" in again.stderr
+    written = records(output)
+    assert (written["missing.png"]["status"], written["missing.png"]["attempts"]) == ("committed", 2)
     failures = {line["sample_id"]: line for line in table(output, "failures.parquet").to_pylist()}
     assert set(failures) == set(codes) - {"missing.png"}
     assert {line["attempts"] for line in failures.values()} == {2}
@@ -148,15 +148,15 @@ def test_every_bad_row_has_its_code_and_every_other_its_video(tmp_path: Path) ->
 
     status = cli("status", output)
     assert status.returncode == 0
-    assert status.stdout.startswith(f"{len(works) + 1} made, {len(codes) - 1} failed, 0 left, of {len(found)} rows\n")
+    assert status.stdout.startswith(f"{len(works) + 1} made, {len(codes) - 1} failed, 0 left, of {len(written)} rows\n")
 
 
-def test_a_dry_run_tells_of_the_same_rows_and_makes_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_lists_the_same_rows_and_makes_nothing(tmp_path: Path) -> None:
     manifest, codes = write_table_of_bad_rows(tmp_path)
-    done = run_tiny(manifest, tmp_path / "out", "--dry-run")
-    assert done.returncode == 2, done.stderr
+    process = run_tiny(manifest, tmp_path / "out", "--dry-run")
+    assert process.returncode == 2, process.stderr
     assert not (tmp_path / "out").exists()
     for name in set(codes) - {"unreachable.png"}:
-        assert f"({name})" in done.stdout
-    assert not [name for name in (*GOOD, *ODD_IMAGES, *ODD_ROWS) if f"({name})" in done.stdout]
+        assert f"({name})" in process.stdout
+    assert not [name for name in (*GOOD, *ODD_IMAGES, *ODD_ROWS) if f"({name})" in process.stdout]
     assert pq.read_table(manifest).num_rows == sum(map(len, (GOOD, ODD_IMAGES, ODD_ROWS, codes)))

@@ -1,4 +1,4 @@
-"""Runs that are killed, and one that is stopped by Ctrl-C on a terminal: nothing is lost, nothing is done twice."""
+"""Runs that are killed or stopped by Ctrl-C: no sample is lost, and none is made twice."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROWS = 9
 GONE_WITHIN_S = 30.0
 STOPPED_WITHIN_S = 20.0
 LINGERING = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
-"""Helpers of Ray's that notice only after a minute that their node is gone; they hold no model."""
+"""Processes of Ray that take a minute to notice that their node is gone; they hold no model."""
 
 
 def number_of_records(output: Path) -> int:
@@ -31,24 +31,24 @@ def number_of_records(output: Path) -> int:
 
 
 def check_whole(output: Path, rows: int) -> None:
-    """Every sample committed once, and its video the one that its record names."""
-    found = records(output)
-    assert len(found) == rows
-    assert {record["status"] for record in found.values()} == {"committed"}
-    assert {record["attempts"] for record in found.values()} == {1}
-    files = [record["file_name"] for record in found.values()]
+    """Check that every sample is committed once, and that its record names its video."""
+    written = records(output)
+    assert len(written) == rows
+    assert {record["status"] for record in written.values()} == {"committed"}
+    assert {record["attempts"] for record in written.values()} == {1}
+    files = [record["file_name"] for record in written.values()]
     assert len(set(files)) == rows
     assert all(
-        (output / name).stat().st_size == found[key]["video_bytes"] for key, name in zip(found, files, strict=True)
+        (output / name).stat().st_size == written[key]["video_bytes"] for key, name in zip(written, files, strict=True)
     )
     assert sorted(table(output)["file_name"].to_pylist()) == sorted(files)
     assert table(output, "failures.parquet").num_rows == 0
     storage = Storage(str(output))
     listed = [*storage.keys("records"), *storage.keys("videos")]
-    assert not [key for key in listed if key.endswith(".partial")], "a killed writer's file is no result"
+    assert not [key for key in listed if key.endswith(".partial")], "files of a killed writer are not listed"
 
 
-def test_a_killed_driver_is_gone_on_with(tmp_path: Path) -> None:
+def test_a_run_continues_after_a_killed_driver(tmp_path: Path) -> None:
     rows = 6
     manifest, output = write_good(tmp_path, rows), tmp_path / "out"
     words = ("run", manifest, "--output", output, *TINY, "--workers", "1")
@@ -69,15 +69,15 @@ def test_a_killed_driver_is_gone_on_with(tmp_path: Path) -> None:
         )
     assert number_of_records(output) < rows
     before = records(output)
-    done = run_tiny(manifest, output, module=STAND_IN)
-    assert done.returncode == 0, done.stderr
-    assert f"{rows} rows: {len(before)} done before, {rows - len(before)} to do" in done.stderr
+    process = run_tiny(manifest, output, module=STAND_IN)
+    assert process.returncode == 0, process.stderr
+    assert f"{rows} rows: {len(before)} done before, {rows - len(before)} to do" in process.stderr
     check_whole(output, rows)
     after = records(output)
-    assert {name: after[name] for name in before} == before, "what was committed is not made again"
+    assert {name: after[name] for name in before} == before, "committed samples are not made again"
 
 
-def test_a_store_that_fails_half_way_ends_the_run_with_its_message(tmp_path: Path) -> None:
+def test_a_store_that_fails_during_a_run_ends_it_with_a_message(tmp_path: Path) -> None:
     manifest, output = write_good(tmp_path, ROWS), tmp_path / "out"
     words = ("run", manifest, "--output", output, *TINY, "--workers", "1")
     options = {"module": STAND_IN, "env": {**os.environ, SECONDS: "0.5"}}
@@ -95,7 +95,7 @@ def test_a_store_that_fails_half_way_ends_the_run_with_its_message(tmp_path: Pat
 
 
 class Terminal:
-    """A pseudo-terminal, and all that was written on it."""
+    """A pseudo-terminal, and everything that was written to it."""
 
     def __init__(self) -> None:
         self.here, self.there = pty.openpty()
@@ -107,49 +107,50 @@ class Terminal:
         while True:
             try:
                 data = os.read(self.here, 4096)
-            except OSError:  # the other end is closed
+            except OSError:  # the process's end is closed
                 return
             self.text += data.decode(errors="replace")
 
     @property
     def plain(self) -> str:
-        """The text without what moves the cursor or colours."""
+        """The text without control sequences."""
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.text)
 
 
-def test_ctrl_c_on_a_terminal_stops_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
+def test_ctrl_c_on_a_terminal_stops_cleanly_and_says_how_to_continue(tmp_path: Path) -> None:
     manifest, output = write_good(tmp_path, ROWS), tmp_path / "out"
     terminal = Terminal()
     words = ("run", manifest, "--output", output, *TINY, "--workers", "1")
-    ends = {"stdin": terminal.there, "stdout": terminal.there, "stderr": terminal.there}
+    streams = {"stdin": terminal.there, "stdout": terminal.there, "stderr": terminal.there}
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "140"}
-    with started(*words, **ends, env=environment) as driver:
+    with started(*words, **streams, env=environment) as driver:
 
         def reached() -> bool:
             driver.look()
             assert driver.process.poll() is None, terminal.plain
             return f"3/{ROWS} done, 0 failed" in terminal.plain
 
-        until("the bar tells three samples", reached, 120)
+        until("the bar shows three samples", reached, 120)
         os.killpg(driver.process.pid, signal.SIGINT)  # what a terminal does
         until("the run has stopped", lambda: driver.process.poll() is not None, STOPPED_WITHIN_S)
     os.close(terminal.there)
-    made = number_of_records(output)
+    committed = number_of_records(output)
+    left = ROWS - committed
     text = terminal.plain
 
     assert driver.process.returncode == 130, text
-    assert f"Interrupted with {ROWS - made} rows left. Nothing is lost: the same command goes on from here." in text
-    assert table(output).num_rows == made
+    assert f"Interrupted with {left} rows left. Nothing is lost: the same command goes on from here." in text
+    assert table(output).num_rows == committed
     assert table(output, "failures.parquet").num_rows == 0
     assert "Traceback" not in text
     assert not re.search(r"\bray\b|raylet|INFO|WARNING|\(pid=", text, re.IGNORECASE), text
     assert re.search(rf"generating .*3/{ROWS} done, 0 failed .*\d\.\d per min, .* left", text), text[:3000]
 
-    done = run_tiny(manifest, output, module=STAND_IN)
-    assert done.returncode == 0, done.stderr
-    assert f"{ROWS} rows: {made} done before, {ROWS - made} to do" in done.stderr
+    process = run_tiny(manifest, output, module=STAND_IN)
+    assert process.returncode == 0, process.stderr
+    assert f"{ROWS} rows: {committed} done before, {left} to do" in process.stderr
     check_whole(output, ROWS)
-    for line in done.stderr.splitlines():
+    for line in process.stderr.splitlines():
         assert re.match(r"\d+ rows: |\d workers?, |\[\d+/\d+\] s\d\d done in ", line), line
 
 
@@ -163,8 +164,8 @@ def test_a_second_driver_is_refused_and_may_take_over(tmp_path: Path) -> None:
         assert refused.returncode == 2, refused.stderr
         assert f"is in use by another run: {socket.gethostname()}, process {driver.process.pid}" in refused.stderr
         assert number_of_records(output) < ROWS
-        took = run_tiny(manifest, output, "--take-over", module=STAND_IN)
-        assert took.returncode == 0, took.stderr
+        taken_over = run_tiny(manifest, output, "--take-over", module=STAND_IN)
+        assert taken_over.returncode == 0, taken_over.stderr
         assert driver.process.wait(STOPPED_WITHIN_S) == 2
     assert "has been taken over by another run" in (tmp_path / "log").read_text()
     check_whole(output, ROWS)

@@ -1,4 +1,4 @@
-"""What cannot be run at all is refused before any work, with a message of its own and its exit code."""
+"""Runs that cannot start are refused before any work, with a message and an exit code."""
 
 from __future__ import annotations
 
@@ -60,52 +60,53 @@ def test_a_manifest_that_cannot_be_run(kind: str, tmp_path: Path) -> None:
     make, message = MANIFESTS[kind]
     path = tmp_path / "m.parquet"
     make(path)
-    done = run_tiny(path, tmp_path / "out")
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith(f"error: {path} cannot be used:\n")
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "out").exists(), "nothing may be written for a manifest that cannot be run"
+    process = run_tiny(path, tmp_path / "out")
+    assert process.returncode == 2, process.stderr
+    assert process.stderr.startswith(f"error: {path} cannot be used:\n")
+    assert message in process.stderr
+    assert "Traceback" not in process.stderr
+    assert not (tmp_path / "out").exists(), "a refused run writes nothing"
 
 
-def _refused(done_model: str, manifest: Path) -> str:
-    done = run_tiny(manifest, manifest.parent / "out", "--model", done_model)
-    assert done.returncode == 2, done.stderr
+def _error_for_model(model: str, manifest: Path) -> str:
+    """Standard error of a run that is refused for its model."""
+    process = run_tiny(manifest, manifest.parent / "out", "--model", model)
+    assert process.returncode == 2, process.stderr
     assert not (manifest.parent / "out").exists()
-    return done.stderr
+    return process.stderr
 
 
-def test_a_model_that_is_not_one_is_refused_and_what_is_missing_named(manifest: Path) -> None:
+def test_a_place_without_a_model_is_refused(manifest: Path) -> None:
     folder = manifest.parent
-    assert "there is no model folder ./nothing" in _refused("./nothing", manifest)
-    assert f"{manifest} is a file: give the folder that holds" in _refused(str(manifest), manifest)
+    assert "there is no model folder ./nothing" in _error_for_model("./nothing", manifest)
+    assert f"{manifest} is a file: give the folder that holds" in _error_for_model(str(manifest), manifest)
     (folder / "other").mkdir()
-    told = _refused(str(folder / "other"), manifest)
-    assert "is not a complete checkpoint in diffusers layout: it lacks unet/config.json, vae/config.json" in told
+    error = _error_for_model(str(folder / "other"), manifest)
+    assert "is not a complete checkpoint in diffusers layout: it lacks unet/config.json, vae/config.json" in error
 
 
-def test_an_incomplete_or_pickled_model_is_refused_and_what_is_missing_named(manifest: Path) -> None:
+def test_an_incomplete_or_pickled_model_is_refused(manifest: Path) -> None:
     model = manifest.parent / "model"
     shutil.copytree(open_checkpoint(ModelConfig(source="embedded")).path, model)
     for weights in (model / "vae").glob("*.safetensors"):
         weights.unlink()
-    told = _refused(str(model), manifest)
-    assert "it lacks vae/diffusion_pytorch_model.safetensors\n" in told
+    error = _error_for_model(str(model), manifest)
+    assert "it lacks vae/diffusion_pytorch_model.safetensors\n" in error
     (model / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"a pickle")
-    told = _refused(str(model), manifest)
-    assert "only pickled weights are there, which are never read: convert them to safetensors" in told
+    error = _error_for_model(str(model), manifest)
+    assert "only pickled weights are there, which are never read: convert them to safetensors" in error
 
 
-def test_a_size_that_the_model_cannot_do_names_the_nearest_one(manifest: Path) -> None:
+def test_for_an_invalid_size_the_nearest_valid_one_is_named(manifest: Path) -> None:
     multiple = open_checkpoint(ModelConfig(source="embedded"), weights=False).size_multiple
-    done = run_tiny(manifest, manifest.parent / "out", "--height", "100", "--width", "70")
-    assert done.returncode == 2
+    process = run_tiny(manifest, manifest.parent / "out", "--height", "100", "--width", "70")
+    assert process.returncode == 2
     nearest = [round(side / multiple) * multiple for side in (100, 70)]
-    assert "embedded cannot make frames of 100 x 70 (height x width)" in done.stderr
-    assert f"the nearest valid size is {nearest[0]} x {nearest[1]}\n" in done.stderr
+    assert "embedded cannot make frames of 100 x 70 (height x width)" in process.stderr
+    assert f"the nearest valid size is {nearest[0]} x {nearest[1]}\n" in process.stderr
 
 
-def test_settings_that_are_unknown_are_named(manifest: Path) -> None:
+def test_unknown_settings_are_named(manifest: Path) -> None:
     settings = manifest.parent / "settings.toml"
     for text, message in {
         "[sampler]\nstep = 3\n": "unknown setting sampler.step: known are height, width, num_frames, steps",
@@ -114,40 +115,40 @@ def test_settings_that_are_unknown_are_named(manifest: Path) -> None:
         "[sampler\n": "cannot be read as TOML",
     }.items():
         settings.write_text(text)
-        done = run_tiny(manifest, manifest.parent / "out", "--config", settings)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert message in done.stderr
-    done = run_tiny(manifest, manifest.parent / "out", "--preset", "slow")
-    assert (done.returncode, done.stderr) == (2, "error: unknown preset 'slow': known are paper, fast\n")
+        process = run_tiny(manifest, manifest.parent / "out", "--config", settings)
+        assert (process.returncode, process.stdout) == (2, "")
+        assert message in process.stderr
+    process = run_tiny(manifest, manifest.parent / "out", "--preset", "slow")
+    assert (process.returncode, process.stderr) == (2, "error: unknown preset 'slow': known are paper, fast\n")
 
 
-def test_an_output_that_cannot_be_written_is_a_storage_failure(manifest: Path) -> None:
+def test_an_output_that_cannot_be_written_is_a_storage_error(manifest: Path) -> None:
     for output in (f"{manifest}/out", "/proc/out"):
-        done = run_tiny(manifest, output)
-        assert done.returncode == 3, done.stderr
-        assert re.match(rf"error: (reading|writing) {re.escape(output)}/\S+ failed: ", done.stderr), done.stderr
-        assert done.stderr.count("\n") == 1
+        process = run_tiny(manifest, output)
+        assert process.returncode == 3, process.stderr
+        assert re.match(rf"error: (reading|writing) {re.escape(output)}/\S+ failed: ", process.stderr), process.stderr
+        assert process.stderr.count("\n") == 1
 
 
-def test_a_cluster_that_does_not_answer_costs_no_failed_record(manifest: Path) -> None:
+def test_a_cluster_that_does_not_answer_leaves_failed_records_as_they_are(manifest: Path) -> None:
     output = manifest.parent / "out"
     storage = Storage(str(output))
     failed = SampleRecord("s00", "failed", 2, "row", "print", error_code="image_missing", message="gone")
     commit(storage, failed, None)
-    done = run_tiny(manifest, output, "--retry-failed", "--address", "127.0.0.1:1")
-    assert done.returncode == 2, done.stderr
-    assert "error: no Ray cluster answers at 127.0.0.1:1: " in done.stderr
+    process = run_tiny(manifest, output, "--retry-failed", "--address", "127.0.0.1:1")
+    assert process.returncode == 2, process.stderr
+    assert "error: no Ray cluster answers at 127.0.0.1:1: " in process.stderr
     assert Catalog(storage).get("s00") == failed
 
 
-def test_the_status_of_no_run_is_refused(tmp_path: Path) -> None:
-    done = cli("status", tmp_path / "none")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert f"there is no run at {tmp_path / 'none'}: it has no run.json" in done.stderr
+def test_a_status_without_a_run_is_refused(tmp_path: Path) -> None:
+    process = cli("status", tmp_path / "none")
+    assert (process.returncode, process.stdout) == (2, "")
+    assert f"there is no run at {tmp_path / 'none'}: it has no run.json" in process.stderr
 
 
-def test_limits_that_make_no_sense_are_usage_errors(manifest: Path) -> None:
+def test_numbers_that_are_too_small_are_usage_errors(manifest: Path) -> None:
     for words in (("--workers", "0"), ("--limit", "0"), ("--frames", "1"), ("--steps", "0"), ("--no-such-option",)):
-        done = cli("run", manifest, *TINY, *words)
-        assert done.returncode == 2, words
-        assert words[0] in done.stderr
+        process = cli("run", manifest, *TINY, *words)
+        assert process.returncode == 2, words
+        assert words[0] in process.stderr

@@ -1,4 +1,4 @@
-"""What travels between the stages: errors as codes and messages of a bounded size."""
+"""What travels between the stages: errors as codes, with messages of a limited size and without secrets."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ SECRET = "hunter2"
 STATE = InFlight("a", attempts=0, row_digest="", seed=1)
 
 
-def failure_of(error: Exception) -> InFlight:
-    """The state after an error that was raised."""
+def state_after(error: Exception) -> InFlight:
+    """The state of a row after an error that was raised."""
     try:
         raise error
     except Exception as raised:
-        return STATE.failed(raised)
+        return STATE.with_error(raised)
 
 
 @pytest.mark.parametrize(
@@ -29,16 +29,16 @@ def failure_of(error: Exception) -> InFlight:
         (MemoryError(), "out_of_memory"),
     ],
 )
-def test_an_error_is_a_code_and_a_message_that_is_not_too_long(error: Exception, code: str) -> None:
-    failed = failure_of(error)
-    assert failed.error_code == code
-    message = failed.message or ""
+def test_a_rows_error_is_a_code_and_a_short_message(error: Exception, code: str) -> None:
+    state = state_after(error)
+    assert state.error_code == code
+    message = state.message or ""
     assert 20 < len(message) < 10_000
     assert SECRET not in message
-    assert ("in failure_of" in message) == (code == "unknown"), "a bug is told with its place, whatever it says"
+    assert ("in state_after" in message) == (code == "unknown"), "only a bug comes with a traceback"
 
 
-def test_what_ends_a_run_is_told_as_shortly() -> None:
-    message = STATE.ends_run(StorageError(f"s3://key:{SECRET}@bucket {LONG}")).message or ""
+def test_the_message_of_an_error_that_ends_the_run_is_short_too() -> None:
+    message = STATE.with_run_error(StorageError(f"s3://key:{SECRET}@bucket {LONG}")).message or ""
     assert message.startswith("s3://***@bucket a long story")
     assert len(message) < 10_000

@@ -26,8 +26,8 @@ from pipeline.config import RunConfig, resolve
 from pipeline.flow.attempts import MAX_ATTEMPTS, Ledger
 from pipeline.flow.commit import Commit
 from pipeline.flow.generate import Generate
-from pipeline.flow.load import FETCHES, Load
-from pipeline.flow.row import FATAL, InFlight, state_of
+from pipeline.flow.load import IMAGE_ATTEMPTS, Load
+from pipeline.flow.row import RUN_ERRORS, InFlight, state_of
 from pipeline.output.records import SampleRecord
 from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import MemoryTier, ModelConfig
@@ -58,7 +58,7 @@ def test_a_row_goes_from_the_manifest_to_its_record(tmp_path: Path) -> None:
     assert outcome["fatal"] is None
 
 
-def test_a_failed_row_travels_through_every_stage_to_its_record(tmp_path: Path) -> None:
+def test_a_failed_row_passes_every_stage_to_its_record(tmp_path: Path) -> None:
     manifest = write_rows(tmp_path / "m.parquet", [row("a", image="none.png"), row("b", image="none.png", boxes=[])])
     config = config_of(manifest)
     outcomes = Commit(config, 1)(Generate(config, "cpu")(Load(config)(rows_of(manifest)))).to_pylist()
@@ -67,17 +67,17 @@ def test_a_failed_row_travels_through_every_stage_to_its_record(tmp_path: Path) 
     assert not (tmp_path / "out" / "videos").exists()
 
 
-def test_a_row_that_ends_its_loader_is_given_up_whatever_in_it_does_so(tmp_path: Path) -> None:
+def test_a_row_that_ends_its_loader_is_quarantined(tmp_path: Path) -> None:
     config = config_of(write_rows(tmp_path / "m.parquet", [row("a", boxes=[[0.0] * 4] * 100_000)]))
-    attempts = OnNode(Ledger(lambda: {"one"}, 1), "one")
+    ledger = OnNode(Ledger(lambda: {"one"}, 1), "one")
     for expected in (ErrorCode.TRAJECTORY_INVALID, ErrorCode.WORKER_DIED):
-        state = state_of(Load(config, attempts)(rows_of(Path(config.manifest))))
-        assert state.error_code == expected, "what the row holds is looked at within the attempt"
+        state = state_of(Load(config, ledger)(rows_of(Path(config.manifest))))
+        assert state.error_code == expected, "the row is parsed within the attempt"
         for _ in range(MAX_ATTEMPTS):
-            attempts.start("load", "a")
+            ledger.start("load", "a")
 
 
-def test_weights_that_do_not_load_end_the_run_and_make_no_record(tmp_path: Path) -> None:
+def test_weights_that_do_not_load_end_the_run_without_a_record(tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(open_checkpoint(ModelConfig(source="embedded")).path, model)
     weights = model / "unet" / "diffusion_pytorch_model.safetensors"
@@ -98,31 +98,31 @@ def test_a_store_that_refuses_ends_the_run(tmp_path: Path) -> None:
     assert f"writing {manifest}/out/videos/s00." in outcome["message"]
 
 
-class LedgerIsLost:
-    """Attempts that nobody counts any more."""
+class LostLedger:
+    """A ledger whose actor is lost for good."""
 
-    traces = None
+    crash_reports = None
 
-    def lost(self, *told: str) -> Any:
+    def fail(self, *arguments: str) -> Any:
         raise ClusterError("the ledger is lost")
 
-    start = finish = admit = leave = lost
+    start = finish = admit = release = fail
 
 
 @pytest.mark.parametrize("lost_in", ["load", "generate", "commit"])
-def test_a_lost_ledger_ends_the_run_and_no_row(tmp_path: Path, lost_in: str) -> None:
+def test_a_lost_ledger_ends_the_run_and_fails_no_row(tmp_path: Path, lost_in: str) -> None:
     manifest = write_good(tmp_path, 1)
     config = config_of(manifest)
-    lost = {lost_in: LedgerIsLost()}
+    lost = {lost_in: LostLedger()}
     loaded = Load(config, lost.get("load"))(rows_of(manifest))
     generated = StandIn(config, "cpu", lost.get("generate"))(loaded)
     (outcome,) = Commit(config, 1, lost.get("commit"))(generated).to_pylist()
     assert (outcome["record"], outcome["fatal"], outcome["message"]) == (None, "ClusterError", "the ledger is lost")
-    assert FATAL[outcome["fatal"]] is ClusterError
+    assert RUN_ERRORS[outcome["fatal"]] is ClusterError
     assert not (tmp_path / "out" / "records").exists()
 
 
-def test_a_worker_without_room_for_its_own_files_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_without_temporary_files_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = write_good(tmp_path, 1)
     config = config_of(manifest)
     generated = StandIn(config, "cpu")(Load(config)(rows_of(manifest)))
@@ -136,7 +136,10 @@ def test_a_worker_without_room_for_its_own_files_ends_the_run(tmp_path: Path, mo
 
 @contextmanager
 def web_server(folder: Path, fails: Callable[[str, int], bool]) -> Iterator[str]:
-    """The URL of a folder, served on this machine. fails: told the path, and how many calls there were before."""
+    """The URL of a folder, served on this machine.
+
+    fails: whether to answer 503 to a path, after so many calls for any path.
+    """
     calls: list[str] = []
 
     class Handler(SimpleHTTPRequestHandler):
@@ -147,8 +150,8 @@ def web_server(folder: Path, fails: Callable[[str, int], bool]) -> Iterator[str]
             calls.append(self.path)
             return self.send_error(503) if fails(self.path, len(calls) - 1) else super().send_head()
 
-        def log_message(self, *told: object) -> None:
-            """Keep silent."""
+        def log_message(self, *arguments: object) -> None:
+            """Write nothing to standard error."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -161,13 +164,13 @@ def web_server(folder: Path, fails: Callable[[str, int], bool]) -> Iterator[str]
 @pytest.mark.parametrize(
     ("fails", "code", "fatal"),
     [
-        (lambda path, calls: calls < 2 * FETCHES, None, None),
+        (lambda path, calls: calls < 2 * IMAGE_ATTEMPTS, None, None),
         (lambda path, calls: path == "/s00.png", "image_missing", None),
         (lambda path, calls: True, None, "StorageError"),
     ],
     ids=["for a while", "for the image alone", "for good"],
 )
-def test_an_image_in_a_store_of_the_runs_own_that_fails(
+def test_an_image_in_the_runs_own_store_when_the_store_fails(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     fails: Callable[[str, int], bool],
@@ -186,7 +189,7 @@ OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.
 
 
 class RunsOut:
-    """A generator that has no room for a tier; made while the real one is there, which makes the rest."""
+    """`generate` that fails in some memory tiers and is the real one in the others."""
 
     def __init__(self, *too_much: MemoryTier, error: Exception = OUT_OF_MEMORY) -> None:
         self.too_much = too_much
@@ -201,8 +204,8 @@ class RunsOut:
         return self.real(*args, memory=memory)
 
 
-def made_with(generator: RunsOut, config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What becomes of the manifest's rows, one after the other in one worker."""
+def records_with(generator: RunsOut, config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Records of the manifest's rows, which one worker makes one after the other."""
     monkeypatch.setattr(sgi2v.generate, "generate", generator)
     rows, worker = rows_of(Path(config.manifest)), Generate(config, "cpu")
     outcomes = [
@@ -221,7 +224,7 @@ def made_with(generator: RunsOut, config: RunConfig, monkeypatch: pytest.MonkeyP
         ([MemoryTier.HIGH, MemoryTier.MEDIUM], ["high", "medium", "low", "low"], "low"),
     ],
 )
-def test_a_worker_that_runs_out_of_memory_tries_again_in_a_lower_tier_and_stays_there(
+def test_a_worker_that_runs_out_of_memory_stays_in_a_lower_tier(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
@@ -230,74 +233,74 @@ def test_a_worker_that_runs_out_of_memory_tries_again_in_a_lower_tier_and_stays_
     stays: str,
 ) -> None:
     generator = RunsOut(*without_room, error=error)
-    records = made_with(generator, config_of(write_good(tmp_path, 2)), monkeypatch)
+    records = records_with(generator, config_of(write_good(tmp_path, 2)), monkeypatch)
     assert generator.tried == tried
-    assert [(each["status"], each["memory"]) for each in records] == [("committed", stays)] * 2
+    assert [(record["status"], record["memory"]) for record in records] == [("committed", stays)] * 2
 
 
 @pytest.mark.parametrize(
     ("memory", "tried"), [("auto", ["high", "medium", "low"]), *((tier, [tier]) for tier in ("high", "medium", "low"))]
 )
-def test_a_sample_that_no_tier_has_room_for_fails_alone(
+def test_a_sample_that_fits_in_no_tier_fails_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: str, tried: list[str]
 ) -> None:
     generator = RunsOut(*MemoryTier)
     config = config_of(write_good(tmp_path, 1))
     config = dataclasses.replace(config, execution=config.execution.replace(memory=memory))
-    (record,) = made_with(generator, config, monkeypatch)
+    (record,) = records_with(generator, config, monkeypatch)
     assert generator.tried == tried
     assert (record["status"], record["error_code"]) == ("failed", "out_of_memory")
     assert "2.00 GiB.: make the frames smaller or fewer" in record["message"]
 
 
-def test_an_unguided_sample_that_finds_no_room_is_not_tried_in_tiers_that_are_the_same(
+def test_an_unguided_sample_is_tried_in_one_tier_since_its_tiers_are_equal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = RunsOut(*MemoryTier)
     config = dataclasses.replace(config_of(write_good(tmp_path, 1)), guidance=None)
-    (record,) = made_with(generator, config, monkeypatch)
+    (record,) = records_with(generator, config, monkeypatch)
     assert generator.tried == [MemoryTier.HIGH]
     assert (record["status"], record["error_code"]) == ("failed", "out_of_memory")
 
 
-def test_a_worker_that_begins_in_the_medium_tier_goes_on_from_there(
+def test_a_worker_that_starts_in_the_medium_tier_falls_back_from_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sgi2v.estimate, "choose_tier", lambda *_: MemoryTier.MEDIUM)
     generator = RunsOut(MemoryTier.MEDIUM)
-    (record,) = made_with(generator, config_of(write_good(tmp_path, 1)), monkeypatch)
+    (record,) = records_with(generator, config_of(write_good(tmp_path, 1)), monkeypatch)
     assert generator.tried == [MemoryTier.MEDIUM, MemoryTier.LOW]
     assert (record["status"], record["memory"]) == ("committed", "low")
 
 
-def compiled(config: RunConfig) -> RunConfig:
+def with_compile(config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, execution=config.execution.replace(compile=True))
 
 
-def test_a_worker_compiles_before_its_first_sample_and_learns_of_the_memory(
+def test_a_worker_compiles_before_its_first_sample_and_then_knows_its_memory_tier(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    units: list[object] = []
-    monkeypatch.setattr(sgi2v.compiled, "compile_blocks", units.append)
+    compiled_units: list[object] = []
+    monkeypatch.setattr(sgi2v.compiled, "compile_blocks", compiled_units.append)
     monkeypatch.setattr(sgi2v.generate, "generate", generator := RunsOut(MemoryTier.HIGH))
-    config = compiled(config_of(write_good(tmp_path, 1)))
+    config = with_compile(config_of(write_good(tmp_path, 1)))
     worker = Generate(config, "cpu")
     assert not isinstance(worker.model, ConfigError)
-    assert units == [worker.model.unet]
+    assert compiled_units == [worker.model.unet]
     assert generator.tried == [MemoryTier.HIGH, MemoryTier.MEDIUM]
     (outcome,) = Commit(config, 1)(worker(Load(config)(rows_of(Path(config.manifest))))).to_pylist()
     record = json.loads(outcome["record"])
     assert (record["status"], record["memory"]) == ("committed", "medium")
 
 
-def test_a_worker_that_cannot_compile_ends_the_run_and_blames_no_row(
+def test_a_worker_that_cannot_compile_ends_the_run_and_fails_no_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError("InvalidCxxCompiler: No working\nC++ compiler found\n\nSet TORCHDYNAMO_VERBOSE=1")
 
     monkeypatch.setattr(sgi2v.compiled.torch, "compile", lambda *_, **__: fails)
-    config = compiled(config_of(write_good(tmp_path, 1)))
+    config = with_compile(config_of(write_good(tmp_path, 1)))
     state = state_of(Generate(config, "cpu")(Load(config)(rows_of(Path(config.manifest)))))
     assert (state.fatal, state.error_code) == ("ModelError", None)
     assert "cannot be compiled on" in state.message
@@ -306,17 +309,17 @@ def test_a_worker_that_cannot_compile_ends_the_run_and_blames_no_row(
     )
 
 
-def test_a_trial_sample_that_fails_is_no_fault_of_the_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_sample_that_fails_is_not_the_compilers_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sgi2v.compiled, "compile_blocks", lambda _: None)
     diverged = SampleError(ErrorCode.GUIDANCE_DIVERGED, "the latents became NaN")
-    (record,) = made_with(
-        RunsOut(*MemoryTier, error=diverged), compiled(config_of(write_good(tmp_path, 1))), monkeypatch
+    (record,) = records_with(
+        RunsOut(*MemoryTier, error=diverged), with_compile(config_of(write_good(tmp_path, 1))), monkeypatch
     )
     assert (record["status"], record["error_code"]) == ("failed", "guidance_diverged")
 
 
 @pytest.mark.parametrize("stage", [Load, Commit])
-def test_stages_take_several_rows_as_well(tmp_path: Path, stage: type[Load | Commit]) -> None:
+def test_a_stage_takes_several_rows_at_once(tmp_path: Path, stage: type[Load | Commit]) -> None:
     manifest = write_rows(tmp_path / "m.parquet", [row(name, image="none.png") for name in ("a", "b", "c")])
     config = config_of(manifest)
     table = Load(config)(rows_of(manifest))

@@ -1,0 +1,37 @@
+"""The entry of `sgi2v-batch`, under a name that no file of a user's has.
+
+A user's folder may hold a `pipeline.py` or a folder `manifests`, and may come first on the path of a process, which
+would then import the user's module in place of ours. Whoever starts here loads our packages from beside this file.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+from pathlib import Path
+
+PACKAGES = ("sgi2v", "manifests", "pipeline", "jobs")
+
+
+def load_packages() -> None:
+    """Load our packages, whatever the path; modules below them are then found through them."""
+    for name in PACKAGES:
+        if name not in sys.modules:
+            spec = PathFinder.find_spec(name, [str(Path(__file__).parent)])
+            assert spec is not None
+            assert spec.loader is not None
+            sys.modules[name] = module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[name])
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    load_packages()
+    from pipeline.cli.main import main as run_command
+
+    run_command()
+
+
+if __name__ == "__main__":
+    main()

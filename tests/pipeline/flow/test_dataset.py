@@ -1,0 +1,62 @@
+"""Rows and stages in Ray Data, on a node with a pretended GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import json, logging
+import pyarrow as pa
+from pipeline.flow.session import configure_ray_data, quiet_ray
+quiet_ray()
+import ray
+from pipeline.flow.dataset import one_row_blocks, stream, through
+from pipeline.flow.pools import Pool
+
+class Note:
+    def __init__(self, column):
+        self.column = column
+
+    def __call__(self, table):
+        note = {"rows": table.num_rows, "types": [str(kind) for kind in table.schema.types],
+                "resources": ray.get_runtime_context().get_assigned_resources()}
+        return table.append_column(self.column, pa.array([json.dumps(note)]))
+
+ray.init(address="local", num_cpus=3, num_gpus=1, include_dashboard=False, log_to_driver=False)
+configure_ray_data()
+rows = one_row_blocks(pa.table({"sample_id": [*"abcdef"], "seed": pa.array([None] * 6, pa.int64())}))
+rows = through(rows, Note, ("generate",), Pool(2, 2, num_cpus=0.5, num_gpus=0.25))
+rows = through(rows, Note, ("commit",), Pool(1, 1, num_cpus=0.25, num_gpus=0.5))
+print(json.dumps(list(stream(rows))))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_each_row_passes_every_stage_alone_with_the_resources_of_its_pool() -> None:
+    # the tests hide GPUs, and Ray would refuse to pretend one that is hidden
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    process = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+        cwd=Path(__file__).parents[3],
+    )
+    assert process.returncode == 0, process.stderr
+    rows = json.loads(process.stdout.splitlines()[-1])
+    assert sorted(row["sample_id"] for row in rows) == [*"abcdef"]
+    for row in rows:
+        generate, commit = json.loads(row["generate"]), json.loads(row["commit"])
+        assert (generate["rows"], commit["rows"]) == (1, 1)
+        assert generate["types"] == ["string", "int64"], "a column of nulls keeps its type"
+        assert generate["resources"] == {"CPU": 0.5, "GPU": 0.25}
+        assert commit["resources"] == {"CPU": 0.25, "GPU": 0.5}
