@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch._dynamo.exc import TorchDynamoException
 
 from sgi2v.compiled import cannot_compile, compile_blocks
 from sgi2v.config import GuidanceConfig, MemoryTier, ModelConfig, SamplerConfig
-from sgi2v.errors import ConfigError, is_out_of_memory
+from sgi2v.errors import ConfigError, SGI2VError, is_out_of_memory
 from sgi2v.estimate import choose_tier, count_flops, matrix_rate, uses_tf32
 from sgi2v.generate import generate
 from sgi2v.memory import where_there_is_room
@@ -150,7 +149,7 @@ def benchmark(
     except Exception as error:
         if is_out_of_memory(error):
             raise _does_not_fit(sampler, device, tell_lower=memory not in ("auto", MemoryTier.LOW)) from error
-        if isinstance(error, TorchDynamoException):
+        if compiled and not isinstance(error, SGI2VError):
             raise cannot_compile(config.source, error) from error
         raise
     flops = count_flops(model.checkpoint, sampler, guidance, model.dtype, measured.tier)

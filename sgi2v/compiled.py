@@ -13,6 +13,7 @@ from types import MethodType
 from typing import Any
 
 import torch
+import torch.compiler.config
 from torch import nn
 
 from sgi2v.errors import ModelError
@@ -33,7 +34,7 @@ def blocks_of(unet: Any) -> Iterator[nn.Module]:
 
 def compile_blocks(unet: Any) -> None:
     """Have each block compiled when it first runs, and anew for another size of the frames."""
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, BLOCKS_OF_A_KIND)
+    torch.compiler.config.recompile_limit = max(torch.compiler.config.recompile_limit, BLOCKS_OF_A_KIND)
     for block in blocks_of(unet):
         block.forward = torch.compile(block.forward, dynamic=False)
 

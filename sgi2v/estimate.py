@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._python_dispatch import TorchDispatchMode  # no public name; torch's manual names this one
 
 from sgi2v.attention import replace_cross_attention
 from sgi2v.checkpoint import Checkpoint
@@ -60,21 +59,32 @@ class BytesAlive(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         self.peak = 0
-        self._known = {weight.untyped_storage()._cdata for module in modules for weight in module.parameters()}
+        self._known = {id(weight.untyped_storage()) for module in modules for weight in module.parameters()}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, Tensor) and (key := (storage := tensor.untyped_storage())._cdata) not in self._known:
+        result = func(*args, **(kwargs or {}))
+        for tensor in _tensors_in(result):
+            storage = tensor.untyped_storage()
+            key, size = id(storage), storage.nbytes()
+            if key not in self._known:
                 self._known.add(key)
-                self.now += storage.nbytes()
-                weakref.finalize(storage, self._gone, key, storage.nbytes())
+                self.now += size
+                weakref.finalize(storage, self._freed, key, size)
         self.peak = max(self.peak, self.now)
-        return made
+        return result
 
-    def _gone(self, key: int, size: int) -> None:
+    def _freed(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.now -= size
+
+
+def _tensors_in(result: Any) -> Iterator[Tensor]:
+    """The tensors that an operation returned: one, or a sequence that may be nested."""
+    if isinstance(result, Tensor):
+        yield result
+    elif isinstance(result, tuple | list):
+        for item in result:
+            yield from _tensors_in(item)
 
 
 def estimate_cost(
@@ -144,6 +154,7 @@ def choose_tier(
 @contextmanager
 def shapes_of(checkpoint: Checkpoint, sampler: SamplerConfig, dtype: torch.dtype) -> Iterator[Shapes]:
     """The shapes of a model and of its inputs, for one count or several; nothing in torch has contents meanwhile."""
+    # no public name; the public meta device would count the attention scores that a fused kernel never keeps
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode(), _default_dtype(dtype):

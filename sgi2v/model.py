@@ -20,6 +20,7 @@ from sgi2v.config import DType, ModelConfig, SamplerConfig, auto_dtype
 from sgi2v.convolution import replace_temporal_convolutions
 from sgi2v.errors import ConfigError, ModelError
 from sgi2v.fetch import weight_files
+from sgi2v.resize import resize_antialiased
 
 _NAMED = 3
 """Faulty tensors that an error names."""
@@ -183,10 +184,8 @@ def encode_image(
 
 def embed_image(model: VideoModel, pixels_1CHW: Tensor) -> Tensor:
     """CLIP embedding [1, D] of an image in [-1, 1], resized with antialiasing to the encoder's size."""
-    from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
-
     side = model.image_encoder.config.image_size
-    resized = (_resize_with_antialiasing(pixels_1CHW, (side, side)) + 1) / 2
+    resized = (resize_antialiased(pixels_1CHW, side, side) + 1) / 2
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (model.image_mean, model.image_std))
     normalized = ((resized - mean) / std).to(model.device, model.dtype)
     embedding: Tensor = model.image_encoder(normalized).image_embeds
