@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ import torch
 import pipeline.output.storage
 import sgi2v.compiled
 import sgi2v.estimate
-import sgi2v.generate
 from manifests.io import read_manifest
 from pipeline.config import RunConfig, resolve
 from pipeline.flow.attempts import MAX_ATTEMPTS, Ledger
@@ -36,6 +36,9 @@ from sgi2v.generate import Generation
 from tests.pipeline.flow.test_attempts import OnNode
 from tests.pipeline.runs import FRAMES, SIDE, row, write_good, write_rows
 from tests.stand_in import StandIn
+
+GENERATE_MODULE = import_module("sgi2v.generate")
+"""Not `sgi2v.generate`, which is the function."""
 
 
 def config_of(manifest: Path, model: str = "embedded") -> RunConfig:
@@ -192,7 +195,7 @@ class RunsOut:
         self.too_much = too_much
         self.error = error
         self.tried: list[MemoryTier] = []
-        self.real = sgi2v.generate.generate
+        self.real = GENERATE_MODULE.generate
 
     def __call__(self, *args: Any, memory: MemoryTier) -> Generation:
         self.tried.append(memory)
@@ -203,7 +206,7 @@ class RunsOut:
 
 def made_with(generator: RunsOut, config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What becomes of the manifest's rows, one after the other in one worker."""
-    monkeypatch.setattr(sgi2v.generate, "generate", generator)
+    monkeypatch.setattr(GENERATE_MODULE, "generate", generator)
     rows, worker = rows_of(Path(config.manifest)), Generate(config, "cpu")
     outcomes = [
         Commit(config, 1)(worker(Load(config)(rows.slice(at, 1)))).to_pylist()[0] for at in range(rows.num_rows)
@@ -279,7 +282,7 @@ def test_a_worker_compiles_before_its_first_sample_and_learns_of_the_memory(
 ) -> None:
     units: list[object] = []
     monkeypatch.setattr(sgi2v.compiled, "compile_blocks", units.append)
-    monkeypatch.setattr(sgi2v.generate, "generate", generator := RunsOut(MemoryTier.HIGH))
+    monkeypatch.setattr(GENERATE_MODULE, "generate", generator := RunsOut(MemoryTier.HIGH))
     config = compiled(config_of(write_good(tmp_path, 1)))
     worker = Generate(config, "cpu")
     assert not isinstance(worker.model, ConfigError)
