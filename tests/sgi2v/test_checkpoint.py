@@ -1,9 +1,10 @@
-"""Where checkpoints come from, and what is said of one that is none."""
+"""Checkpoints from folders, URLs and the Hugging Face Hub, and the errors of those that cannot be used."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -33,7 +34,7 @@ WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", 
 
 
 class BareFileSystem(MemoryFileSystem):
-    """A store that keeps no tag and no time, and breaks off the next `breaks` downloads."""
+    """A store without tags and times for its files, which breaks off the next `breaks` downloads of the U-Net."""
 
     protocol = "bare"
     breaks: ClassVar[int] = 0
@@ -53,7 +54,7 @@ class BareFileSystem(MemoryFileSystem):
             BareFileSystem.breaks -= 1
             Path(lpath).write_bytes(self.cat_file(rpath, 0, 1000))
             if BareFileSystem.breaks % 2:
-                raise EOFError("the line went dead")
+                raise EOFError("connection lost")
             return
         super().get_file(rpath, lpath, *args, **kwargs)
 
@@ -62,7 +63,7 @@ fsspec.register_implementation("bare", BareFileSystem, clobber=True)
 
 
 def upload(folder: Path, protocol: str) -> str:
-    """Put a folder into a store in this process's memory; its URL."""
+    """Copy a folder into a store in this process's memory, and return its URL."""
     root = f"/{uuid.uuid4().hex}/model"
     for file in folder.rglob("*"):
         if file.is_file():
@@ -87,7 +88,7 @@ def test_a_folder_of_svds_architecture(folder: Path) -> None:
     assert checkpoint.guidance().layers == ((2, 1), (2, 2))
 
 
-def test_its_own_settings_travel_with_it(folder: Path) -> None:
+def test_a_checkpoint_brings_its_own_settings(folder: Path) -> None:
     settings = {"sampler": {"height": 64, "width": 64}, "guidance": {"layers": [[3, 0]], "learning_rate": 0.5}}
     (folder / "sgi2v.json").write_text(json.dumps(settings))
     checkpoint = open_checkpoint(ModelConfig(str(folder)))
@@ -108,7 +109,7 @@ def test_the_revision_of_a_folder_changes_with_its_contents(folder: Path) -> Non
     assert open_checkpoint(ModelConfig(str(folder))).revision != first
 
 
-def test_everything_that_is_missing_is_named(folder: Path) -> None:
+def test_every_missing_file_is_named(folder: Path) -> None:
     shutil.rmtree(folder / "image_encoder")
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"unet/diffusion_pytorch_model\.safetensors.*image_encoder/config\.json"):
@@ -122,54 +123,60 @@ def test_pickled_weights_are_never_read(folder: Path) -> None:
         open_checkpoint(ModelConfig(str(folder)))
 
 
-def test_another_architecture_is_told_by_name(folder: Path) -> None:
+def test_another_architecture_is_an_error_that_names_it(folder: Path) -> None:
     config = folder / "unet" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "_class_name": "UNet2DConditionModel"}))
-    with pytest.raises(ModelError, match="unet is a UNet2DConditionModel"):
+    with pytest.raises(ModelError, match=r"unet of .* is UNet2DConditionModel, not UNetSpatioTemporalConditionModel"):
         open_checkpoint(ModelConfig(str(folder)))
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [("no/such/folder/here", "there is no model folder"), ("/nowhere", "there is no model folder"), ("", "empty")],
 )
-def test_a_source_that_is_nothing(source: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_a_missing_or_empty_source_is_an_error(source: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         open_checkpoint(ModelConfig(source))
 
 
-def test_a_file_is_not_a_checkpoint(folder: Path) -> None:
+def test_a_file_as_source_is_an_error(folder: Path) -> None:
     with pytest.raises(ModelError, match="is a file"):
         open_checkpoint(ModelConfig(str(folder / "model_index.json")))
 
 
 @pytest.mark.parametrize("component", WEIGHTS)
 @pytest.mark.parametrize("fault", ["truncated", "garbage"])
-def test_damaged_weights_are_an_error_of_the_model(folder: Path, component: str, fault: str) -> None:
+def test_damaged_weights_are_a_model_error(folder: Path, component: str, fault: str) -> None:
     weights = folder / component / f"{WEIGHTS[component]}.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000] if fault == "truncated" else b"\xff" * 1000)
     with pytest.raises(ModelError, match=component):
         load_model(str(folder), device="cpu")
 
 
-@pytest.mark.parametrize("component", WEIGHTS)
-@pytest.mark.parametrize("fault", ["are missing", "have the wrong shape"])
-def test_tensors_that_do_not_fit_are_named(folder: Path, component: str, fault: str) -> None:
+@pytest.mark.parametrize(
+    ("component", "fault", "count"),
+    [
+        *((component, fault, 4) for component in WEIGHTS for fault in ("missing", "of the wrong shape")),
+        ("vae", "missing", 1),
+    ],
+)
+def test_missing_and_misshapen_tensors_are_named(folder: Path, component: str, fault: str, count: int) -> None:
     weights = folder / component / f"{WEIGHTS[component]}.safetensors"
     tensors = load_file(weights)
-    keys = sorted(tensors)[:4]
+    keys = sorted(tensors)[:count]
     for key in keys:
-        if fault == "are missing":
+        if fault == "missing":
             del tensors[key]
         else:
             tensors[key] = torch.zeros(3, 5)
     save_file(tensors, weights, metadata={"format": "pt"})
-    said = f"{component} of .* cannot be used: 4 of its tensors {fault}: {', '.join(keys[:3])}, \\.\\.\\."
-    with pytest.raises(ModelError, match=said):
+    number, more = ("1 of its tensors is", "") if count == 1 else ("4 of its tensors are", ", ...")
+    message = f"{component} of {folder} cannot be used: {number} {fault}: {', '.join(keys[:3])}{more}"
+    with pytest.raises(ModelError, match=re.escape(message)):
         load_model(str(folder), device="cpu")
 
 
-def test_a_tensor_that_nobody_needs_is_passed_over(folder: Path) -> None:
+def test_a_tensor_that_the_model_does_not_have_is_ignored(folder: Path) -> None:
     weights = folder / "image_encoder" / "model.safetensors"
     tensors = {**load_file(weights), "vision_model.embeddings.position_ids": torch.arange(5)[None]}
     save_file(tensors, weights, metadata={"format": "pt"})
@@ -183,7 +190,7 @@ def test_a_revision_needs_a_hugging_face_id(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["memory", "bare"])
-def test_a_url_is_copied_once_and_whole(folder: Path, tmp_path: Path, protocol: str) -> None:
+def test_a_url_is_downloaded_once_and_completely(folder: Path, tmp_path: Path, protocol: str) -> None:
     url = upload(folder, protocol)
     configuration = open_checkpoint(ModelConfig(url), weights=False)
     assert not list(configuration.path.rglob("*.safetensors"))
@@ -224,7 +231,7 @@ def test_overwritten_weights_of_the_same_size_are_fetched_again(folder: Path, pr
 
 @pytest.fixture
 def web_folder(folder: Path) -> Iterator[str]:
-    """The URL of the folder on an HTTP server, whose listing holds names alone."""
+    """The URL of the folder on an HTTP server, whose listing has names only."""
     handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     Thread(target=server.serve_forever, daemon=True).start()
@@ -233,7 +240,7 @@ def web_folder(folder: Path) -> Iterator[str]:
     server.server_close()
 
 
-def test_an_http_folder_is_told_apart_by_its_dates(folder: Path, web_folder: str) -> None:
+def test_the_revision_of_an_http_folder_changes_with_its_files_dates(folder: Path, web_folder: str) -> None:
     first = open_checkpoint(ModelConfig(web_folder))
     weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
     assert (first.path / "vae" / weights.name).read_bytes() == weights.read_bytes()
@@ -243,7 +250,7 @@ def test_an_http_folder_is_told_apart_by_its_dates(folder: Path, web_folder: str
 
 
 @pytest.mark.parametrize(("dtype", "variant"), [("auto", ".fp16"), ("bfloat16", ".fp16"), ("float32", "")])
-def test_of_a_mirror_one_variant_is_fetched(folder: Path, dtype: Any, variant: str) -> None:
+def test_one_variant_of_the_weights_is_fetched(folder: Path, dtype: Any, variant: str) -> None:
     for component, stem in WEIGHTS.items():
         shutil.copy(folder / component / f"{stem}.safetensors", folder / component / f"{stem}.fp16.safetensors")
     (folder / "svd_xt.safetensors").write_bytes(b"one file")
@@ -258,14 +265,14 @@ def test_of_a_mirror_one_variant_is_fetched(folder: Path, dtype: Any, variant: s
     assert "model_index.json" not in fetched
 
 
-def test_a_url_of_nothing(tmp_path: Path) -> None:
+def test_a_url_without_a_checkpoint_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "svd.safetensors").write_bytes(b"one file")
     with pytest.raises(ModelError, match="holds no checkpoint"):
         open_checkpoint(ModelConfig(upload(tmp_path, "memory")))
 
 
 @pytest.mark.parametrize(
-    ("source", "environment", "said"),
+    ("source", "environment", "cause"),
     [
         ("s3://bucket/x", {}, "NoCredentialsError"),
         (
@@ -283,8 +290,8 @@ def test_a_url_of_nothing(tmp_path: Path) -> None:
         ("nothing://x", {}, "ValueError: .*nothing"),
     ],
 )
-def test_a_store_that_cannot_be_reached_is_told_in_words(
-    source: str, environment: dict[str, str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_error_for_an_unreachable_store_names_the_cause(
+    source: str, environment: dict[str, str], cause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
@@ -296,25 +303,25 @@ def test_a_store_that_cannot_be_reached_is_told_in_words(
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     s3 = fsspec.get_filesystem_class("s3")
     s3.clear_instance_cache()
-    with pytest.raises(ModelError, match=f"could not be fetched: {said}"):
+    with pytest.raises(ModelError, match=f"could not be fetched: {cause}"):
         open_checkpoint(ModelConfig(source))
     s3.clear_instance_cache()
 
 
 @pytest.mark.parametrize("breaks", [3, 4])
-def test_a_download_that_breaks_is_begun_again(folder: Path, monkeypatch: pytest.MonkeyPatch, breaks: int) -> None:
+def test_a_broken_download_is_retried(folder: Path, monkeypatch: pytest.MonkeyPatch, breaks: int) -> None:
     monkeypatch.setattr("sgi2v.fetch._FIRST_DELAY_S", 0)
     monkeypatch.setattr(BareFileSystem, "breaks", breaks)
     url, name = upload(folder, "bare"), "unet/diffusion_pytorch_model.safetensors"
     if breaks == 4:
         with pytest.raises(ModelError, match="ended after 1000 of"):
             open_checkpoint(ModelConfig(url))
-        half = open_checkpoint(ModelConfig(url), weights=False).path
-        assert [file.name for file in (half / "unet").glob("*safetensors*")] == [f"{Path(name).name}.partial"]
+        partial_path = open_checkpoint(ModelConfig(url), weights=False).path
+        assert [file.name for file in (partial_path / "unet").glob("*safetensors*")] == [f"{Path(name).name}.partial"]
     assert (open_checkpoint(ModelConfig(url)).path / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_sixteen_bits_prefer_the_fp16_variant_and_keep_one_type(folder: Path) -> None:
+def test_16_bit_weights_prefer_the_fp16_variant_and_have_one_type(folder: Path) -> None:
     for component, stem in (("unet", "diffusion_pytorch_model"), ("image_encoder", "model")):
         shutil.copy(folder / component / f"{stem}.safetensors", folder / component / f"{stem}.fp16.safetensors")
     assert weight_files(folder, "unet", half=True)[0] == "fp16"
@@ -327,7 +334,7 @@ def test_sixteen_bits_prefer_the_fp16_variant_and_keep_one_type(folder: Path) ->
 
 
 @pytest.mark.parametrize(("capability", "dtype"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16)])
-def test_auto_is_what_the_gpu_computes_in(
+def test_auto_is_a_type_that_the_gpu_computes_in(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
@@ -346,7 +353,7 @@ def test_bfloat16_weights_keep_float32_latents(folder: Path) -> None:
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of the Hugging Face Hub as a download needs."""
+    """The part of the Hugging Face Hub's API that a download needs."""
 
     root: ClassVar[Path]
     served: ClassVar[list[str]]
@@ -385,7 +392,7 @@ class Hub(BaseHTTPRequestHandler):
 
 
 def open_from_hub(endpoint: str, home: Path, script: str) -> subprocess.CompletedProcess[str]:
-    """Run a script in a process of its own whose Hugging Face Hub is at `endpoint`."""
+    """Run a script in a new process whose Hugging Face Hub is at `endpoint`."""
     script = f"from sgi2v.checkpoint import *; from sgi2v.model import load_model\n{script}"
     environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
     command = [sys.executable, "-c", script]
@@ -421,7 +428,7 @@ def test_a_hugging_face_id_is_downloaded_and_its_commit_recorded(folder: Path, t
     assert "ModelError: org/svd could not be fetched" in without_weights.stderr
 
 
-def test_a_hugging_face_id_that_cannot_be_had_says_what_to_try(tmp_path: Path) -> None:
+def test_the_error_for_an_unreachable_hugging_face_id_says_what_to_try(tmp_path: Path) -> None:
     script = "open_checkpoint(ModelConfig('org/none'), weights=False)"
     refused = open_from_hub("http://127.0.0.1:9", tmp_path / "hub", script)
     assert "ModelError: org/none could not be fetched" in refused.stderr
