@@ -1,6 +1,6 @@
-"""Where a checkpoint comes from: a Hugging Face id, a folder, an fsspec URL, or the one that is embedded.
+"""Open a checkpoint from a Hugging Face id, a folder, an fsspec URL, or the package itself.
 
-Nothing here loads a weight or imports torch. Only safetensors are ever read.
+This module loads no weights and imports no torch. Weights are only ever read from safetensors.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from sgi2v.fetch import (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose configuration is at hand, and whose weights are too if `path` was opened with them."""
+    """A checkpoint on this machine: its configuration, and its weights unless it was opened without them."""
 
     source: str
-    """As the user named it."""
+    """Where it comes from, as the user wrote it."""
     revision: str
     """Commit of a Hugging Face id; otherwise a digest of the files."""
     path: Path
     """Local folder in diffusers layout."""
     configs: Mapping[str, Mapping[str, Any]] = field(repr=False)
-    """Configuration of each component."""
+    """Component -> its configuration file."""
     defaults: Mapping[str, Mapping[str, Any]] = field(repr=False)
-    """Its own settings over ours, by section."""
+    """Section (`sampler`, `guidance`) -> settings that replace this project's defaults."""
 
     @property
     def cell_px(self) -> int:
@@ -60,7 +60,7 @@ class Checkpoint:
         return GuidanceConfig.parse({**self.defaults.get("guidance", {}), **overrides})
 
     def check_size(self, height: int, width: int) -> None:
-        """Raise ConfigError, naming the nearest valid size, for one that the model cannot do."""
+        """Raise ConfigError for a frame size that the model cannot make; the message names the nearest valid size."""
         multiple = self.size_multiple
         nearest = [max(multiple, round(side / multiple) * multiple) for side in (height, width)]
         if nearest != [height, width]:
@@ -71,13 +71,14 @@ class Checkpoint:
 
 
 def open_checkpoint(config: ModelConfig, weights: bool = True) -> Checkpoint:
-    """Bring a checkpoint's files to this machine, once per node, and check that they are all there.
+    """Fetch a checkpoint's files, once per node, and check that none is missing.
 
-    weights=False fetches only the configuration. Raises ModelError that names what is missing.
+    weights: False fetches only the configuration. Raises ModelError, whose message names the missing files.
     """
     source = config.source
     if config.revision is not None and (source == EMBEDDED or "://" in source or Path(source).exists()):
-        raise ModelError(f"a revision can be pinned for a Hugging Face id only, and {source} is not one")
+        message = f"a revision can be pinned for a Hugging Face id only, and {source} is not one"
+        raise ModelError(f"{message}: leave the revision out")
     if source == EMBEDDED:
         path = Path(__file__).parent / "tiny" / "checkpoint"
         revision = folder_digest(path)
@@ -88,13 +89,13 @@ def open_checkpoint(config: ModelConfig, weights: bool = True) -> Checkpoint:
     elif _is_hub_id(source):
         path, revision = fetch_hub(config, weights)
     else:
-        raise ModelError(f"there is no model folder {source}; a Hugging Face id has the form owner/name")
+        raise ModelError(f"there is no model folder {source}: give a folder, a URL or a Hugging Face id (owner/name)")
     configs = _read_configs(source, path, weights)
     return Checkpoint(source, revision, path, configs, _read_defaults(path))
 
 
 def available_layers(unet_config: Mapping[str, Any], feature: Feature) -> tuple[tuple[int, int], ...]:
-    """Every (up block, index) that can be guided by `feature` in a U-Net of this config."""
+    """The (up block, index) pairs that guidance by `feature` can use in a U-Net of this config."""
     block_types = unet_config["up_block_types"]
     per_block = unet_config["layers_per_block"]
     counts = per_block if isinstance(per_block, (list, tuple)) else [per_block] * len(block_types)
@@ -108,12 +109,12 @@ def available_layers(unet_config: Mapping[str, Any], feature: Feature) -> tuple[
 
 def check_layers(unet_config: Mapping[str, Any], guidance: GuidanceConfig) -> None:
     """Raise ConfigError for a guided layer that a U-Net of this config does not have."""
-    known = available_layers(unet_config, guidance.feature)
+    available = available_layers(unet_config, guidance.feature)
     for layer in guidance.layers:
-        if layer not in known:
-            names = ", ".join(str(list(each)) for each in known)
+        if layer not in available:
+            names = ", ".join(str([block, index]) for block, index in available)
             raise ConfigError(
-                f"this model has no {guidance.feature} at layer {list(layer)}: guidance.layers may be {names}"
+                f"this model has no {guidance.feature} at layer {list(layer)}: choose guidance.layers from {names}"
             )
 
 
@@ -126,7 +127,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} is not readable JSON: {error}") from error
+        raise ModelError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
         raise ModelError(f"{path} must hold a JSON object")
     return value
@@ -146,13 +147,16 @@ def _read_configs(source: str, path: Path, weights: bool) -> dict[str, dict[str,
             missing.append(f"{component}/{config_name}")
             continue
         configs[component] = _read_json(file)
-        found = configs[component].get("_class_name") or (configs[component].get("architectures") or [""])[0]
-        if class_name and found != class_name:
-            raise ModelError(f"{source}: {component} is a {found or 'nameless model'}, but SVD's is a {class_name}")
+        own_class = configs[component].get("_class_name") or (configs[component].get("architectures") or [""])[0]
+        if class_name and own_class != class_name:
+            raise ModelError(
+                f"{component} of {source} is {own_class or 'of an unnamed class'}, not {class_name}: "
+                "use a checkpoint of SVD's architecture"
+            )
         if stem and weights and not weight_files(path, component, half=False)[1]:
             pickled = any((path / component).glob("*.bin")) or any((path / component).glob("*.ckpt"))
-            why = " (only pickled weights are there, which are never read: convert them to safetensors)"
-            missing.append(f"{component}/{stem}.safetensors" + (why if pickled else ""))
+            advice = " (only pickled weights are there, which are never read: convert them to safetensors)"
+            missing.append(f"{component}/{stem}.safetensors" + (advice if pickled else ""))
     if missing:
         raise ModelError(f"{source} is not a complete checkpoint in diffusers layout: it lacks {', '.join(missing)}")
     return configs

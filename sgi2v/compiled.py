@@ -1,7 +1,7 @@
-"""The U-Net's blocks compiled: the same sums in fewer kernels, after minutes at a machine's first start.
+"""Compile the U-Net's blocks with torch.compile: the same sums in fewer kernels.
 
-torch keeps what it has compiled in a folder of its own (`TORCHINDUCTOR_CACHE_DIR` names it), so that later starts on
-the machine take less.
+The first compilation on a machine takes minutes. torch keeps the results in the folder that `TORCHINDUCTOR_CACHE_DIR`
+names, so later starts on that machine take less.
 """
 
 from __future__ import annotations
@@ -13,16 +13,20 @@ from types import MethodType
 from typing import Any
 
 import torch
+import torch.compiler.config
 from torch import nn
 
 from sgi2v.errors import ModelError
 
-BLOCKS_OF_A_KIND = 64
-"""What torch compiles of one kind before it leaves the rest as they are: SVD has 22, with and without gradients."""
+RECOMPILE_LIMIT = 64
+"""Compilations of one block class before torch runs further ones uncompiled.
+
+SVD has 22 blocks of a class, each of which is compiled with and without gradients.
+"""
 
 
 def blocks_of(unet: Any) -> Iterator[nn.Module]:
-    """Every residual and every transformer block."""
+    """Every residual and every transformer block of a U-Net."""
     from diffusers.models.resnet import SpatioTemporalResBlock
     from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
 
@@ -32,35 +36,35 @@ def blocks_of(unet: Any) -> Iterator[nn.Module]:
 
 
 def compile_blocks(unet: Any) -> None:
-    """Have each block compiled when it first runs, and anew for another size of the frames."""
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, BLOCKS_OF_A_KIND)
+    """Make each block compile when it first runs, and again for each new frame size."""
+    torch.compiler.config.recompile_limit = max(torch.compiler.config.recompile_limit, RECOMPILE_LIMIT)
     for block in blocks_of(unet):
         block.forward = torch.compile(block.forward, dynamic=False)
 
 
 def cannot_compile(source: str, error: Exception) -> ModelError:
-    """What to tell where the first sample of compiled blocks fails; the later lines are torch's to its developers."""
-    told = " ".join(str(error).partition("\n\n")[0].split())
-    message = f"{source} cannot be compiled on {socket.gethostname()}: {told}"
+    """The error to report when the first sample through compiled blocks fails."""
+    reason = " ".join(str(error).partition("\n\n")[0].split())  # the rest is for torch's developers
+    message = f"{source} cannot be compiled on {socket.gethostname()}: {reason}"
     return ModelError(f"{message}: install a C++ compiler there, or leave --compile out")
 
 
 @contextmanager
 def forward_replaced(module: nn.Module, forward: Any) -> Iterator[None]:
-    """The module with another forward; its own, or the one that was put in its place before, is back on leaving."""
+    """Give a module another forward, and put back on leaving what was there: its class's own, or a replacement."""
     before = vars(module).get("forward")
     module.forward = forward
     try:
         yield
     finally:
         if before is None:
-            del module.forward  # the class's own is seen again
+            del module.forward  # uncovers the class's own
         else:
             module.forward = before
 
 
 @contextmanager
-def as_written(module: nn.Module) -> Iterator[None]:
-    """The module as if it had never been compiled: what goes on inside can be watched."""
+def uncompiled(module: nn.Module) -> Iterator[None]:
+    """Run a module's own code inside the context, so that hooks and processors within it are called."""
     with forward_replaced(module, MethodType(type(module).forward, module)):
         yield

@@ -1,4 +1,7 @@
-"""Convolutions over time alone, as torch computes them fastest on a CPU."""
+"""Temporal convolutions in the form that torch computes fastest on a CPU.
+
+Axes: B batch, C channels, T frames, h w cells, S = h w.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,9 @@ from torch import Tensor, nn
 
 
 class TemporalConvolution(nn.Module):
-    """A Conv3d that sees one cell through time, as a two-dimensional one over frames and cells: the same sums.
+    """A Conv3d with a k x 1 x 1 kernel, computed as a two-dimensional convolution over frames and cells.
 
-    In 32 bits on a CPU torch's three-dimensional convolution is slow, and its two-dimensional one is not.
+    The sums are the same. On a CPU in float32, torch's three-dimensional convolution is the slower of the two.
     """
 
     def __init__(self, conv: nn.Conv3d) -> None:
@@ -25,7 +28,7 @@ class TemporalConvolution(nn.Module):
 
 
 def is_temporal(conv: nn.Conv3d) -> bool:
-    """Whether it sees one cell through time, and every frame of it."""
+    """Whether the kernel spans frames only, with zero padding and no stride, dilation or groups."""
     return (
         conv.kernel_size[1:] == (1, 1)
         and conv.padding[1:] == (0, 0)
@@ -36,7 +39,7 @@ def is_temporal(conv: nn.Conv3d) -> bool:
 
 
 def replace_temporal_convolutions(module: nn.Module) -> None:
-    """Every temporal Conv3d inside, in place."""
+    """Replace every temporal Conv3d in the module, in place."""
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Conv3d) and is_temporal(child):

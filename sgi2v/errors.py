@@ -1,15 +1,15 @@
-"""The one error tree of the project.
+"""Every error that the project raises on purpose.
 
     SGI2VError
-      ConfigError             a setting that cannot be used                  exit 2
-        ModelError            a model source that is not a usable checkpoint exit 2
-      ManifestError           a manifest that cannot be run at all           exit 2
-      SampleError             one row failed; it is recorded, the run goes on
-        TrajectoryError       its boxes or paths cannot be followed
-      StorageError            the object store refused after every retry     exit 3
-      ClusterError            Ray lost the cluster or a worker for good      exit 3
+      ConfigError             a setting that cannot be used                         exit 2
+        ModelError            a model source that is not a usable checkpoint        exit 2
+      ManifestError           a manifest that cannot be run at all                  exit 2
+      SampleError             one row failed: it is recorded and the run goes on
+        TrajectoryError       the row's boxes or trajectories cannot be followed
+      StorageError            a store failed after every retry, or a disk is full   exit 3
+      ClusterError            Ray lost the cluster or a worker for good             exit 3
 
-Every constructor is positional, so that an error survives pickling between processes.
+Constructors take positional arguments only, so that errors survive pickling between processes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ErrorCode(StrEnum):
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong with a manifest; `row` counts from 0, None is the file as a whole."""
+    """One fault of a manifest. `row` counts from 0; None stands for the whole file."""
 
     row: int | None
     sample_id: str | None
@@ -54,19 +54,19 @@ class Problem(NamedTuple):
 
 
 class SGI2VError(Exception):
-    """Anything this project raises on purpose."""
+    """Base of every error that this project raises on purpose."""
 
 
 class ConfigError(SGI2VError):
-    """A setting that cannot be used; the message says what to change."""
+    """A setting cannot be used. The message says what to change."""
 
 
 class ModelError(ConfigError):
-    """A model source that is not a usable checkpoint; the message names what is missing."""
+    """A model source is not a usable checkpoint. The message names what is missing."""
 
 
 class ManifestError(SGI2VError):
-    """A manifest that cannot be run at all, with every problem that was found."""
+    """A manifest cannot be run at all. The message lists every problem."""
 
     def __init__(self, source: str, problems: Sequence[Problem]) -> None:
         super().__init__(source, problems)
@@ -78,7 +78,7 @@ class ManifestError(SGI2VError):
 
 
 class SampleError(SGI2VError):
-    """One sample failed for a reason of its own; it becomes a failed record."""
+    """One sample failed, for a reason that lies in the sample. It becomes a failed record."""
 
     def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(code, message)
@@ -90,35 +90,36 @@ class SampleError(SGI2VError):
 
 
 class TrajectoryError(SampleError):
-    """Boxes or paths that cannot be followed (`box_outside` or `trajectory_invalid`)."""
+    """Boxes or trajectories cannot be followed (`box_outside` or `trajectory_invalid`)."""
 
 
 class StorageError(SGI2VError):
-    """The object store refused an operation after every retry, or a disk is full."""
+    """A store failed after every retry, or a disk is full."""
 
 
 class ClusterError(SGI2VError):
-    """Ray lost the cluster or a worker for good; what is committed stays."""
+    """Ray lost the cluster or a worker for good. Committed samples stay."""
 
 
-OUT_OF_MEMORY = (
+OUT_OF_MEMORY_PHRASES = (
     "out of memory",
     "alloc_failed",
     "allocation_failed",
     "defaultcpuallocator",
-    "cublas_status_not_initialized",  # there was no room for its handle
-    "unable to find an engine",  # nor for any of cuDNN's
+    "cublas_status_not_initialized",  # cuBLAS could not allocate its handle
+    "unable to find an engine",  # cuDNN had no memory for the workspace of any of its engines
 )
-"""How libraries say it, in lower case."""
+"""What messages of out-of-memory errors contain, in lower case."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Torch's own error, that of a library of CUDA's that found no room to work in, or that of a CPU's allocator.
+    """Whether torch, a CUDA library or the CPU's allocator ran out of memory.
 
-    An error of this project's is none: it may speak of memory.
+    False for this project's own errors, whose messages may mention memory.
     """
     if isinstance(error, SGI2VError):
         return False
-    named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
-    told = str(error).lower()
-    return named or any(words in told for words in OUT_OF_MEMORY)
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        return True
+    message = str(error).lower()
+    return any(phrase in message for phrase in OUT_OF_MEMORY_PHRASES)

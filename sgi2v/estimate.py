@@ -1,6 +1,6 @@
-"""What a sample costs, counted before anything is loaded: the U-Net is run on shapes alone.
+"""Count what a sample costs before any weight is loaded, by running the model on fake tensors, which hold no data.
 
-FLOPs are torch's own count, attention included. Memory is that of all tensors that are alive at once.
+FLOPs are torch's own count, attention included. Memory is the largest sum of bytes of all tensors alive at once.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._python_dispatch import TorchDispatchMode  # no public name; torch's manual names this one
 
 from sgi2v.attention import replace_cross_attention
 from sgi2v.checkpoint import Checkpoint
@@ -31,50 +30,61 @@ from sgi2v.trajectory import BoxTracks
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one sample."""
+    """What one sample costs."""
 
     phase_flops: dict[str, float]
-    """Floating-point operations of each of `generate`'s phases; a multiply-add is two."""
+    """Phase -> floating-point operations; a multiply-add is two."""
     weights_bytes: int
-    """Of all parts of the model."""
+    """Bytes of all weights of the model."""
     working_bytes: Mapping[MemoryTier, int]
-    """Most memory beside the weights, in each tier; a device needs some more for its kernels and its allocator."""
+    """Tier -> peak bytes beside the weights; a device needs some more for its kernels and its allocator."""
 
     @property
     def flops(self) -> float:
-        """Of all phases."""
+        """Floating-point operations of all phases."""
         return sum(self.phase_flops.values())
 
 
 ALLOCATOR_SLACK = 1.15
-"""What an allocator's unused pieces and the kernels' workspaces come to, relative to the tensors."""
-_needed: dict[tuple[Hashable, ...], int] = {}
-"""Bytes by tier, checkpoint and settings: counting takes seconds."""
+"""Memory that a device needs, relative to its tensors: the allocator's unused pieces and kernels' workspaces on top."""
+_peak_cache: dict[tuple[Hashable, ...], int] = {}
+"""Peak bytes by tier, checkpoint and settings. Counting them takes seconds."""
 
 
 class BytesAlive(TorchDispatchMode):
-    """Counts the bytes of the tensors made inside that are alive, and the most of them at once."""
+    """Counts the bytes of all living tensors that operations inside the context made: `now`, and their `peak`."""
 
     def __init__(self, *modules: torch.nn.Module) -> None:
-        """modules: their weights are not counted when an operation gives back a view of them."""
+        """modules: views of their weights are not counted."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         self.peak = 0
-        self._known = {weight.untyped_storage()._cdata for module in modules for weight in module.parameters()}
+        self._known = {id(weight.untyped_storage()) for module in modules for weight in module.parameters()}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, Tensor) and (key := (storage := tensor.untyped_storage())._cdata) not in self._known:
+        result = func(*args, **(kwargs or {}))
+        for tensor in _tensors_in(result):
+            storage = tensor.untyped_storage()
+            key, size = id(storage), storage.nbytes()
+            if key not in self._known:
                 self._known.add(key)
-                self.now += storage.nbytes()
-                weakref.finalize(storage, self._gone, key, storage.nbytes())
+                self.now += size
+                weakref.finalize(storage, self._freed, key, size)
         self.peak = max(self.peak, self.now)
-        return made
+        return result
 
-    def _gone(self, key: int, size: int) -> None:
+    def _freed(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.now -= size
+
+
+def _tensors_in(result: Any) -> Iterator[Tensor]:
+    """The tensors that an operation returned: one, or a sequence that may be nested."""
+    if isinstance(result, Tensor):
+        yield result
+    elif isinstance(result, tuple | list):
+        for item in result:
+            yield from _tensors_in(item)
 
 
 def estimate_cost(
@@ -83,10 +93,10 @@ def estimate_cost(
     guidance: GuidanceConfig | None,
     dtype: torch.dtype,
 ) -> Cost:
-    """Count a sample's cost for settings and a weights' type; FLOPs are those of the high tier."""
-    with shapes_of(checkpoint, sampler, dtype) as shapes:
-        working = {tier: shapes.peak(guidance, tier) for tier in MemoryTier}
-        return Cost(shapes.flops(guidance, MemoryTier.HIGH), shapes.weights_bytes, working)
+    """What a sample costs with weights of type `dtype`; FLOPs are those of the high tier."""
+    with fake_model(checkpoint, sampler, dtype) as model:
+        working = {tier: model.peak(guidance, tier) for tier in MemoryTier}
+        return Cost(model.flops(guidance, MemoryTier.HIGH), model.weights_bytes, working)
 
 
 def count_flops(
@@ -96,62 +106,64 @@ def count_flops(
     dtype: torch.dtype,
     tier: MemoryTier = MemoryTier.HIGH,
 ) -> dict[str, float]:
-    """Of each of `generate`'s phases, without the memory; what a lower tier computes again counts again."""
-    with shapes_of(checkpoint, sampler, dtype) as shapes:
-        return shapes.flops(guidance, tier)
+    """Phase -> floating-point operations of a sample; what a lower tier computes again counts again."""
+    with fake_model(checkpoint, sampler, dtype) as model:
+        return model.flops(guidance, tier)
 
 
-def roomiest_tier(
+def fastest_tier(
     checkpoint: Checkpoint,
     sampler: SamplerConfig,
     guidance: GuidanceConfig | None,
     dtype: torch.dtype,
     free_bytes: int,
 ) -> MemoryTier:
-    """The fastest tier for the memory that is free once the weights are on the device; unguided, all are one."""
+    """The fastest tier that fits into the memory left beside the weights. Without guidance all tiers are the same."""
     if guidance is None:
         return MemoryTier.HIGH
     with ExitStack() as stack:
-        shapes: Shapes | None = None
+        model: FakeModel | None = None
         for tier in (MemoryTier.HIGH, MemoryTier.MEDIUM):
             key = (tier, checkpoint.source, checkpoint.revision, sampler, guidance, dtype)
-            if key not in _needed:
-                shapes = shapes or stack.enter_context(shapes_of(checkpoint, sampler, dtype))
-                _needed[key] = shapes.peak(guidance, tier)
-            if _needed[key] * ALLOCATOR_SLACK <= free_bytes:
+            if key not in _peak_cache:
+                model = model or stack.enter_context(fake_model(checkpoint, sampler, dtype))
+                _peak_cache[key] = model.peak(guidance, tier)
+            if _peak_cache[key] * ALLOCATOR_SLACK <= free_bytes:
                 return tier
     return MemoryTier.LOW
 
 
 def choose_tier(
-    named: str, model: VideoModel, sampler: SamplerConfig, guidance: GuidanceConfig | None, gpu_share: float = 1.0
+    memory: str, model: VideoModel, sampler: SamplerConfig, guidance: GuidanceConfig | None, gpu_share: float = 1.0
 ) -> MemoryTier:
-    """The tier that is named, or for `auto` the one that a loaded model's GPU has room for; a CPU's is the high one.
+    """The tier for a setting of memory: a tier's name, or `auto`.
 
-    gpu_share: of the GPU, where others have the rest.
+    `auto` is the fastest tier that fits into the free memory of the loaded model's GPU, and the high tier on a CPU.
+    gpu_share: fraction of the GPU's memory that this model may use.
     """
-    if named != "auto":
-        return MemoryTier(named)
+    if memory != "auto":
+        return MemoryTier(memory)
     if model.device.type != "cuda":
         return MemoryTier.HIGH
     free_bytes, total_bytes = torch.cuda.mem_get_info(model.device)
     held_bytes = torch.cuda.memory_allocated(model.device)
-    free_bytes += torch.cuda.memory_reserved(model.device) - held_bytes  # torch keeps it for its next tensors
+    free_bytes += torch.cuda.memory_reserved(model.device) - held_bytes  # torch reuses what it has reserved
     free_bytes = min(free_bytes, int(total_bytes * gpu_share) - held_bytes)
-    return roomiest_tier(model.checkpoint, sampler, guidance, model.dtype, free_bytes)
+    return fastest_tier(model.checkpoint, sampler, guidance, model.dtype, free_bytes)
 
 
 @contextmanager
-def shapes_of(checkpoint: Checkpoint, sampler: SamplerConfig, dtype: torch.dtype) -> Iterator[Shapes]:
-    """The shapes of a model and of its inputs, for one count or several; nothing in torch has contents meanwhile."""
+def fake_model(checkpoint: Checkpoint, sampler: SamplerConfig, dtype: torch.dtype) -> Iterator[FakeModel]:
+    """A model on fake tensors, for one count or several. Inside the context every new tensor of torch is fake."""
+    # FakeTensorMode has no public name; on the public meta device fused attention would count its scores as memory
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode(), _default_dtype(dtype):
-        yield Shapes(checkpoint, sampler)
+        yield FakeModel(checkpoint, sampler)
 
 
-class Shapes:
-    """The model and its inputs without contents; made by `shapes_of`."""
+class FakeModel:
+    """A model and its inputs on fake tensors; use `fake_model` to make one."""
 
     def __init__(self, checkpoint: Checkpoint, sampler: SamplerConfig) -> None:
         from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
@@ -168,19 +180,20 @@ class Shapes:
 
     @property
     def weights_bytes(self) -> int:
+        """Bytes of all weights."""
         return sum(weight.nbytes for module in (self.unet, self.vae, self.clip) for weight in module.parameters())
 
     def flops(self, guidance: GuidanceConfig | None, tier: MemoryTier) -> dict[str, float]:
-        """Of each phase of a sample."""
-        counted = dict(self._unguided_flops)
+        """Phase -> floating-point operations of a sample."""
+        phase_flops = dict(self._unguided_flops)
         if guidance is not None:
-            times = len(guidance.step_indices(self.sampler.steps)) * guidance.iterations
-            counted["guide"] = times * _flops_of(lambda: self._guide(guidance, tier))
-        return {phase: counted.get(phase, 0.0) for phase in PHASES}
+            updates = len(guidance.step_indices(self.sampler.steps)) * guidance.iterations
+            phase_flops["guide"] = updates * _flops_of(lambda: self._guide(guidance, tier))
+        return {phase: phase_flops.get(phase, 0.0) for phase in PHASES}
 
     @cached_property
     def _unguided_flops(self) -> dict[str, float]:
-        """Of the phases that are the same in every tier."""
+        """Phase -> floating-point operations, of the phases that are the same in every tier."""
         with torch.no_grad():
             return {
                 "encode": _flops_of(self._encode),
@@ -189,7 +202,7 @@ class Shapes:
             }
 
     def peak(self, guidance: GuidanceConfig | None, tier: MemoryTier) -> int:
-        """Most bytes alive at once, beside the weights."""
+        """Most bytes alive at once beside the weights."""
         if guidance is None:
             return self._unguided_peak
         alive = BytesAlive(self.unet, self.vae, self.clip)
@@ -199,7 +212,7 @@ class Shapes:
 
     @cached_property
     def _unguided_peak(self) -> int:
-        """Of what is the same in every tier."""
+        """Most bytes alive at once in the phases that are the same in every tier."""
         alive = BytesAlive(self.unet, self.vae, self.clip)
         with alive, torch.no_grad():
             self._encode()
@@ -231,7 +244,7 @@ class Shapes:
         torch.autograd.grad(loss, inputs["sample"])
 
     def _plan(self, guidance: GuidanceConfig) -> LossPlan:
-        """Of a box as large as the frame, which costs as much as any."""
+        """The loss of one box as large as the frame: no boxes take more memory."""
         sampler = self.sampler
         boxes_NT4 = np.tile([0.0, 0.0, sampler.width, sampler.height], (1, sampler.num_frames, 1))
         tracks = BoxTracks(boxes_NT4, sampler.height, sampler.width)
@@ -243,11 +256,11 @@ class Shapes:
 
 
 def _flops_of(computation: Callable[[], None]) -> float:
-    """Of one computation on shapes."""
+    """Floating-point operations of a computation on fake tensors."""
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False)
-    # the counter knows matrix products; fused attention kernels are opaque to it on a CPU
+    # the counter counts matrix products, and cannot look into a CPU's fused attention kernels
     with sdpa_kernel(SDPBackend.MATH), counter:
         computation()
     return float(counter.get_total_flops())
@@ -264,17 +277,17 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def uses_tf32(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether convolutions in this type are computed in TF32 on this device: torch's default for float32 on a GPU."""
+    """Whether this device computes convolutions of this type in TF32: torch's default for float32 on a GPU."""
     return device.type == "cuda" and dtype is torch.float32 and torch.backends.cudnn.allow_tf32
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
-    """Measured FLOP/s of square matrix products on a device, the best of some: what no model exceeds.
+    """Measured FLOP/s of square matrix products on a device, the best of several: an upper bound for any model.
 
-    In TF32 where convolutions are.
+    The products are in TF32 where convolutions are. seconds: how long to measure.
     """
     is_gpu = device.type == "cuda"
-    # a GPU that is waited for after each product idles for about a tenth of the time
+    # waiting for a GPU after each product would leave it idle for about a tenth of the time
     side, queued = (4096, 20) if is_gpu else (1024, 1)
     left = torch.randn(side, side, device=device).to(dtype)
 
@@ -287,7 +300,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) 
         return perf_counter() - start
 
     with _products_in_tf32() if uses_tf32(device, dtype) else nullcontext():
-        multiply()  # the first one also chooses its kernel
+        multiply()  # the first call also chooses the kernel
         end = perf_counter() + seconds
         fastest = multiply()
         while perf_counter() < end:

@@ -1,4 +1,4 @@
-"""Features of the guided layers, recorded while the U-Net runs and put back afterwards.
+"""Record the features of the guided layers while the U-Net runs.
 
 Axes: T frames, h w latent cells, h' w' cells of a guided layer, S = h' w', C channels, N heads, D head channels.
 """
@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sgi2v.checkpoint import check_layers
-from sgi2v.compiled import as_written
+from sgi2v.compiled import uncompiled
 from sgi2v.config import Feature, GuidanceConfig
 
 
 class LastGuidedLayerReached(Exception):  # noqa: N818  a signal, not a failure
-    """Ends a forward pass whose remaining layers no feature depends on."""
+    """Ends a forward pass as soon as every feature is recorded."""
 
 
 def _attend(query_TNSD: Tensor, key_TNSD: Tensor, value_TNSD: Tensor) -> Tensor:
@@ -30,9 +30,9 @@ def _attend(query_TNSD: Tensor, key_TNSD: Tensor, value_TNSD: Tensor) -> Tensor:
 
 
 class _RecordingProcessor:
-    """A diffusers attention processor that also records the output before the output projection.
+    """A diffusers attention processor that also records the attention's output before its output projection.
 
-    For spatial attention the batch axis is the frames, for temporal attention it is the cells.
+    The batch axis is frames in spatial attention, and cells in temporal attention.
     """
 
     def __init__(self, recorder: _Recorder, feature: Feature) -> None:
@@ -45,7 +45,7 @@ class _RecordingProcessor:
 
         query = heads(attn.to_q(hidden_states))
         if self.feature is Feature.MODIFIED_SELF_ATTENTION:
-            # of their own, as the last guided layer ends the pass here and no other frame's are computed
+            # frame 0's alone: the last guided layer ends the pass before the other frames' are needed
             first_key, first_value = (heads(project(hidden_states[:1])).detach() for project in (attn.to_k, attn.to_v))
             self.recorder.add_cells(_attend(query, first_key.expand_as(query), first_value.expand_as(query)))
         key, value = (heads(project(hidden_states)) for project in (attn.to_k, attn.to_v))
@@ -59,16 +59,17 @@ class _RecordingProcessor:
 
 
 class _Recorder:
-    """Collects features and ends the forward pass once all are there."""
+    """Collects features, and ends the forward pass when it has `expected` of them."""
 
     def __init__(self, expected: int, height: int, width: int) -> None:
+        """height, width: latent cells."""
         self.features: list[Tensor] = []
         self.expected = expected
         self.height = height
         self.width = width
 
     def add_cells(self, features_TSC: Tensor) -> None:
-        """Record [T, S, C], whose cells are a shrunk latent grid in row order."""
+        """Record [T, S, C], where S is a shrunken latent grid in row order."""
         num_frames, cells, channels = features_TSC.shape
         factor = round(math.sqrt(self.height * self.width / cells))
         self.add(features_TSC.reshape(num_frames, self.height // factor, self.width // factor, channels))
@@ -104,11 +105,11 @@ def _output_hook(module: nn.Module, recorder: _Recorder) -> Iterator[None]:
 
 @contextmanager
 def record_features(unet: Any, guidance: GuidanceConfig, height: int, width: int) -> Iterator[list[Tensor]]:
-    """Record the guided layers of forward passes of one video made inside.
+    """Record the guided layers during one video's forward pass inside the context.
 
-    Yields the list that fills with [T, h', w', C] per guided layer, in the order in which the U-Net computes
-    them. The pass ends by raising LastGuidedLayerReached. height, width: latent cells. The U-Net is as before
-    on leaving. Raises ConfigError for a layer that is not there.
+    Yields a list that fills with [T, h', w', C] per guided layer, in the order in which the U-Net computes them. The
+    pass ends by raising LastGuidedLayerReached. height, width: latent cells. The U-Net is restored on leaving. Raises
+    ConfigError for a layer that the U-Net does not have.
     """
     check_layers(unet.config, guidance)
     layers = sorted(set(guidance.layers))
@@ -122,19 +123,19 @@ def record_features(unet: Any, guidance: GuidanceConfig, height: int, width: int
                 continue
             transformer = block.attentions[index]
             temporal = guidance.feature is Feature.TEMPORAL_ATTENTION
-            stack.enter_context(as_written(transformer))
+            stack.enter_context(uncompiled(transformer))
             blocks = transformer.temporal_transformer_blocks if temporal else transformer.transformer_blocks
             stack.enter_context(_processor(blocks[0].attn1, _RecordingProcessor(recorder, guidance.feature)))
         yield recorder.features
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """The tensor in float32, or in float64 if it is that."""
+    """The tensor in float32; a float64 tensor stays float64."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def resize_and_join(features: list[Tensor], height: int, width: int) -> Tensor:
-    """Bilinear resize of every [T, h', w', C] to the latent grid, joined over channels: float32 [T, h, w, C]."""
+    """Resize every [T, h', w', C] bilinearly to the latent grid and join over channels: float32 [T, h, w, C]."""
 
     def resize(features_ThwC: Tensor) -> Tensor:
         if features_ThwC.shape[1:3] == (height, width):

@@ -1,4 +1,4 @@
-"""generate(): one image, one set of box tracks, one video.
+"""Generate one video from one image and its box tracks.
 
 Axes: T frames, H W pixels, C channels, h w latent cells.
 """
@@ -28,33 +28,33 @@ from sgi2v.trajectory import BoxTracks
 from sgi2v.video import resize_image
 
 OnStage = Callable[[str, int, int, Tensor], None]
-"""Called with (stage, step, iteration, latents): `before`, `update` and `merged` of every guided step."""
+"""Called with (stage, step, iteration, latents). The stages of a guided step: `before`, each `update`, `merged`."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """A video and how it came about."""
+    """A video, and how its generation went."""
 
     frames: NDArray[np.uint8]
     """[T, H, W, 3] RGB."""
     latents: Tensor
     """Final latents, float32 [T, C, h, w] on the CPU."""
     losses: NDArray[np.float64]
-    """[guided steps, iterations], before each update; 0 where there was nothing to follow."""
+    """[guided steps, iterations]: loss before each update; 0 where no box is inside the frame after frame 0."""
     is_guided: bool
-    """Whether anything was optimised: False without guidance, boxes, or a box that is seen after frame 0."""
+    """Whether anything was optimised: False without guidance, without boxes, and if no box is seen after frame 0."""
     seconds: dict[str, float]
-    """Per phase: encode, guide, denoise, decode."""
+    """Seconds per phase: encode, guide, denoise, decode."""
     skipped_updates: int
     """Passes thrown away because a 16-bit gradient overflowed; each was computed again."""
     latent_drift: float
-    """Root mean square of what the optimiser added to the latents, over all guided steps, relative to theirs."""
+    """Root of the sum, over guided steps, of the latents' mean squared change divided by their mean square."""
     peak_gpu_bytes: int | None
     """Most memory that torch held on the GPU; None on a CPU."""
 
 
 class _Clock:
-    """Seconds per phase; waits for the GPU at each border so that the time is where the work was."""
+    """Seconds per phase. Waits for the GPU at the start and end of a phase, so that work counts where it was done."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -73,7 +73,7 @@ class _Clock:
 
 
 class _Guide:
-    """Optimises the latents at the guided steps and remembers what it did."""
+    """Optimises the latents at the guided steps, and keeps the losses and totals of the whole sample."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class _Guide:
             )
             self._report("merged", step, 0, guided.latents_TChw)
             if not torch.isfinite(guided.latents_TChw).all():
-                message = f"the latents became NaN at step {step}: lower guidance.learning_rate, or guide later steps"
+                message = f"latents became NaN at step {step}: lower guidance.learning_rate, or guide later steps"
                 raise SampleError(ErrorCode.GUIDANCE_DIVERGED, message)
             self.losses.append(guided.losses)
             self.skipped += guided.skipped
@@ -143,12 +143,12 @@ def generate(
 ) -> Generation:
     """Generate one video whose boxes follow their tracks (SG-I2V, arXiv 2411.04989).
 
-    image: the first frame, RGB [H, W, 3] uint8 or PIL, of any size; resized to the sampler's. tracks: boxes in
-    pixels of a frame of their own size, rescaled and resampled to the sampler's; None or no boxes generates
-    without control. sampler: None takes the checkpoint's own. guidance: None is plain SVD with the same noise.
-    seed: of all noise, unless `noise` brings its own. memory: a lower tier gives the same video in less memory
-    and more time; None goes by what is free on the GPU, and is high on a CPU.
-    Raises ConfigError for settings that the model cannot do, SampleError for a sample that cannot be made.
+    image: the first frame, RGB [H, W, 3] uint8 or PIL, of any size; resized to the sampler's size. tracks: boxes in
+    pixels of a frame of any size, rescaled and resampled to the sampler's size and frames; None or no boxes: no
+    control. sampler: None takes the checkpoint's own settings. guidance: None is plain SVD with the same noise.
+    seed: for all noise; has no effect if `noise` is given. memory: a lower tier makes the same video in less memory
+    and more time; None chooses by the GPU's free memory, and is the high tier on a CPU.
+    Raises ConfigError for settings that the model cannot use, and SampleError for a sample that cannot be generated.
     """
     sampler = sampler or model.checkpoint.sampler()
     model.checkpoint.check_size(sampler.height, sampler.width)
@@ -175,12 +175,12 @@ def generate(
         latents_TChw = denoise(model, schedule, conditioning, latents_TChw, sampler, guide)
     clock.seconds["denoise"] -= clock.seconds["guide"]
     if not torch.isfinite(latents_TChw).all():
-        raise SampleError(ErrorCode.VIDEO_INVALID, "the latents became NaN while denoising: check the model's dtype")
+        raise SampleError(ErrorCode.VIDEO_INVALID, "latents became NaN while denoising: check the model's dtype")
     with clock.phase("decode"):
         frames_THWC = decode_latents(model, latents_TChw, sampler.decode_chunk_size)
         frames = (frames_THWC * 255).round().to(torch.uint8).cpu().numpy()
     if not torch.isfinite(frames_THWC).all():
-        raise SampleError(ErrorCode.VIDEO_INVALID, "the decoded frames hold NaN")
+        raise SampleError(ErrorCode.VIDEO_INVALID, "the decoded frames contain NaN: check the model's dtype")
     losses = guide.losses if guide else []
     return Generation(
         frames=frames,

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from sgi2v.config import GuidanceConfig, MemoryTier
 from sgi2v.features import LastGuidedLayerReached, record_features, resize_and_join
-from sgi2v.memory import memory_of
+from sgi2v.memory import in_memory_tier
 from sgi2v.spectral import butterworth_low_pass, merge_low_frequencies
 from sgi2v.trajectory import BoxTracks
 
 INITIAL_LOSS_SCALE = 2.0**16
-"""Keeps float16 gradients from vanishing; halved whenever they overflow."""
+"""Factor that keeps float16 gradients from vanishing; halved each time they overflow."""
 
 LOSS_CELLS = 8192
 """Box cells whose features are compared at once: 40 MiB a tensor on Stable Video Diffusion."""
@@ -35,22 +35,22 @@ OnUpdate = Callable[[int, Tensor], None]
 
 @dataclass(frozen=True)
 class LossPlan:
-    """Where the loss looks: all that is constant for a sample, as flat indices."""
+    """Which cells the loss compares, as flat indices: everything that is constant for a sample."""
 
     source_K: Tensor
-    """Cell of frame t that is compared, flat over (t, y, x)."""
+    """Compared cell of frame t, flat over (t, y, x)."""
     corners_K4: Tensor
-    """Four cells of frame 0 around the matching place, flat over (y, x)."""
+    """The four cells of frame 0 around the matching place, flat over (y, x)."""
     corner_weights_K4: Tensor
-    """Their bilinear weights."""
+    """Bilinear weights of these four cells."""
     weight_K: Tensor
-    """Gaussian weight of the cell within its box; its largest value in a box is 1."""
+    """Gaussian weight of the compared cell within its box; the largest weight of a box is 1."""
     low_pass_hw: Tensor | None
     """Gains of the low-pass merge; None skips it."""
 
     @property
     def is_empty(self) -> bool:
-        """True where no box is inside the frame after frame 0: nothing to optimise."""
+        """Whether no box is inside the frame after frame 0, so that there is nothing to optimise."""
         return self.source_K.numel() == 0
 
 
@@ -60,17 +60,17 @@ class GuidedStep:
 
     latents_TChw: Tensor
     losses: list[float]
-    """Loss before each update; 0 where there was nothing to follow."""
+    """Loss before each update; 0 where the plan is empty."""
     skipped: int
     """Passes thrown away because a 16-bit gradient overflowed; each was computed again at half the loss scale."""
     loss_scale: float
-    """What the next guided step starts from."""
+    """Loss scale for the next guided step to start from."""
 
 
 def _bilinear_axis(
     position_K: NDArray[np.int64], size_K: NDArray[np.int64], original_K: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Lower cell, upper cell and fraction of an axis resized from `original` to `size` (align_corners=False)."""
+    """Lower cell, upper cell and fraction along an axis resized from `original` to `size` (align_corners=False)."""
     place = np.maximum((position_K + 0.5) * original_K / size_K - 0.5, 0.0)
     lower = np.minimum(place.astype(np.int64), original_K - 1)
     upper = np.minimum(lower + 1, original_K - 1)
@@ -80,9 +80,9 @@ def _bilinear_axis(
 def plan_loss(
     tracks: BoxTracks, height: int, width: int, cell_px: int, guidance: GuidanceConfig, device: torch.device
 ) -> LossPlan:
-    """Everything of the loss that does not depend on the latents.
+    """Compute everything of the loss that does not depend on the latents.
 
-    tracks: boxes in output pixels, clipped to frame 0. height, width: latent cells of `cell_px` pixels.
+    tracks: boxes in output pixels, clipped to frame 0. height, width: latent cells of `cell_px` pixels a side.
     """
     cells_NT4 = tracks.cells(cell_px)
     first_N4 = cells_NT4[:, 0]
@@ -125,7 +125,7 @@ def plan_loss(
 
 
 def _gaussian(position_K: NDArray[np.int64], size_K: NDArray[np.int64], sigma: float) -> NDArray[np.float64]:
-    """Weight along one axis at cell centres; sigma in half sides; 1 at the cell nearest to the box's centre."""
+    """Weight along one axis at cell centres; sigma in half sides of the box; 1 at the cell nearest to its centre."""
     deviation = sigma * size_K / 2
     nearest = np.where(size_K % 2 == 0, 0.5, 0.0)
     distance = position_K + 0.5 - size_K / 2
@@ -133,18 +133,18 @@ def _gaussian(position_K: NDArray[np.int64], size_K: NDArray[np.int64], sigma: f
 
 
 def trajectory_loss(features_ThwC: Tensor, plan: LossPlan) -> Tensor:
-    """Weighted mean squared distance of each box's cells to frame 0's, which are detached: a scalar."""
+    """Weighted mean squared distance of each box's cells to its cells in frame 0, which are detached: a scalar."""
     cells = features_ThwC.shape[1:3].numel()
     loss: Tensor = _TrajectoryLoss.apply(features_ThwC.flatten(0, 2), cells, plan)  # type: ignore[no-untyped-call]
     return loss
 
 
 class _TrajectoryLoss(torch.autograd.Function):
-    """The loss and its gradient, a few cells at a time: large boxes and many take no more memory than small ones."""
+    """The loss and its gradient, LOSS_CELLS cells at a time, so that memory does not grow with the boxes."""
 
     @staticmethod
     def forward(ctx: Any, features_MC: Tensor, cells: int, plan: LossPlan) -> Tensor:
-        """features: M cells of all frames, of which the first `cells` are frame 0's."""
+        """features: M cells of all frames; the first `cells` of them are frame 0's."""
         ctx.save_for_backward(features_MC)
         ctx.cells, ctx.plan = cells, plan
         parts = _errors(features_MC, cells, plan)
@@ -152,9 +152,9 @@ class _TrajectoryLoss(torch.autograd.Function):
         return weighted.sum() / plan.weight_K.sum()
 
     @staticmethod
-    def backward(ctx: Any, *of_loss: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *loss_gradients: Tensor) -> tuple[Tensor, None, None]:
         (features_MC,) = ctx.saved_tensors
-        scale = of_loss[0] * 2 / (features_MC.shape[1] * ctx.plan.weight_K.sum())
+        scale = loss_gradients[0] * 2 / (features_MC.shape[1] * ctx.plan.weight_K.sum())
         gradient_MC = torch.zeros_like(features_MC)
         for source_k, weight_k, error_kC in _errors(features_MC, ctx.cells, ctx.plan):
             gradient_MC.index_add_(0, source_k, error_kC * (weight_k * scale).to(error_kC.dtype)[:, None])
@@ -162,11 +162,10 @@ class _TrajectoryLoss(torch.autograd.Function):
 
 
 def _errors(features_MC: Tensor, cells: int, plan: LossPlan) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Cells' places, their weights, and how far they are from their targets in frame 0."""
-    of_plan: tuple[Tensor, ...] = (plan.source_K, plan.corners_K4, plan.corner_weights_K4, plan.weight_K)
-    for source_k, corners_k4, corner_weights_k4, weight_k in zip(
-        *(torch.split(each, LOSS_CELLS) for each in of_plan), strict=True
-    ):
+    """Chunk by chunk: the cells' flat indices, their weights, and their differences to their targets in frame 0."""
+    per_cell: tuple[Tensor, ...] = (plan.source_K, plan.corners_K4, plan.corner_weights_K4, plan.weight_K)
+    chunks = (torch.split(tensor, LOSS_CELLS) for tensor in per_cell)
+    for source_k, corners_k4, corner_weights_k4, weight_k in zip(*chunks, strict=True):
         weights_k4 = corner_weights_k4.to(features_MC.dtype)
         target_kC = F.embedding_bag(corners_k4, features_MC[:cells], per_sample_weights=weights_k4, mode="sum")
         yield source_k, weight_k, features_MC.index_select(0, source_k) - target_kC
@@ -175,11 +174,11 @@ def _errors(features_MC: Tensor, cells: int, plan: LossPlan) -> Iterator[tuple[T
 def guided_features(
     unet: Any, unet_inputs: dict[str, Tensor], guidance: GuidanceConfig, memory: MemoryTier = MemoryTier.HIGH
 ) -> Tensor:
-    """Features of one conditional forward pass, cut after the last guided layer: float32 [T, h, w, C]."""
+    """Features of one conditional forward pass, which ends at the last guided layer: float32 [T, h, w, C]."""
     height, width = unet_inputs["sample"].shape[-2:]
     with (
         record_features(unet, guidance, height, width) as features,
-        memory_of(unet, guidance, memory),
+        in_memory_tier(unet, guidance, memory),
         suppress(LastGuidedLayerReached),
     ):
         unet(**unet_inputs)
@@ -229,7 +228,7 @@ def optimize_latents(
 def _loss_and_gradient(
     compute_features: Callable[[Tensor], Tensor], latents_TChw: Tensor, plan: LossPlan, loss_scale: float
 ) -> tuple[Tensor, Tensor]:
-    """The loss, and its gradient to the latents times `loss_scale`."""
+    """The loss, and `loss_scale` times its gradient with respect to the latents."""
     with torch.enable_grad():
         loss = trajectory_loss(compute_features(latents_TChw), plan)
         (gradient,) = torch.autograd.grad(loss * loss_scale, latents_TChw)

@@ -1,4 +1,4 @@
-"""The guided pass in less memory: blocks keep their inputs alone, and are computed again for the backward pass."""
+"""Run the guided pass in less memory: blocks keep only their inputs, and are computed again in the backward pass."""
 
 from __future__ import annotations
 
@@ -15,51 +15,51 @@ from sgi2v.compiled import blocks_of, forward_replaced
 from sgi2v.config import GuidanceConfig, MemoryTier
 from sgi2v.errors import is_out_of_memory
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
 @contextmanager
-def memory_of(unet: Any, guidance: GuidanceConfig, tier: MemoryTier) -> Iterator[None]:
-    """Run the guided pass made inside in a memory tier; the U-Net is as before on leaving.
+def in_memory_tier(unet: Any, guidance: GuidanceConfig, tier: MemoryTier) -> Iterator[None]:
+    """Run the guided pass inside the context in a memory tier. The U-Net is restored on leaving.
 
-    The tier's blocks are computed twice, but for the guided ones: computed again, they would record their features
-    again.
+    The tier's blocks are computed twice, except the guided ones, which would record their features twice.
     """
     guided = _guided_blocks(unet, guidance)
     with ExitStack() as stack:
         for block in _blocks_of_tier(unet, tier):
             if block not in guided:
-                # not the reentrant kind: it would keep nothing of a block whose weights have no gradient
+                # the reentrant kind does not work with torch.autograd.grad
                 recomputing = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
                 stack.enter_context(forward_replaced(block, recomputing))
         yield
 
 
-def where_there_is_room(
-    make: Callable[[MemoryTier], Made], tier: MemoryTier, named: str, guidance: GuidanceConfig | None
-) -> Made:
-    """What `make` gives in a memory tier; where that has no room, in the first below that has.
+def with_oom_fallback(
+    make: Callable[[MemoryTier], Result], tier: MemoryTier, memory: str, guidance: GuidanceConfig | None
+) -> Result:
+    """`make(tier)`; where that runs out of memory and `memory` is `auto`, the same in the next lower tier that fits.
 
-    named: the tier that was asked for; only `auto` is left for a lower one. Without guidance all tiers are one.
+    memory: the setting, a tier's name or `auto`. Raises the out-of-memory error of the last tier. Without guidance
+    all tiers are the same, so that there is no fallback.
     """
-    falls_back = named == "auto" and guidance is not None
-    below = list(MemoryTier)[list(MemoryTier).index(tier) + 1 :] if falls_back else []
+    falls_back = memory == "auto" and guidance is not None
+    lower_tiers = list(MemoryTier)[list(MemoryTier).index(tier) + 1 :] if falls_back else []
     while True:
         try:
             return make(tier)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            if not below:
+            if not lower_tiers:
                 torch.cuda.empty_cache()
                 raise
-        # only here, without the error, is the memory free that its traceback held
+        # outside the except block: the error's traceback holds memory until it is dropped
         torch.cuda.empty_cache()
-        tier = below.pop(0)
+        tier = lower_tiers.pop(0)
 
 
 def _blocks_of_tier(unet: Any, tier: MemoryTier) -> Iterator[nn.Module]:
-    """The blocks that are computed twice in a tier."""
+    """The blocks that a tier computes twice."""
     if tier is MemoryTier.LOW:
         yield from blocks_of(unet)
     elif tier is MemoryTier.MEDIUM:
@@ -68,8 +68,9 @@ def _blocks_of_tier(unet: Any, tier: MemoryTier) -> Iterator[nn.Module]:
 
 
 def _guided_blocks(unet: Any, guidance: GuidanceConfig) -> set[nn.Module]:
+    """The residual and transformer blocks of the guided layers."""
     guided: set[nn.Module] = set()
     for block_index, index in guidance.layers:
         block = unet.up_blocks[block_index]
-        guided |= {parts[index] for name in ("resnets", "attentions") if (parts := getattr(block, name, None))}
+        guided |= {blocks[index] for name in ("resnets", "attentions") if (blocks := getattr(block, name, None))}
     return guided

@@ -20,14 +20,15 @@ from sgi2v.config import DType, ModelConfig, SamplerConfig, auto_dtype
 from sgi2v.convolution import replace_temporal_convolutions
 from sgi2v.errors import ConfigError, ModelError
 from sgi2v.fetch import weight_files
+from sgi2v.resize import resize_antialiased
 
-_NAMED = 3
-"""Faulty tensors that an error names."""
+_MAX_NAMED_TENSORS = 3
+"""Faulty tensors that an error message names."""
 
 
 @dataclass(frozen=True)
 class VideoModel:
-    """The parts of Stable Video Diffusion, on one device, their weights in one type for life."""
+    """The parts of Stable Video Diffusion on one device; the type of their weights never changes."""
 
     checkpoint: Checkpoint
     unet: Any
@@ -35,12 +36,12 @@ class VideoModel:
     image_encoder: Any
     scheduler_config: dict[str, Any]
     image_mean: tuple[float, ...]
-    """Per channel, of CLIP's input."""
+    """Mean of CLIP's input, per channel."""
     image_std: tuple[float, ...]
-    """Per channel, of CLIP's input."""
+    """Standard deviation of CLIP's input, per channel."""
     device: torch.device
     dtype: torch.dtype
-    """Of the U-Net's weights."""
+    """Type of the U-Net's weights."""
 
     @property
     def cell_px(self) -> int:
@@ -56,12 +57,12 @@ class VideoModel:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the U-Net sees of the first frame; batch 0 is unconditional, batch 1 conditional."""
+    """The U-Net's inputs that depend on the first frame; row 0 is unconditional, row 1 conditional."""
 
     image_embeddings_21D: Tensor
     image_latents_2Chw: Tensor
     time_ids_23: Tensor
-    """(fps - 1, motion bucket, noise augmentation)."""
+    """(fps - 1, motion bucket id, noise augmentation strength) per row."""
 
 
 def load_model(
@@ -72,9 +73,9 @@ def load_model(
 ) -> VideoModel:
     """Load SVD, SVD 1.1, SVD-XT or any checkpoint of that architecture, for inference.
 
-    source: Hugging Face id, folder, fsspec URL or `embedded`; or a whole ModelConfig. device: None takes the
-    GPU where there is one. dtype: of the weights; `auto` is float32 on a CPU and bfloat16 on a GPU.
-    Raises ModelError that names what is missing.
+    source: Hugging Face id, folder, fsspec URL or `embedded`; or a ModelConfig in place of source, dtype and revision.
+    device: None takes the GPU if there is one. dtype: type of the weights; `auto` is float32 on a CPU, bfloat16 on a
+    GPU, and float16 on a GPU without bfloat16. Raises ModelError, whose message names what is missing or damaged.
     """
     if isinstance(source, ModelConfig):
         config = source
@@ -89,7 +90,7 @@ def load_model(
 
 
 def resolve_dtype(dtype: DType, device: torch.device) -> torch.dtype:
-    """The weights' type for a setting. Raises ConfigError for 16 bits on a CPU's float16."""
+    """The type of the weights for a setting of dtype. Raises ConfigError for float16 on a CPU."""
     if dtype == "auto":
         dtype = auto_dtype(on_gpu=device.type != "cpu", has_bfloat16=_has_bfloat16(device))
     if dtype == "float16" and device.type == "cpu":
@@ -99,7 +100,7 @@ def resolve_dtype(dtype: DType, device: torch.device) -> torch.dtype:
 
 
 def _has_bfloat16(device: torch.device) -> bool:
-    """Whether it computes in bfloat16, and not by way of float32."""
+    """Whether the device computes in bfloat16 itself, and not by way of float32."""
     return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
@@ -109,23 +110,23 @@ def _load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> V
     from transformers import CLIPVisionModelWithProjection
 
     configs = checkpoint.configs
-    # An encoder that asks for upcasting overflows float16; bfloat16 has float32's range.
+    # a VAE whose config says force_upcast overflows in float16; bfloat16 has float32's range
     upcast = bool(configs["vae"].get("force_upcast", True))
     upcast_dtype = torch.bfloat16 if _has_bfloat16(device) else torch.float32
     vae_dtype = upcast_dtype if dtype is torch.float16 and upcast else dtype
 
-    def component(component_class: Any, name: str, of_dtype: torch.dtype) -> Any:
-        variant, _ = weight_files(checkpoint.path, name, half=of_dtype is not torch.float32)
+    def component(component_class: Any, name: str, weights_dtype: torch.dtype) -> Any:
+        variant, _ = weight_files(checkpoint.path, name, half=weights_dtype is not torch.float32)
         try:
-            module, found = component_class.from_pretrained(
+            module, loading_info = component_class.from_pretrained(
                 str(checkpoint.path / name),
                 use_safetensors=True,
                 variant=variant,
-                dtype=of_dtype,
-                ignore_mismatched_sizes=True,  # they are told below, with their names
+                dtype=weights_dtype,
+                ignore_mismatched_sizes=True,  # _check_tensors reports them by name
                 output_loading_info=True,
             )
-            _check_tensors(f"{name} of {checkpoint.source}", found)
+            _check_tensors(f"{name} of {checkpoint.source}", loading_info)
             module.to(device).eval().requires_grad_(False)
             replace_cross_attention(module)
             if device.type == "cpu":
@@ -148,16 +149,20 @@ def _load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> V
     )
 
 
-def _check_tensors(what: str, found: Mapping[str, Any]) -> None:
-    """Raise ModelError for tensors that the library made up; found: its account of the loading."""
-    mismatched = {key for key, *_ in found["mismatched_keys"]}
-    missing = set(found["missing_keys"]) - mismatched
-    for keys, fault in ((missing, "are missing"), (mismatched, "have the wrong shape")):
+def _check_tensors(component: str, loading_info: Mapping[str, Any]) -> None:
+    """Raise ModelError for tensors that the library did not load from the file and filled with random values.
+
+    loading_info: what `from_pretrained` returns with `output_loading_info`.
+    """
+    mismatched = {key for key, *_ in loading_info["mismatched_keys"]}
+    missing = set(loading_info["missing_keys"]) - mismatched
+    for keys, fault in ((missing, "missing"), (mismatched, "of the wrong shape")):
         if keys:
-            names = ", ".join(sorted(keys)[:_NAMED]) + (", ..." if len(keys) > _NAMED else "")
-            raise ModelError(f"{what} cannot be used: {len(keys)} of its tensors {fault}: {names}")
-    if found["error_msgs"]:
-        raise ModelError(f"{what} cannot be used: {'; '.join(map(str, found['error_msgs']))}")
+            names = ", ".join(sorted(keys)[:_MAX_NAMED_TENSORS]) + (", ..." if len(keys) > _MAX_NAMED_TENSORS else "")
+            are = "is" if len(keys) == 1 else "are"
+            raise ModelError(f"{component} cannot be used: {len(keys)} of its tensors {are} {fault}: {names}")
+    if loading_info["error_msgs"]:
+        raise ModelError(f"{component} cannot be used: {'; '.join(map(str, loading_info['error_msgs']))}")
 
 
 @torch.no_grad()
@@ -166,7 +171,7 @@ def encode_image(
 ) -> Conditioning:
     """Condition on the first frame as SVD does.
 
-    image: RGB at output size. noise: unit Gaussian [1, 3, H, W], added times `noise_aug_strength`.
+    image: RGB at output size. noise: unit Gaussian [1, 3, H, W]; `noise_aug_strength` times it is added.
     """
     pixels_1CHW = torch.from_numpy(np.array(image_HWC)).permute(2, 0, 1)[None].float() / 255 * 2 - 1
     noised_1CHW = pixels_1CHW + sampler.noise_aug_strength * noise_1CHW
@@ -183,10 +188,8 @@ def encode_image(
 
 def embed_image(model: VideoModel, pixels_1CHW: Tensor) -> Tensor:
     """CLIP embedding [1, D] of an image in [-1, 1], resized with antialiasing to the encoder's size."""
-    from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
-
     side = model.image_encoder.config.image_size
-    resized = (_resize_with_antialiasing(pixels_1CHW, (side, side)) + 1) / 2
+    resized = (resize_antialiased(pixels_1CHW, side, side) + 1) / 2
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (model.image_mean, model.image_std))
     normalized = ((resized - mean) / std).to(model.device, model.dtype)
     embedding: Tensor = model.image_encoder(normalized).image_embeds
@@ -202,7 +205,7 @@ def decode_latents(model: VideoModel, latents_TChw: Tensor, chunk_size: int) -> 
 
 
 def quiet_libraries() -> None:
-    """Keep diffusers' and transformers' bars and notices out of a worker's log."""
+    """Keep the progress bars and notices of diffusers and transformers out of a worker's log."""
     import diffusers.utils.logging as diffusers_logging
     import transformers.utils.logging as transformers_logging
 

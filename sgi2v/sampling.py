@@ -1,6 +1,6 @@
-"""Noise, schedule and the denoising loop (Euler of Karras et al. 2022, arXiv 2206.00364, algorithm 2).
+"""Noise, schedule and the denoising loop (Euler steps of Karras et al. 2022, arXiv 2206.00364, algorithm 2).
 
-Axes: T frames, C channels, h w latent cells; latents are float32 whatever the weights are.
+Axes: T frames, C channels, H W pixels, h w latent cells. Latents are float32 for every type of weights.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from sgi2v.config import SamplerConfig
 from sgi2v.model import Conditioning, VideoModel
 
 PHASES = ("encode", "guide", "denoise", "decode")
-"""What the time of a video goes into, in this order."""
+"""The phases of a generation whose time is measured, in this order."""
 Guide = Callable[[int, Tensor], Tensor]
-"""(step, latents) -> latents; called before the denoising of every step."""
+"""(step, latents) -> latents; called before each denoising step."""
 
 
 @dataclass(frozen=True)
 class Noise:
-    """All the randomness of one video, float32, unit Gaussian."""
+    """All randomness of one video: float32, unit Gaussian."""
 
     augmentation_1CHW: Tensor
-    """Added to the first frame, in pixels."""
+    """Noise for the first frame, in pixels; the sampler's noise_aug_strength scales it."""
     initial_TChw: Tensor
-    """The latents before they are scaled to the first sigma."""
+    """Initial latents, before they are scaled to the first sigma."""
 
 
 def draw_noise(seed: int, sampler: SamplerConfig, cell_px: int, latent_channels: int = 4) -> Noise:
-    """The noise of a seed, drawn on the CPU: the same on every device, in every batch and worker."""
+    """Draw the noise of a seed on the CPU, so that it is the same on every device and worker and in every batch."""
     generator = torch.Generator("cpu").manual_seed(seed)
     height, width = sampler.height, sampler.width
     augmentation = torch.randn(1, 3, height, width, generator=generator)
@@ -40,7 +40,7 @@ def draw_noise(seed: int, sampler: SamplerConfig, cell_px: int, latent_channels:
 
 
 class Schedule:
-    """The checkpoint's Euler schedule over a number of steps."""
+    """The checkpoint's Euler schedule for a number of steps."""
 
     def __init__(self, model: VideoModel, steps: int) -> None:
         from diffusers import EulerDiscreteScheduler
@@ -48,18 +48,18 @@ class Schedule:
         self._scheduler = EulerDiscreteScheduler.from_config(model.scheduler_config)
         self._scheduler.set_timesteps(steps, device=model.device)
         self.timesteps: Tensor = self._scheduler.timesteps
-        """[steps]: what the U-Net is fed."""
+        """[steps]: timesteps that the U-Net is fed."""
         self.sigmas: Tensor = self._scheduler.sigmas
-        """[steps + 1]: noise levels, the last one zero."""
+        """[steps + 1]: noise levels; the last one is zero."""
         self.init_noise_sigma = float(self._scheduler.init_noise_sigma)
 
     def scale_input(self, latents: Tensor, step: int) -> Tensor:
-        """Latents divided to unit variance."""
+        """Latents scaled to unit variance."""
         scaled: Tensor = self._scheduler.scale_model_input(latents, self.timesteps[step])
         return scaled
 
     def step(self, model_output: Tensor, step: int, latents: Tensor) -> Tensor:
-        """Latents of the next noise level."""
+        """Latents at the next noise level."""
         stepped: Tensor = self._scheduler.step(model_output, self.timesteps[step], latents).prev_sample
         return stepped
 
@@ -67,7 +67,10 @@ class Schedule:
 def unet_inputs(
     schedule: Schedule, step: int, latents_TChw: Tensor, conditioning: Conditioning, batch: slice, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """Arguments of the U-Net for the branches of classifier-free guidance in `batch`, differentiable in the latents."""
+    """Arguments of the U-Net, differentiable in the latents.
+
+    batch: the branches of classifier-free guidance, UNCONDITIONAL_AND_CONDITIONAL or CONDITIONAL. dtype: the weights'.
+    """
     image_latents = conditioning.image_latents_2Chw[batch]
     branches, num_frames = len(image_latents), len(latents_TChw)
     scaled = schedule.scale_input(latents_TChw, step).to(dtype)
@@ -99,7 +102,7 @@ def denoise(
     sampler: SamplerConfig,
     guide: Guide | None = None,
 ) -> Tensor:
-    """From noise to latents: guide, predict both branches, mix, step.
+    """Denoise latents; each step guides, predicts both branches, mixes them, and goes to the next noise level.
 
     latents: float32 [T, C, h, w] at the first sigma. Returns float32 [T, C, h, w].
     """

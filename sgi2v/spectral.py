@@ -1,4 +1,7 @@
-"""Butterworth low-pass merge of two latents (SG-I2V, section 4.3; Butterworth's filter of order 4)."""
+"""Merge the low frequencies of one latent with the high ones of another (SG-I2V, section 4.3).
+
+The low-pass is a Butterworth filter of order 4. Axes: h w latent cells.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ ORDER = 4
 
 
 def butterworth_low_pass(height: int, width: int, cutoff: float) -> Tensor:
-    """[h, w] gains 1 / (1 + ((u^2 + v^2) / cutoff^2)^4) at frequencies u, v in [-1, 1), zero frequency first.
+    """[h, w] gains 1 / (1 + ((u^2 + v^2) / cutoff^2)^4) at frequencies u, v in [-1, 1), with zero frequency first.
 
-    A cut-off of 0 lets nothing pass.
+    A cut-off of 0 passes nothing.
     """
     v_h = torch.arange(height, dtype=torch.float64) * 2 / height - 1
     u_w = torch.arange(width, dtype=torch.float64) * 2 / width - 1
@@ -22,7 +25,7 @@ def butterworth_low_pass(height: int, width: int, cutoff: float) -> Tensor:
 
 
 def merge_low_frequencies(low_from: Tensor, high_from: Tensor, low_pass_hw: Tensor) -> Tensor:
-    """Low spatial frequencies of one [..., h, w], high ones of the other.
+    """Merge the low spatial frequencies of `low_from` [..., h, w] with the high ones of `high_from`.
 
     The transform is linear, so only the difference is filtered: high + F^-1(gain F(low - high)).
     """

@@ -1,4 +1,4 @@
-"""Box tracks: where each box should be in each frame. NumPy only.
+"""Box tracks: where each box should be in each frame. Needs NumPy only.
 
 Axes: N boxes, T frames, P path points. Boxes are xyxy, pixels, half-open; x runs right, y down.
 """
@@ -17,19 +17,19 @@ Floats = NDArray[np.float64]
 
 
 def resample_path(points: Floats, num_frames: int) -> Floats:
-    """Linear resampling of [P, ...] evenly timed points to [T, ...]; the identity where P = T."""
+    """Resample evenly timed points [P, ...] linearly to [T, ...]; the identity if P = T."""
     points = np.asarray(points, np.float64)
     at = np.linspace(0.0, len(points) - 1.0, num_frames)
     lower = np.floor(at).astype(int)
     upper = np.minimum(lower + 1, len(points) - 1)
     fraction = (at - lower).reshape(-1, *[1] * (points.ndim - 1))
-    # of this form, points that stand still stay bit for bit where they are
+    # in this form, a path that stands still keeps its points to the bit
     resampled: Floats = points[lower] + (points[upper] - points[lower]) * fraction
     return resampled
 
 
 def boxes_outside(boxes_N4: Floats, height: int, width: int) -> Iterator[tuple[int, TrajectoryError]]:
-    """Each frame-0 box that has no area inside a frame of [height, width] pixels, with its error."""
+    """Yield (index, error) for each frame-0 box that has no area inside a frame of [height, width] pixels."""
     clipped_N4 = np.clip(boxes_N4, 0.0, np.array([width, height] * 2, np.float64))
     for n, (box, (x0, y0, x1, y1)) in enumerate(zip(boxes_N4, clipped_N4, strict=True)):
         if not (x0 < x1 and y0 < y1):
@@ -42,7 +42,7 @@ def boxes_outside(boxes_N4: Floats, height: int, width: int) -> Iterator[tuple[i
 
 @dataclass(frozen=True)
 class BoxTracks:
-    """N boxes over T frames, in pixels of a frame of a known size."""
+    """N boxes over T frames, in pixels of a frame of the stated size."""
 
     boxes_NT4: Floats
     """xyxy per box and frame, pixels, half-open."""
@@ -54,10 +54,10 @@ class BoxTracks:
     def __post_init__(self) -> None:
         boxes_NT4 = np.asarray(self.boxes_NT4, np.float64)
         if boxes_NT4.ndim != 3 or boxes_NT4.shape[-1] != 4:
-            message = f"box tracks must be [boxes, frames, 4], not {list(boxes_NT4.shape)}"
+            message = f"expected box tracks of shape [boxes, frames, 4], got {list(boxes_NT4.shape)}"
             raise TrajectoryError(ErrorCode.TRAJECTORY_INVALID, message)
         if not np.isfinite(boxes_NT4).all():
-            raise TrajectoryError(ErrorCode.TRAJECTORY_INVALID, "box tracks hold NaN or infinite coordinates")
+            raise TrajectoryError(ErrorCode.TRAJECTORY_INVALID, "box tracks contain NaN or infinite coordinates")
         object.__setattr__(self, "boxes_NT4", boxes_NT4)
 
     @classmethod
@@ -72,30 +72,30 @@ class BoxTracks:
     ) -> BoxTracks:
         """Move frame-0 boxes along paths of their centres.
 
-        boxes_N4: frame-0 boxes. paths: per box [P, 2] xy, P >= 2, evenly spaced in time; the box moves by
-        path_t - path_0, so a path need not start at the centre. scales: per box [P], size relative to the
-        first point's; None keeps sizes. Raises TrajectoryError.
+        boxes_N4: frame-0 boxes, pixels. paths: per box [P, 2] xy in pixels, P >= 2, evenly spaced in time. A box
+        moves by path_t - path_0, so that its path need not start at its centre. height, width: of the frame, pixels.
+        scales: per box [P], its relative size at these points; None keeps the sizes. Raises TrajectoryError.
         """
         boxes_N4 = np.asarray(boxes_N4, np.float64)
         if boxes_N4.size == 0:
             boxes_N4 = np.empty((0, 4))
         if boxes_N4.ndim != 2 or boxes_N4.shape[-1] != 4:
-            message = f"boxes must be [x0, y0, x1, y1] each, not an array of {list(boxes_N4.shape)}"
+            message = f"expected boxes of shape [boxes, 4] (x0, y0, x1, y1), got {list(boxes_N4.shape)}"
             raise TrajectoryError(ErrorCode.TRAJECTORY_INVALID, message)
         if scales is not None and len(scales) != len(boxes_N4):
-            message = f"{len(boxes_N4)} boxes but {len(scales)} lists of scales: give one list per box"
+            message = f"expected one list of scales per box ({len(boxes_N4)}), got {len(scales)}"
             raise TrajectoryError(ErrorCode.TRAJECTORY_INVALID, message)
         if len(paths) != len(boxes_N4):
-            message = f"{len(boxes_N4)} boxes but {len(paths)} trajectories: give one trajectory per box"
+            message = f"expected one trajectory per box ({len(boxes_N4)}), got {len(paths)}"
             raise TrajectoryError(ErrorCode.TRAJECTORY_INVALID, message)
         tracks = np.empty((len(boxes_N4), num_frames, 4))
         for n, (box, path) in enumerate(zip(boxes_N4, paths, strict=True)):
             path = np.asarray(path, np.float64)
             if path.ndim != 2 or path.shape[-1] != 2 or len(path) < 2:
-                message = f"trajectory {n} must be at least two [x, y] points, not an array of {list(path.shape)}"
+                message = f"trajectory {n} must be two or more [x, y] points, got an array of {list(path.shape)}"
                 raise TrajectoryError(ErrorCode.TRAJECTORY_INVALID, message)
             if not np.isfinite(path).all():
-                message = f"trajectory {n} holds NaN or infinite coordinates"
+                message = f"trajectory {n} contains NaN or infinite coordinates"
                 raise TrajectoryError(ErrorCode.TRAJECTORY_INVALID, message)
             path_T2 = resample_path(path, num_frames)
             shift_T4 = np.tile(path_T2 - path_T2[0], 2)
@@ -113,24 +113,26 @@ class BoxTracks:
 
     @property
     def num_boxes(self) -> int:
+        """N, the number of boxes."""
         return int(self.boxes_NT4.shape[0])
 
     @property
     def num_frames(self) -> int:
+        """T, the number of frames."""
         return int(self.boxes_NT4.shape[1])
 
     @property
     def centres_NT2(self) -> Floats:
-        """xy of each box's centre, pixels."""
+        """Centre of each box, xy, pixels."""
         return (self.boxes_NT4[..., :2] + self.boxes_NT4[..., 2:]) / 2
 
     def rescale(self, height: int, width: int) -> BoxTracks:
         """The same tracks in pixels of a frame of another size."""
         if (height, width) == (self.height, self.width):
             return self
-        to, of = np.array([width, height] * 2), np.array([self.width, self.height] * 2)
-        # multiplied before divided: a coordinate that falls on a cell border must not land just below it
-        return BoxTracks(self.boxes_NT4 * to / of, height, width)
+        new_size, old_size = np.array([width, height] * 2), np.array([self.width, self.height] * 2)
+        # multiply first, or a coordinate on a cell's border could land just below it
+        return BoxTracks(self.boxes_NT4 * new_size / old_size, height, width)
 
     def resample(self, num_frames: int) -> BoxTracks:
         """The same motion over another number of frames, linearly interpolated."""
@@ -140,9 +142,9 @@ class BoxTracks:
         return BoxTracks(boxes_TN4.swapaxes(0, 1), self.height, self.width)
 
     def clip_to_first_frame(self) -> BoxTracks:
-        """Cut from each box, in every frame, what lies outside frame 0.
+        """Cut off what lies outside the frame in frame 0: the same share of the box in every frame.
 
-        Raises TrajectoryError(box_outside) for a box that is wholly outside frame 0 or has no area.
+        Raises TrajectoryError(box_outside) for a box that is wholly outside in frame 0 or has no area there.
         """
         first_N4 = self.boxes_NT4[:, 0]
         for _, error in boxes_outside(first_N4, self.height, self.width):
@@ -154,12 +156,12 @@ class BoxTracks:
         return BoxTracks(self.boxes_NT4 + cut_NT4, self.height, self.width)
 
     def cells(self, cell_px: int) -> NDArray[np.int64]:
-        """[N, T, 4] xyxy in latent cells of `cell_px` pixels: floor(px / cell), at least one cell a side."""
+        """[N, T, 4] xyxy in latent cells of `cell_px` pixels a side: floor(px / cell_px), at least one cell a side."""
         cells_NT4 = np.floor(self.boxes_NT4 / cell_px).astype(np.int64)
         cells_NT4[..., 2:] = np.maximum(cells_NT4[..., 2:], cells_NT4[..., :2] + 1)
         return cells_NT4
 
     def centre_inside_NT(self) -> NDArray[np.bool_]:
-        """Whether each box's centre is inside the frame."""
+        """[N, T]: whether the box's centre is inside the frame."""
         x, y = np.moveaxis(self.centres_NT2, -1, 0)
         return np.asarray((x >= 0) & (x < self.width) & (y >= 0) & (y < self.height))

@@ -1,4 +1,4 @@
-"""A sample of any size, to try a model with."""
+"""A synthetic sample of any size, to try a model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sgi2v.trajectory import BoxTracks
 
 
 def moving_box(sampler: SamplerConfig) -> tuple[NDArray[np.uint8], BoxTracks]:
-    """A sample of any size: noise for a picture [H, W, 3], and one box that crosses it."""
+    """A noise image [H, W, 3] of the sampler's size, and one box that crosses it."""
     height, width = sampler.height, sampler.width
     image_HWC = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     boxes_N4 = np.array([[width / 8, height / 4, 3 * width / 8, 3 * height / 4]])
@@ -19,7 +19,10 @@ def moving_box(sampler: SamplerConfig) -> tuple[NDArray[np.uint8], BoxTracks]:
 
 
 def shortest(sampler: SamplerConfig, guidance: GuidanceConfig | None) -> tuple[SamplerConfig, GuidanceConfig | None]:
-    """Settings whose sample runs, once, all that these run: a guided step and another."""
+    """The same settings cut down to two steps, of which the first is guided with one update.
+
+    Such a sample still runs all the code that a full one runs.
+    """
     if guidance is not None:
         guidance = guidance.replace(guided_steps=(0,), iterations=1)
     return sampler.replace(steps=2), guidance

@@ -2,8 +2,8 @@
 
     python tests/conformance.py --checkpoint DIR CASE_DIR [CASE_DIR ...]
 
-A case is a folder of `config.json` and `golden.npz`. Prints, per stage, the largest and the mean absolute
-difference (relative for the losses) and exits with 1 where one is over its tolerance.
+A case is a folder with `config.json` and `golden.npz`. Prints the largest and the mean absolute difference of each
+stage (relative for the losses), and exits with 1 if a largest difference is over its tolerance.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ TOLERANCES = {
     "final_latents": 1e-3,
     "frames": 1e-3,
 }
-"""Largest absolute difference per stage; of `losses`, the largest relative one."""
+"""Stage -> largest allowed absolute difference; for `losses` the largest relative one."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one stage is from its golden numbers."""
+    """The difference of one stage from its golden numbers."""
 
     stage: str
     largest: float
@@ -59,7 +59,7 @@ class Difference:
 
 
 def read_settings(config: dict[str, Any]) -> tuple[SamplerConfig, GuidanceConfig]:
-    """The settings of a case in this project's words; what it does not say is the paper's."""
+    """A case's settings as this project names them; settings that the case leaves out are the paper's."""
     sampler_fields = {
         "height": "height",
         "width": "width",
@@ -88,7 +88,7 @@ def read_settings(config: dict[str, Any]) -> tuple[SamplerConfig, GuidanceConfig
 
 
 def read_inputs(case: Path, golden: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    """What `generate` is given for a case: its picture, tracks, settings and noise."""
+    """Arguments of `generate` for a case: its image, tracks, settings and noise."""
     sampler, guidance = read_settings(json.loads((case / "config.json").read_text()))
     return {
         "image": golden["image"],
@@ -102,27 +102,27 @@ def read_inputs(case: Path, golden: Mapping[str, NDArray[Any]]) -> dict[str, Any
 def run_case(model: VideoModel, case: Path) -> list[Difference]:
     """Generate a case with its own noise and compare every stage that it recorded."""
     golden, computed = compute_case(model, case)
-    return [compare(stage, ours, golden[stage]) for stage, ours in computed.items() if stage in golden]
+    return [compare(stage, actual, golden[stage]) for stage, actual in computed.items() if stage in golden]
 
 
 def compute_case(model: VideoModel, case: Path) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
-    """A case's recorded arrays, and ours of every stage."""
+    """A case's recorded arrays, and the arrays of every stage as computed here."""
     golden = dict(np.load(case / "golden.npz", allow_pickle=False))
-    given = read_inputs(case, golden)
-    sampler, image, noise = given["sampler"], given["image"], given["noise"]
+    inputs = read_inputs(case, golden)
+    sampler, image, noise = inputs["sampler"], inputs["image"], inputs["noise"]
 
     schedule = Schedule(model, sampler.steps)
     conditioning = encode_image(model, image, noise.augmentation_1CHW, sampler)
     stages: dict[str, dict[int, list[torch.Tensor]]] = {"before": {}, "update": {}, "merged": {}}
     generation = generate(
         model,
-        **given,
+        **inputs,
         on_stage=lambda stage, step, _, latents: stages[stage].setdefault(step, []).append(latents.clone()),
     )
     frames = decode_latents(model, generation.latents, sampler.decode_chunk_size)
 
     def stacked(stage: str) -> NDArray[np.float32]:
-        """[guided steps, calls, T, C, h, w]; a stage that was never reached has no steps."""
+        """[guided steps, calls per step, T, C, h, w]; no steps if the stage was never reached."""
         steps = [torch.stack(latents).cpu().numpy() for _, latents in sorted(stages[stage].items())]
         return np.stack(steps) if steps else np.zeros((0, 0), np.float32)
 
@@ -141,15 +141,15 @@ def compute_case(model: VideoModel, case: Path) -> tuple[dict[str, NDArray[Any]]
     return golden, computed
 
 
-def compare(stage: str, ours: NDArray[Any], theirs: NDArray[Any]) -> Difference:
-    """The difference of one stage; infinite where the shapes differ or a value is NaN."""
-    if ours.size == theirs.size == 0:
+def compare(stage: str, actual: NDArray[Any], golden: NDArray[Any]) -> Difference:
+    """The difference of one stage; infinite if the shapes differ or a value is NaN."""
+    if actual.size == golden.size == 0:
         return Difference(stage, 0.0, 0.0)
-    if ours.shape != theirs.shape:
+    if actual.shape != golden.shape:
         return Difference(stage, float("inf"), float("inf"))
-    difference = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
+    difference = np.abs(actual.astype(np.float64) - golden.astype(np.float64))
     if stage == "losses":
-        difference = difference / np.maximum(np.abs(theirs), 1e-12)  # two zeros agree
+        difference = difference / np.maximum(np.abs(golden), 1e-12)  # two zeros agree
     if not np.isfinite(difference).all():
         return Difference(stage, float("inf"), float("inf"))
     return Difference(stage, float(difference.max(initial=0.0)), float(difference.mean()))
@@ -166,7 +166,7 @@ def main() -> int:
         print(f"{case}\n  {'stage':<22}{'largest':>12}{'mean':>12}{'tolerance':>12}")
         try:
             differences = run_case(model, case)
-        except Exception as error:  # the next case has its own verdict
+        except Exception as error:  # the other cases are still compared
             print(f"  failed: {type(error).__name__}: {error}")
             conforms = False
             continue

@@ -121,13 +121,13 @@ class Generate:
     ) -> Generation:
         """Make the video; if memory runs out, again in a lower memory tier, which this worker then keeps."""
         from sgi2v.generate import generate
-        from sgi2v.memory import where_there_is_room
+        from sgi2v.memory import with_oom_fallback
 
         def make(tier: MemoryTier) -> Generation:
             self.memory = tier
             return generate(model, image_HWC, tracks, sampler, guidance, seed, memory=tier)
 
-        return where_there_is_room(make, self.memory, self.config.execution.memory, guidance)
+        return with_oom_fallback(make, self.memory, self.config.execution.memory, guidance)
 
     def _record_fields(self, generation: Generation) -> dict[str, Any]:
         def column(values: NDArray[np.float64]) -> list[float | None]:

@@ -1,4 +1,4 @@
-"""One tiny model of SVD's block types, shared by the tests of the method."""
+"""Fixtures of the method's tests: a tiny model of SVD's block types, and a photograph."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def _one_thread() -> None:
 
 @pytest.fixture
 def free_ports() -> list[int]:
-    """Three TCP ports that nobody listens on."""
+    """Three TCP ports on which nothing listens."""
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        listeners = [stack.enter_context(socket.socket()) for _ in range(3)]
+        for listener in listeners:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in listeners]
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The recorded numbers of the original implementation are reproduced, and would not be by another method."""
+"""The method reproduces the recorded numbers of the original implementation, and a changed method does not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.conformance import compare, compute_case, run_case
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = [GOLDEN / "case-a", GOLDEN / "case-b"]
-OF_GUIDED_STEPS = ("losses", "latents_before", "latents_after_adamw", "latents_after_fft")
+GUIDED_STEP_STAGES = ("losses", "latents_before", "latents_after_adamw", "latents_after_fft")
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -37,10 +37,10 @@ def test_every_stage_conforms(model: VideoModel, case: Path) -> None:
     ],
     ids=lambda changes: next(iter(changes)) if isinstance(changes, dict) else "",
 )
-def test_further_cases_are_compared_and_not_only_run(
+def test_cases_of_other_shapes_are_compared(
     model: VideoModel, tmp_path: Path, changes: dict[str, object], shape: tuple[int, ...]
 ) -> None:
-    """A case of another shape: computed again it conforms, and one golden number that it is not is noticed."""
+    """A case of another shape conforms to its own numbers, and one changed golden array is found."""
     config = json.loads((CASES[0] / "config.json").read_text())
     config |= {"num_inference_steps": 6, "optimize_steps_counted_down": [5, 4]}
     config |= {name: value for name, value in changes.items() if name != "boxes"}
@@ -79,15 +79,15 @@ def test_further_cases_are_compared_and_not_only_run(
     ],
     ids=lambda value: next(iter(value), "none") if isinstance(value, dict) else "",
 )
-def test_a_wrong_setting_is_noticed(
+def test_a_wrong_setting_is_detected(
     model: VideoModel, tmp_path: Path, changes: dict[str, object], first: str | None
 ) -> None:
-    """A case up to its first guided step, which tells: what it guides after that is of no matter there."""
+    """Compares a case up to its first guided step, which is enough to detect the change."""
     config = json.loads((CASES[0] / "config.json").read_text())
     config["optimize_steps_counted_down"] = [max(config["optimize_steps_counted_down"])]
     (tmp_path / "config.json").write_text(json.dumps(config | changes))
     golden = dict(np.load(CASES[0] / "golden.npz"))
-    golden |= {stage: golden[stage][:1] for stage in OF_GUIDED_STEPS}
+    golden |= {stage: golden[stage][:1] for stage in GUIDED_STEP_STAGES}
     del golden["final_latents"], golden["frames"]
     np.savez(tmp_path / "golden.npz", **golden)
     over = [difference.stage for difference in run_case(model, tmp_path) if not difference.conforms]
@@ -99,12 +99,12 @@ def test_a_wrong_setting_is_noticed(
 
 def test_the_script_prints_a_table_and_exits_with_its_verdict(tmp_path: Path, golden_checkpoint: Path) -> None:
     config = json.loads((CASES[1] / "config.json").read_text())
-    few = {"num_inference_steps": 3, "optimize_steps_counted_down": [2], "lr": 1.0}
-    (tmp_path / "config.json").write_text(json.dumps(config | few))
+    changes = {"num_inference_steps": 3, "optimize_steps_counted_down": [2], "lr": 1.0}
+    (tmp_path / "config.json").write_text(json.dumps(config | changes))
     shutil.copy(CASES[1] / "golden.npz", tmp_path)
     script = Path(__file__).parents[1] / "conformance.py"
     command = [sys.executable, str(script), "--checkpoint", str(golden_checkpoint), str(CASES[1]), str(tmp_path)]
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # others are at the cores too
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # other tests may run at the same time
     finished = subprocess.run(command, env=one_thread, capture_output=True, text=True, timeout=300, check=False)
     assert finished.returncode == 1
     good, _, bad = finished.stdout.partition(str(tmp_path))

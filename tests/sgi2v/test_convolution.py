@@ -1,4 +1,4 @@
-"""Temporal convolutions on a CPU are another way to the same sums."""
+"""Temporal convolutions in two dimensions give the same values and gradients as in three."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from sgi2v.model import load_model
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_same_values_and_gradients(bias: bool) -> None:
+def test_values_and_gradients_are_the_same(bias: bool) -> None:
     torch.manual_seed(0)
     conv = nn.Conv3d(6, 5, (3, 1, 1), padding=(1, 0, 0), bias=bias).double()
     hidden_BCThw = torch.randn(2, 6, 4, 3, 7, dtype=torch.float64, requires_grad=True)
     weights = torch.randn(2, 5, 4, 3, 7, dtype=torch.float64)
     results = []
     for layer in (conv, TemporalConvolution(conv)):
-        made = layer(hidden_BCThw)
-        results.append((made, *torch.autograd.grad((made * weights).sum(), hidden_BCThw)))
-    for expected, found in zip(*results, strict=True):
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+        output = layer(hidden_BCThw)
+        results.append((output, *torch.autograd.grad((output * weights).sum(), hidden_BCThw)))
+    for expected, actual in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -36,13 +36,13 @@ def test_the_same_values_and_gradients(bias: bool) -> None:
         {"kernel_size": (3, 1, 1), "padding": (1, 0, 0), "groups": 2},
     ],
 )
-def test_any_other_convolution_stays(settings: dict[str, Any]) -> None:
+def test_other_convolutions_are_not_replaced(settings: dict[str, Any]) -> None:
     module = nn.Sequential(nn.Conv3d(4, 4, **settings))
     replace_temporal_convolutions(module)
     assert type(module[0]) is nn.Conv3d
 
 
-def test_none_is_left_in_a_model_on_a_cpu() -> None:
+def test_a_model_on_a_cpu_has_no_conv3d_left() -> None:
     model = load_model("embedded", device="cpu")
     parts = [module for part in (model.unet, model.vae) for module in part.modules()]
     assert not any(isinstance(module, nn.Conv3d) for module in parts)

@@ -1,4 +1,4 @@
-"""Recording features changes nothing, keeps frame 0 fixed, and does no more work than it must."""
+"""Recording features does not change the model, detaches frame 0, and ends the pass at the last guided layer."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_shapes_of_every_kind_and_layer(
         model.unet(**inputs())
     shrink = {0: 8, 1: 4, 2: 2, 3: 1}
     expected = [(FRAMES, HEIGHT // shrink[block], WIDTH // shrink[block], 32) for block, _ in sorted(layers)]
-    assert [tuple(each.shape) for each in features] == expected
+    assert [tuple(recorded.shape) for recorded in features] == expected
     joined = guided_features(model.unet, inputs(), guidance)
     assert joined.shape == (FRAMES, HEIGHT, WIDTH, 32 * len(layers))
 
@@ -59,13 +59,13 @@ def test_the_first_up_block_has_outputs_but_no_attention(model: VideoModel) -> N
     assert features.shape == (FRAMES, HEIGHT, WIDTH, 32)
 
 
-def test_a_layer_that_is_not_there_is_named_with_those_that_are(model: VideoModel) -> None:
+def test_the_error_for_a_missing_layer_names_it_and_the_available_ones(model: VideoModel) -> None:
     with pytest.raises(ConfigError, match=r"\[4, 0\].*\[1, 0\]"):
         guided_features(model.unet, inputs(), GuidanceConfig(layers=((4, 0),)))
 
 
 @pytest.mark.parametrize("feature", list(Feature))
-def test_the_model_is_as_before(model: VideoModel, feature: Feature) -> None:
+def test_the_model_is_restored(model: VideoModel, feature: Feature) -> None:
     before = processors(model.unet)
     with torch.no_grad():
         expected = model.unet(**inputs(), return_dict=False)[0]
@@ -76,15 +76,15 @@ def test_the_model_is_as_before(model: VideoModel, feature: Feature) -> None:
     assert torch.equal(expected, after)
 
 
-def test_the_model_is_as_before_an_error(model: VideoModel) -> None:
+def test_the_model_is_restored_after_an_error(model: VideoModel) -> None:
     before = processors(model.unet)
     with pytest.raises(RuntimeError, match="interrupted"), record_features(model.unet, GuidanceConfig(), HEIGHT, WIDTH):
         raise RuntimeError("interrupted")
     assert processors(model.unet) == before
 
 
-def test_recording_without_stopping_leaves_the_output_alone(model: VideoModel) -> None:
-    """Layer [3, 2] is the last attention: all before it runs through our processors and must compute the same."""
+def test_recording_processors_compute_the_same_output(model: VideoModel) -> None:
+    """Layer [3, 2] is the last attention, so all guided layers before it run through the recording processors."""
     guidance = GuidanceConfig(layers=((1, 0), (1, 1), (2, 2), (3, 1), (3, 2)))
     outputs: list[Tensor] = []
     last_resnet = model.unet.up_blocks[3].resnets[2]
@@ -118,19 +118,19 @@ def test_nothing_runs_after_the_last_guided_layer(model: VideoModel) -> None:
 
 def test_modified_attention_reads_frame_0_and_is_detached_from_it(model: VideoModel) -> None:
     attention = model.unet.up_blocks[2].attentions[1].transformer_blocks[0].attn1
-    seen: list[Tensor] = []
-    handle = attention.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    inputs_seen: list[Tensor] = []
+    handle = attention.register_forward_pre_hook(lambda _, args: inputs_seen.append(args[0]))
     weights = [attention.to_q.weight, attention.to_k.weight, attention.to_v.weight]
     for weight in weights:
         weight.requires_grad_(True)
     try:
         features = guided_features(model.unet, inputs(), GuidanceConfig(layers=((2, 1),)))
         features.sum().backward()
-        hidden = seen[0]
+        hidden = inputs_seen[0]
         query, key, value = (hidden @ weight.T for weight in weights)
 
-        def heads(each: Tensor) -> Tensor:
-            return each.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+        def heads(projected: Tensor) -> Tensor:
+            return projected.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
 
         scores = heads(query) @ heads(key)[:1].transpose(-1, -2) / heads(query).shape[-1] ** 0.5
         expected = (scores.softmax(-1) @ heads(value)[:1]).transpose(1, 2).flatten(2)

@@ -1,4 +1,4 @@
-"""generate(): what it gives back, what leaves its frames alone, and what it refuses."""
+"""generate(): what it returns, what does not change its frames, and its errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def tracks(frames: int = 4, scale: float = 1.0) -> BoxTracks:
     return BoxTracks.from_paths(np.array([[16.0, 16, 56, 48]]) * scale, path, frames, int(64 * scale), int(128 * scale))
 
 
-def test_what_comes_back(model: VideoModel, photograph: NDArray[np.uint8]) -> None:
+def test_shapes_types_and_telemetry_of_a_generation(model: VideoModel, photograph: NDArray[np.uint8]) -> None:
     generation = generate(model, photograph, tracks(), SAMPLER, GUIDANCE, seed=1)
     assert generation.frames.shape == (4, 64, 128, 3)
     assert generation.frames.dtype == np.uint8
@@ -37,7 +37,7 @@ def test_what_comes_back(model: VideoModel, photograph: NDArray[np.uint8]) -> No
     assert generation.peak_gpu_bytes is None
 
 
-def test_the_same_seed_gives_the_same_bits_whatever_came_between(
+def test_the_same_seed_gives_the_same_bits_after_other_samples(
     model: VideoModel, photograph: NDArray[np.uint8]
 ) -> None:
     first = generate(model, photograph, tracks(), SAMPLER, GUIDANCE, seed=1)
@@ -59,21 +59,21 @@ def test_without_guidance_tracks_or_boxes_it_is_plain_svd(model: VideoModel, pho
     assert not np.allclose(plain.latents, guided.latents)
 
 
-def test_tracks_of_another_size_and_length_are_brought_to_the_videos(
+def test_tracks_of_another_size_and_length_are_rescaled_and_resampled(
     model: VideoModel, photograph: NDArray[np.uint8]
 ) -> None:
     own = generate(model, photograph, tracks(), SAMPLER, GUIDANCE)
-    foreign = generate(model, photograph, tracks(frames=7, scale=2), SAMPLER, GUIDANCE)
-    assert np.array_equal(own.frames, foreign.frames)
+    resampled = generate(model, photograph, tracks(frames=7, scale=2), SAMPLER, GUIDANCE)
+    assert np.array_equal(own.frames, resampled.frames)
 
 
 def test_the_checkpoints_own_settings_are_the_default(model: VideoModel, photograph: NDArray[np.uint8]) -> None:
     own = {"sampler": {"height": 64, "width": 64, "num_frames": 3, "steps": 2}}
-    settled = dataclasses.replace(model, checkpoint=dataclasses.replace(model.checkpoint, defaults=own))
-    assert generate(settled, photograph, None).frames.shape == (3, 64, 64, 3)
+    with_defaults = dataclasses.replace(model, checkpoint=dataclasses.replace(model.checkpoint, defaults=own))
+    assert generate(with_defaults, photograph, None).frames.shape == (3, 64, 64, 3)
 
 
-def test_boxes_that_are_never_seen_again_guide_nothing(model: VideoModel, photograph: NDArray[np.uint8]) -> None:
+def test_boxes_that_leave_after_frame_0_guide_nothing(model: VideoModel, photograph: NDArray[np.uint8]) -> None:
     gone = BoxTracks.from_paths(np.array([[16.0, 16, 56, 48]]), [np.array([[0.0, 0.0], [900.0, 0.0]])], 2, 64, 128)
     sampler = SAMPLER.replace(num_frames=2)
     unguided = generate(model, photograph, gone, sampler, GUIDANCE)
@@ -83,24 +83,24 @@ def test_boxes_that_are_never_seen_again_guide_nothing(model: VideoModel, photog
     assert generate(model, photograph, tracks(), SAMPLER, GUIDANCE).is_guided
 
 
-def test_guided_steps_beyond_the_schedule_are_refused(model: VideoModel, photograph: NDArray[np.uint8]) -> None:
+def test_guided_steps_beyond_the_schedule_are_an_error(model: VideoModel, photograph: NDArray[np.uint8]) -> None:
     with pytest.raises(ConfigError, match=r"\[7\].*last of 5 steps"):
         generate(model, photograph, tracks(), SAMPLER, GuidanceConfig(guided_steps=(2, 7)))
 
 
-def test_a_size_that_the_model_cannot_do_names_the_nearest(model: VideoModel, photograph: NDArray[np.uint8]) -> None:
+def test_the_error_for_an_invalid_size_names_the_nearest(model: VideoModel, photograph: NDArray[np.uint8]) -> None:
     with pytest.raises(ConfigError, match="64 x 128"):
         generate(model, photograph, None, SamplerConfig(height=70, width=100, num_frames=4, steps=2))
 
 
-def test_a_box_outside_the_first_frame_is_refused(model: VideoModel, photograph: NDArray[np.uint8]) -> None:
+def test_a_box_outside_the_first_frame_is_an_error(model: VideoModel, photograph: NDArray[np.uint8]) -> None:
     outside = BoxTracks(np.full((1, 4, 4), [130.0, 10, 150, 30]), 64, 128)
-    with pytest.raises(TrajectoryError) as refused:
+    with pytest.raises(TrajectoryError) as caught:
         generate(model, photograph, outside, SAMPLER, GUIDANCE)
-    assert refused.value.code is ErrorCode.BOX_OUTSIDE
+    assert caught.value.code is ErrorCode.BOX_OUTSIDE
 
 
-def test_latents_that_blow_up_are_the_samples_error(model: VideoModel, photograph: NDArray[np.uint8]) -> None:
-    with pytest.raises(SampleError) as failed:
+def test_diverging_latents_are_an_error_of_the_sample(model: VideoModel, photograph: NDArray[np.uint8]) -> None:
+    with pytest.raises(SampleError) as caught:
         generate(model, photograph, tracks(), SAMPLER, GuidanceConfig(learning_rate=1e30))
-    assert failed.value.code is ErrorCode.GUIDANCE_DIVERGED
+    assert caught.value.code is ErrorCode.GUIDANCE_DIVERGED

@@ -1,4 +1,4 @@
-"""What a GPU computes: the original implementation's numbers, and the same video in every memory tier."""
+"""On a GPU: the original implementation's numbers, and the same video in every memory tier."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.gpu
 
 @pytest.fixture
 def _whole_float32() -> Iterator[None]:
-    """Convolutions in float32, where torch's default is TF32."""
+    """Compute convolutions in float32; torch's default is TF32."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     yield
@@ -45,6 +45,6 @@ def test_a_video_is_the_same_in_every_tier_on_a_gpu(
         generate(model, photograph, tracks(), SAMPLER, GUIDANCE, seed=1, memory=tier) for tier in MemoryTier
     )
     assert np.isfinite(high.losses).all()
-    for made in lower:
-        assert np.isfinite(made.losses).all()
-        assert np.abs(high.frames.astype(int) - made.frames).mean() < 2
+    for generation in lower:
+        assert np.isfinite(generation.losses).all()
+        assert np.abs(high.frames.astype(int) - generation.frames).mean() < 2

@@ -1,4 +1,4 @@
-"""The loss against its definition written out in loops, its gradient against finite differences, the optimiser."""
+"""The loss against its definition in loops, its gradient against finite differences, and the optimiser."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def tracks_of(boxes: list[list[float]], moves: list[list[float]], frames: int, h
 
 
 def loss_by_definition(features: Tensor, tracks: BoxTracks, sigma: float) -> float:
-    """Section 3 of the method, one cell at a time."""
+    """The loss as the method defines it, one cell at a time."""
     frames, height, width, _ = features.shape
     total = weights = 0.0
     for box_T4 in tracks.boxes_NT4:
@@ -71,7 +71,7 @@ SCENES = {
 
 @pytest.mark.parametrize("scene", SCENES)
 @pytest.mark.parametrize("sigma", [0.4, 1.1])
-def test_loss_is_its_definition(scene: str, sigma: float) -> None:
+def test_loss_equals_its_definition(scene: str, sigma: float) -> None:
     features = torch.randn(5, 8, 16, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     tracks = tracks_of(*SCENES[scene], 5, 8, 16)
     plan = plan_loss(tracks, 8, 16, CELL, GuidanceConfig(heatmap_sigma=sigma), CPU)
@@ -88,14 +88,14 @@ def test_zoomed_boxes_compare_with_the_resized_first_box() -> None:
     assert float(trajectory_loss(features, plan)) == pytest.approx(loss_by_definition(features, tracks, 0.4), rel=1e-6)
 
 
-def test_boxes_add_up_by_weight_not_by_number() -> None:
+def test_boxes_count_by_their_weights() -> None:
     features = torch.randn(3, 8, 16, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     both = tracks_of([[8, 8, 24, 24], [48, 8, 112, 56]], [[16, 8], [-8, 0]], 3, 8, 16)
     plan = plan_loss(both, 8, 16, CELL, GuidanceConfig(), CPU)
     assert float(trajectory_loss(features, plan)) == pytest.approx(loss_by_definition(features, both, 0.4), rel=1e-6)
 
 
-def test_loss_and_gradient_are_the_same_a_few_cells_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loss_and_gradient_do_not_depend_on_the_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
     boxes_NT4 = np.array([[[0, 0, 64, 48], [8, 0, 72, 48]], [[8, 8, 40, 40], [16, 16, 48, 48]]], np.float64)
     plan = plan_loss(BoxTracks(boxes_NT4, 48, 64), 6, 8, 8, GuidanceConfig(), torch.device("cpu"))
     features = torch.randn(2, 6, 8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -107,9 +107,9 @@ def test_loss_and_gradient_are_the_same_a_few_cells_at_a_time(monkeypatch: pytes
     for cells in (1, 7, len(plan.source_K)):
         monkeypatch.setattr("sgi2v.guidance.LOSS_CELLS", cells)
         loss = trajectory_loss(features, plan)
-        (found,) = torch.autograd.grad(loss * 3, features)
+        (actual,) = torch.autograd.grad(loss * 3, features)
         torch.testing.assert_close(loss, plain, rtol=1e-6, atol=0)
-        torch.testing.assert_close(found, 3 * expected, rtol=1e-5, atol=1e-9)
+        torch.testing.assert_close(actual, 3 * expected, rtol=1e-5, atol=1e-9)
 
 
 def test_many_boxes_take_no_more_memory_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +125,7 @@ def test_many_boxes_take_no_more_memory_than_one(monkeypatch: pytest.MonkeyPatch
     assert peaks[1] < 1.2 * peaks[0]
 
 
-def test_gradient_is_that_of_finite_differences_and_leaves_frame_0_alone() -> None:
+def test_gradient_equals_finite_differences_and_is_zero_in_frame_0() -> None:
     features = torch.randn(3, 8, 16, 2, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     plan = plan_loss(tracks_of(*SCENES["even and odd sizes"], 3, 8, 16), 8, 16, CELL, GuidanceConfig(), CPU)
 
@@ -141,20 +141,20 @@ def test_gradient_is_that_of_finite_differences_and_leaves_frame_0_alone() -> No
 
 
 def check_directions(score: Callable[[Tensor], Tensor], frozen: Callable[[Tensor], Tensor], sample: Tensor) -> None:
-    """The gradient of `score` along three directions is the difference quotient of `frozen`."""
+    """Check the gradient of `score` along three directions against difference quotients of `frozen`."""
     leaf = sample.clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(score(leaf), leaf)
     generator = torch.Generator().manual_seed(6)
     for _ in range(3):
         direction = torch.randn(sample.shape, generator=generator, dtype=torch.float64)
-        step = 1e-8  # the random network is that crooked
+        step = 1e-8  # the random network is far from linear over larger steps
         with torch.no_grad():
             difference = (frozen(sample + step * direction) - frozen(sample - step * direction)) / (2 * step)
         assert float((gradient * direction).sum()) == pytest.approx(float(difference), rel=1e-3)
 
 
 @pytest.mark.parametrize("feature", [Feature.SELF_ATTENTION, Feature.TEMPORAL_ATTENTION, Feature.UPSAMPLE_BLOCK])
-def test_gradient_to_the_latents_is_that_of_finite_differences(model: VideoModel, feature: Feature) -> None:
+def test_gradient_to_the_latents_equals_finite_differences(model: VideoModel, feature: Feature) -> None:
     unet = copy.deepcopy(model.unet).double()
     guidance = GuidanceConfig(layers=((2, 1), (3, 0)), feature=feature)
     fixed = {name: value.double() for name, value in inputs().items()}
@@ -166,8 +166,8 @@ def test_gradient_to_the_latents_is_that_of_finite_differences(model: VideoModel
     check_directions(score, score, fixed["sample"])
 
 
-def test_gradient_of_the_methods_own_loss_holds_frame_0_fixed(model: VideoModel) -> None:
-    """Difference quotients with frame 0's keys, values and features frozen at the point of the gradient."""
+def test_gradient_of_the_methods_loss_holds_frame_0_fixed(model: VideoModel) -> None:
+    """The difference quotients keep frame 0's keys, values and features fixed at the point of the gradient."""
     unet = copy.deepcopy(model.unet).double()
     guidance = GuidanceConfig(layers=((2, 1),))
     fixed = {name: value.double() for name, value in inputs().items()}
@@ -205,14 +205,19 @@ def test_gradient_of_the_methods_own_loss_holds_frame_0_fixed(model: VideoModel)
     check_directions(score, frozen, fixed["sample"])
 
 
-def test_optimising_lowers_the_loss_and_follows_the_contract() -> None:
+def channels_last(latents_TChw: Tensor) -> Tensor:
+    """[T, C, h, w] -> [T, h, w, C]: latents as their own features."""
+    return latents_TChw.permute(0, 2, 3, 1)
+
+
+def test_optimising_lowers_the_loss_and_reports_every_update() -> None:
     generator = torch.Generator().manual_seed(7)
     latents = torch.randn(4, 4, 8, 16, generator=generator)
     guidance = GuidanceConfig(iterations=20, learning_rate=0.05, fft_cutoff=None)
     plan = plan_loss(tracks_of(*SCENES["one box"], 4, 8, 16), 8, 16, CELL, guidance, CPU)
     updates: list[int] = []
     step = optimize_latents(
-        lambda each: each.permute(0, 2, 3, 1),
+        channels_last,
         latents,
         plan,
         guidance,
@@ -224,11 +229,11 @@ def test_optimising_lowers_the_loss_and_follows_the_contract() -> None:
     assert not step.latents_TChw.requires_grad
 
 
-def test_a_box_that_is_never_inside_again_leaves_the_latents_alone() -> None:
+def test_a_box_that_leaves_after_frame_0_does_not_change_the_latents() -> None:
     latents = torch.randn(2, 4, 8, 16, generator=torch.Generator().manual_seed(8))
     guidance = GuidanceConfig()
     plan = plan_loss(tracks_of([[16, 16, 56, 48]], [[900, 0]], 2, 8, 16), 8, 16, CELL, guidance, CPU)
-    step = optimize_latents(lambda each: each.permute(0, 2, 3, 1), latents, plan, guidance)
+    step = optimize_latents(channels_last, latents, plan, guidance)
     assert torch.equal(step.latents_TChw, latents)
     assert step.losses == [0.0] * 5
 
@@ -239,14 +244,11 @@ def test_an_overflowing_16_bit_pass_is_computed_again_at_a_smaller_scale() -> No
     plan = plan_loss(tracks_of(*SCENES["one box"], 3, 8, 16), 8, 16, CELL, guidance, CPU)
     calls: list[int] = []
 
-    def features(each: Tensor) -> Tensor:
-        return each.permute(0, 2, 3, 1)
-
-    def overflows_twice(each: Tensor) -> Tensor:
+    def overflows_twice(latents_TChw: Tensor) -> Tensor:
         calls.append(1)
-        return features(each) * (float("inf") if len(calls) <= 2 else 1.0)
+        return channels_last(latents_TChw) * (float("inf") if len(calls) <= 2 else 1.0)
 
     step = optimize_latents(overflows_twice, latents, plan, guidance, loss_scale=2.0**16)
     assert (step.skipped, step.loss_scale, len(step.losses)) == (2, 2.0**14, 4)
-    undisturbed = optimize_latents(features, latents, plan, guidance)
-    torch.testing.assert_close(step.latents_TChw, undisturbed.latents_TChw, atol=1e-5, rtol=0)
+    without_overflow = optimize_latents(channels_last, latents, plan, guidance)
+    torch.testing.assert_close(step.latents_TChw, without_overflow.latents_TChw, atol=1e-5, rtol=0)

@@ -1,4 +1,4 @@
-"""The lower memory tiers keep less, give the same numbers, and are chosen where those above would not fit."""
+"""Lower memory tiers keep less, give the same numbers, and are chosen where higher ones do not fit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sgi2v import estimate
 from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import Feature, GuidanceConfig, MemoryTier, ModelConfig, SamplerConfig
 from sgi2v.errors import ErrorCode, SampleError, is_out_of_memory
-from sgi2v.estimate import ALLOCATOR_SLACK, BytesAlive, choose_tier, roomiest_tier, shapes_of
+from sgi2v.estimate import ALLOCATOR_SLACK, BytesAlive, choose_tier, fake_model, fastest_tier
 from sgi2v.generate import generate
 from sgi2v.guidance import guided_features
 from sgi2v.model import VideoModel
@@ -28,7 +28,7 @@ GIB = 2**30
 
 
 def guided_pass(model: VideoModel, guidance: GuidanceConfig, tier: MemoryTier) -> tuple[Tensor, Tensor, int]:
-    """Features, gradient, and bytes kept in between."""
+    """Features, their gradient, and the bytes kept for the backward pass."""
     kept: dict[int, int] = {}
     weights = {weight.untyped_storage().data_ptr() for weight in model.unet.parameters()}
 
@@ -37,11 +37,11 @@ def guided_pass(model: VideoModel, guidance: GuidanceConfig, tier: MemoryTier) -
             kept[place] = tensor.untyped_storage().nbytes()
         return tensor
 
-    given = inputs()
-    given["sample"].requires_grad_(True)
+    unet_inputs = inputs()
+    unet_inputs["sample"].requires_grad_(True)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        features = guided_features(model.unet, given, guidance, tier)
-    (gradient,) = torch.autograd.grad(features.square().sum(), given["sample"])
+        features = guided_features(model.unet, unet_inputs, guidance, tier)
+    (gradient,) = torch.autograd.grad(features.square().sum(), unet_inputs["sample"])
     return features.detach(), gradient, sum(kept.values())
 
 
@@ -70,12 +70,12 @@ def test_a_video_is_the_same_in_every_tier(model: VideoModel, photograph: NDArra
     high, *lower = (
         generate(model, photograph, tracks(), SAMPLER, GUIDANCE, seed=1, memory=tier) for tier in MemoryTier
     )
-    for made in lower:
-        assert torch.equal(high.latents, made.latents)
-        assert np.array_equal(high.losses, made.losses)
+    for generation in lower:
+        assert torch.equal(high.latents, generation.latents)
+        assert np.array_equal(high.losses, generation.losses)
 
 
-def test_what_is_counted_is_what_is_alive_at_once() -> None:
+def test_the_peak_counts_only_living_tensors_and_no_views() -> None:
     weights = torch.nn.Linear(1000, 1000)
     with BytesAlive(weights) as alive:
         first = torch.zeros(1000)
@@ -88,19 +88,19 @@ def test_what_is_counted_is_what_is_alive_at_once() -> None:
 
 
 def test_the_fastest_tier_that_fits_is_taken(model: VideoModel) -> None:
-    # so many frames that it is the guided pass that needs most
+    # enough frames that the guided pass is what needs the most memory
     sampler = SAMPLER.replace(num_frames=32, decode_chunk_size=1)
     checkpoint = model.checkpoint
-    with shapes_of(checkpoint, sampler, torch.float32) as shapes:
-        needed = {tier: shapes.peak(GUIDANCE, tier) for tier in MemoryTier}
-    assert needed[MemoryTier.LOW] < 0.6 * needed[MemoryTier.HIGH]
+    with fake_model(checkpoint, sampler, torch.float32) as fake:
+        peaks = {tier: fake.peak(GUIDANCE, tier) for tier in MemoryTier}
+    assert peaks[MemoryTier.LOW] < 0.6 * peaks[MemoryTier.HIGH]
     for tier, lower in itertools.pairwise(MemoryTier):
-        enough = round(needed[tier] * ALLOCATOR_SLACK) + 1
-        assert roomiest_tier(checkpoint, sampler, GUIDANCE, torch.float32, enough) is tier
-        assert roomiest_tier(checkpoint, sampler, GUIDANCE, torch.float32, enough - 2) is lower
+        enough = round(peaks[tier] * ALLOCATOR_SLACK) + 1
+        assert fastest_tier(checkpoint, sampler, GUIDANCE, torch.float32, enough) is tier
+        assert fastest_tier(checkpoint, sampler, GUIDANCE, torch.float32, enough - 2) is lower
     assert choose_tier("auto", model, sampler, GUIDANCE) is MemoryTier.HIGH
     assert choose_tier("low", model, sampler, GUIDANCE) is MemoryTier.LOW
-    assert roomiest_tier(checkpoint, sampler, None, torch.float32, free_bytes=0) is MemoryTier.HIGH
+    assert fastest_tier(checkpoint, sampler, None, torch.float32, free_bytes=0) is MemoryTier.HIGH
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_the_fastest_tier_that_fits_is_taken(model: VideoModel) -> None:
         (9, 0, 0.5, MemoryTier.LOW),
     ],
 )
-def test_the_tier_goes_by_what_torch_can_still_take(
+def test_the_tier_is_chosen_by_what_torch_can_still_allocate(
     model: VideoModel,
     monkeypatch: pytest.MonkeyPatch,
     free_gib: int,
@@ -127,28 +127,28 @@ def test_the_tier_goes_by_what_torch_can_still_take(
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 4 * GIB)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: (4 + reserved_gib) * GIB)
     key = (model.checkpoint.source, model.checkpoint.revision, SAMPLER, GUIDANCE, model.dtype)
-    for counted, gib in ((MemoryTier.HIGH, 8), (MemoryTier.MEDIUM, 5)):
-        monkeypatch.setitem(estimate._needed, (counted, *key), round(gib * GIB / ALLOCATOR_SLACK))
+    for cached_tier, gib in ((MemoryTier.HIGH, 8), (MemoryTier.MEDIUM, 5)):
+        monkeypatch.setitem(estimate._peak_cache, (cached_tier, *key), round(gib * GIB / ALLOCATOR_SLACK))
     on_gpu = dataclasses.replace(model, device=torch.device("cuda"))
     assert choose_tier("auto", on_gpu, SAMPLER, GUIDANCE, gpu_share) is tier
 
 
 @pytest.mark.parametrize(("num_frames", "gib"), [(14, 22), (25, 40)])
-def test_full_size_fits_the_cards_that_it_is_meant_for_and_what_that_costs(
+def test_full_size_fits_the_cards_that_it_is_meant_for_at_the_stated_cost(
     tmp_path: Path, num_frames: int, gib: int
 ) -> None:
     checkpoint = open_checkpoint(ModelConfig(source=str(write_configs(tmp_path, num_frames))), weights=False)
     guidance = GuidanceConfig()
-    with shapes_of(checkpoint, SamplerConfig(num_frames=num_frames), torch.bfloat16) as shapes:
-        medium_bytes, low_bytes = (shapes.peak(guidance, tier) for tier in (MemoryTier.MEDIUM, MemoryTier.LOW))
-        flops = [sum(shapes.flops(guidance, tier).values()) for tier in MemoryTier]
-    assert shapes.weights_bytes + ALLOCATOR_SLACK * medium_bytes < gib * GIB
+    with fake_model(checkpoint, SamplerConfig(num_frames=num_frames), torch.bfloat16) as fake:
+        medium_bytes, low_bytes = (fake.peak(guidance, tier) for tier in (MemoryTier.MEDIUM, MemoryTier.LOW))
+        flops = [sum(fake.flops(guidance, tier).values()) for tier in MemoryTier]
+    assert fake.weights_bytes + ALLOCATOR_SLACK * medium_bytes < gib * GIB
     assert low_bytes < 12 * GIB
     assert np.array(flops) / flops[0] == pytest.approx([1, 1.08, 1.21], abs=0.005)
 
 
 @pytest.mark.parametrize(
-    "told",
+    "message",
     [
         "CUDA out of memory. Tried to allocate 2.00 GiB",
         "CUDA error: out of memory",
@@ -161,11 +161,11 @@ def test_full_size_fits_the_cards_that_it_is_meant_for_and_what_that_costs(
         "[enforce fail at alloc_cpu.cpp:117] data. DefaultCPUAllocator: can't allocate memory",
     ],
 )
-def test_what_libraries_say_of_memory_is_understood(told: str) -> None:
-    assert is_out_of_memory(RuntimeError(told))
+def test_out_of_memory_errors_of_libraries_are_recognised(message: str) -> None:
+    assert is_out_of_memory(RuntimeError(message))
 
 
-def test_other_errors_are_not_of_memory() -> None:
+def test_other_errors_are_not_out_of_memory_errors() -> None:
     assert not is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
     assert not is_out_of_memory(SampleError(ErrorCode.WORKER_DIED, "killed, as by a system that runs out of memory"))
     assert is_out_of_memory(MemoryError())

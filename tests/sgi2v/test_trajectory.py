@@ -1,4 +1,4 @@
-"""Box tracks: resampling, rescaling, clipping, latent cells, and what is refused."""
+"""Box tracks: resampling, rescaling, clipping, latent cells, and errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_resampling_is_linear_and_keeps_both_ends() -> None:
     assert resample_path(path, 3).tolist() == [[0, 10], [4, 10], [4, 0]]
 
 
-def test_a_box_moves_by_the_displacement_and_not_to_the_point() -> None:
+def test_a_box_moves_by_its_paths_displacement_and_not_onto_its_points() -> None:
     tracks = moved()
     assert np.array_equal(tracks.boxes_NT4[0, 0], BOX[0])
     assert tracks.boxes_NT4[0, -1] == pytest.approx([23.0, -6.0, 63.0, 34.0])
@@ -47,7 +47,7 @@ def test_constant_scales_change_nothing() -> None:
     assert np.array_equal(moved([np.array([0.3, 0.3])]).boxes_NT4, moved().boxes_NT4)
 
 
-def test_no_boxes_is_plain_generation() -> None:
+def test_tracks_may_have_no_boxes() -> None:
     tracks = BoxTracks.from_paths(np.array([]), [], 14, 200, 300, [])
     assert tracks.boxes_NT4.shape == (0, 14, 4)
     assert tracks.clip_to_first_frame().rescale(64, 64).resample(7).cells(8).shape == (0, 7, 4)
@@ -63,7 +63,7 @@ def test_rescaling_scales_each_axis_and_is_exact_on_cell_borders() -> None:
     assert np.array_equal(scaled.cells(8)[0, :, 0], np.arange(128))
 
 
-def test_rescaling_and_resampling_to_the_same_is_the_same_object() -> None:
+def test_rescaling_and_resampling_to_the_same_size_return_the_same_object() -> None:
     tracks = moved()
     assert tracks.rescale(200, 300) is tracks
     assert tracks.resample(14) is tracks
@@ -71,7 +71,7 @@ def test_rescaling_and_resampling_to_the_same_is_the_same_object() -> None:
 
 
 def test_clipping_cuts_the_same_share_of_the_box_under_zoom() -> None:
-    # a quarter of the box hangs out on the left; it then doubles in size while it moves right
+    # a quarter of the box lies outside on the left; then the box doubles in size while it moves right
     boxes = np.array([[-10.0, 20.0, 30.0, 60.0]])
     tracks = BoxTracks.from_paths(boxes, [np.array([[0.0, 0.0], [80.0, 0.0]])], 2, 200, 300, [np.array([1.0, 2.0])])
     clipped = tracks.clip_to_first_frame()
@@ -81,7 +81,7 @@ def test_clipping_cuts_the_same_share_of_the_box_under_zoom() -> None:
     assert clipped.boxes_NT4[0, 1] == pytest.approx([70.0, 0.0, 130.0, 80.0])
 
 
-def test_clipping_leaves_boxes_inside_as_they_are_also_where_they_leave_later() -> None:
+def test_clipping_changes_no_box_that_starts_inside_and_leaves_later() -> None:
     tracks = BoxTracks.from_paths(BOX, [np.array([[0.0, 0.0], [900.0, 0.0]])], 5, 200, 300)
     assert np.array_equal(tracks.clip_to_first_frame().boxes_NT4, tracks.boxes_NT4)
 
@@ -97,7 +97,7 @@ def test_clipping_leaves_boxes_inside_as_they_are_also_where_they_leave_later() 
     ],
     ids=["right of it", "left of it", "below it", "no width", "reversed"],
 )
-def test_a_box_with_no_area_in_the_first_frame_is_refused(box: list[float]) -> None:
+def test_a_box_with_no_area_in_the_first_frame_is_an_error(box: list[float]) -> None:
     tracks = BoxTracks.from_paths(np.array([BOX[0], box]), [PATH, PATH], 14, 200, 300)
     with pytest.raises(TrajectoryError, match=r"box 1 .* no area inside the first frame \(300 x 200 px\)") as caught:
         tracks.clip_to_first_frame()
@@ -120,19 +120,19 @@ def test_centre_inside_is_half_open() -> None:
 @pytest.mark.parametrize(
     ("boxes", "paths", "scales", "match"),
     [
-        (BOX, [], None, "1 boxes but 0 trajectories"),
-        (BOX, [PATH[:1]], None, "at least two"),
-        (BOX, [np.zeros((3, 3))], None, "at least two"),
+        (BOX, [], None, r"one trajectory per box \(1\), got 0"),
+        (BOX, [PATH[:1]], None, "two or more"),
+        (BOX, [np.zeros((3, 3))], None, "two or more"),
         (BOX, [PATH * np.nan], None, "NaN or infinite"),
         (BOX, [PATH * np.inf], None, "NaN or infinite"),
-        (np.zeros((2, 6)), [PATH, PATH, PATH], None, "boxes must be"),
-        (BOX, [PATH], [], "1 boxes but 0 lists of scales"),
+        (np.zeros((2, 6)), [PATH, PATH, PATH], None, "expected boxes of shape"),
+        (BOX, [PATH], [], r"one list of scales per box \(1\), got 0"),
         (BOX, [PATH], [np.ones(3)], "2 positive numbers"),
         (BOX, [PATH], [np.array([0.0, 1.0])], "2 positive numbers"),
         (BOX, [PATH], [np.array([1.0, np.nan])], "2 positive numbers"),
     ],
 )
-def test_paths_that_cannot_be_followed_are_refused(
+def test_paths_that_cannot_be_followed_are_errors(
     boxes: np.ndarray, paths: list[np.ndarray], scales: list[np.ndarray] | None, match: str
 ) -> None:
     with pytest.raises(TrajectoryError, match=match) as caught:
@@ -140,6 +140,6 @@ def test_paths_that_cannot_be_followed_are_refused(
     assert caught.value.code is ErrorCode.TRAJECTORY_INVALID
 
 
-def test_tracks_of_a_wrong_shape_are_refused() -> None:
+def test_tracks_of_a_wrong_shape_are_an_error() -> None:
     with pytest.raises(TrajectoryError, match=r"\[boxes, frames, 4\]"):
         BoxTracks(np.zeros((2, 4)), 10, 10)

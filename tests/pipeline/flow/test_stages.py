@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ import torch
 
 import sgi2v.compiled
 import sgi2v.estimate
-import sgi2v.generate
 import sgi2v.retry
 from manifests.io import read_manifest
 from pipeline.config import RunConfig, resolve
@@ -36,6 +36,9 @@ from sgi2v.generate import Generation
 from tests.pipeline.flow.test_attempts import OnNode
 from tests.pipeline.runs import FRAMES, SIDE, row, write_good, write_rows
 from tests.stand_in import StandIn
+
+GENERATE_MODULE = import_module("sgi2v.generate")
+"""Not `sgi2v.generate`, which is the function."""
 
 
 def config_of(manifest: Path, model: str = "embedded") -> RunConfig:
@@ -195,7 +198,7 @@ class RunsOut:
         self.too_much = too_much
         self.error = error
         self.tried: list[MemoryTier] = []
-        self.real = sgi2v.generate.generate
+        self.real = GENERATE_MODULE.generate
 
     def __call__(self, *args: Any, memory: MemoryTier) -> Generation:
         self.tried.append(memory)
@@ -206,7 +209,7 @@ class RunsOut:
 
 def records_with(generator: RunsOut, config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Records of the manifest's rows, which one worker makes one after the other."""
-    monkeypatch.setattr(sgi2v.generate, "generate", generator)
+    monkeypatch.setattr(GENERATE_MODULE, "generate", generator)
     rows, worker = rows_of(Path(config.manifest)), Generate(config, "cpu")
     outcomes = [
         Commit(config, 1)(worker(Load(config)(rows.slice(at, 1)))).to_pylist()[0] for at in range(rows.num_rows)
@@ -282,7 +285,7 @@ def test_a_worker_compiles_before_its_first_sample_and_then_knows_its_memory_tie
 ) -> None:
     compiled_units: list[object] = []
     monkeypatch.setattr(sgi2v.compiled, "compile_blocks", compiled_units.append)
-    monkeypatch.setattr(sgi2v.generate, "generate", generator := RunsOut(MemoryTier.HIGH))
+    monkeypatch.setattr(GENERATE_MODULE, "generate", generator := RunsOut(MemoryTier.HIGH))
     config = with_compile(config_of(write_good(tmp_path, 1)))
     worker = Generate(config, "cpu")
     assert not isinstance(worker.model, ConfigError)
