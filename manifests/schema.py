@@ -6,7 +6,6 @@ Axes: N boxes, P path points. Boxes are xyxy, pixels of the source image, half-o
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from sgi2v.canonical import canonical_json
 from sgi2v.errors import ErrorCode, ManifestError, Problem, SampleError, TrajectoryError
 from sgi2v.trajectory import BoxTracks
 
@@ -287,6 +287,6 @@ def _invalid(message: str) -> TrajectoryError:
 
 
 def row_digest(row: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of the known columns of a conformed row: another digest means another sample to make."""
+    """SHA-256 (hex) of the known columns of a conformed row. Another digest means that another sample is asked for."""
     known = {name: row.get(name) for name in MANIFEST_SCHEMA.names}
-    return hashlib.sha256(json.dumps(known, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(known).encode()).hexdigest()
