@@ -18,7 +18,7 @@ import fsspec.core
 import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from manifests.access import Access, is_web, shown
 from sgi2v.errors import ErrorCode, SampleError
@@ -30,16 +30,6 @@ MAX_PIXELS = 64_000_000
 """Largest image that is decoded, pixels."""
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")  # none that runs a program
-_ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def resolve_uri(image: str, manifest_uri: str, access: Access | None = None) -> str:
@@ -139,9 +129,9 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]
     out_of_memory.
     """
     with _opened(data, max_pixels) as image:
-        turn = _UPRIGHT.get(_orientation(image))
-        rgb = _to_rgb(image)
-        return np.array(rgb if turn is None else rgb.transpose(turn))
+        image.load()
+        _turn_upright(image)
+        return np.array(_to_rgb(image))
 
 
 @contextmanager
@@ -185,15 +175,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 (upright) to 8, from the header."""
-    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
-        return 1  # Pillow turns TIFF itself; of a PNG without EXIF it would decode the pixels to look further
+def _turn_upright(image: Image.Image) -> None:
+    """Turn a decoded image in place as its EXIF or XMP orientation says."""
     try:
-        value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # damaged EXIF does not make the pixels worse
-        return 1
-    return value if value in _UPRIGHT else 1
+        ImageOps.exif_transpose(image, in_place=True)
+    except MemoryError:
+        raise
+    except Exception:  # Pillow raises on damaged EXIF, which says nothing about the pixels
+        return
 
 
 def _missing(uri: str, message: str) -> SampleError:

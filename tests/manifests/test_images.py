@@ -116,6 +116,37 @@ def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
     assert np.abs(pixels.astype(int) - wanted).max() <= (4 if kind == "JPEG" else 0)
 
 
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG file."""
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def orientation_6() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif.tobytes()
+
+
+PNG_ORIENTATIONS = {
+    "in a text chunk": (chunk(b"tEXt", b"Raw profile type exif\0\nexif\n0\n" + orientation_6().hex().encode()), b""),
+    "in XMP": (chunk(b"iTXt", b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="6"/>'), b""),
+    "behind the pixels": (b"", chunk(b"eXIf", orientation_6().removeprefix(b"Exif\0\0"))),
+}
+
+
+@pytest.mark.parametrize("place", PNG_ORIENTATIONS)
+def test_a_png_is_turned_wherever_its_orientation_is_stored(place: str) -> None:
+    before, behind = PNG_ORIENTATIONS[place]
+    plain = encoded(Image.fromarray(RGB))
+    pixels_at = plain.index(b"IDAT") - 4
+    end = len(chunk(b"IEND", b""))
+    data = plain[:pixels_at] + before + plain[pixels_at:-end] + behind + plain[-end:]
+    assert np.array_equal(decode_image(data), np.rot90(RGB, -1))
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_damaged_exif_does_not_stop_an_image() -> None:
     data = encoded(Image.fromarray(RGB), exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x05garbage")
@@ -153,13 +184,9 @@ def test_what_is_no_image_is_refused() -> None:
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A PNG that says it is large and holds no pixels at all."""
-    chunks = {b"IHDR": struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT": b"", b"IEND": b""}
-    body = [
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks.items()
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(body)
+    """A PNG whose header claims a large size, without any pixels."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return PNG_SIGNATURE + header + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
