@@ -1,4 +1,7 @@
-"""What the rows of a manifest may name: it is data from anywhere, and picks files of the machines that run it."""
+"""Access control for images: which places the rows of a manifest may name.
+
+A manifest may come from anybody, and its rows pick files that the machines of a run open.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,15 @@ from sgi2v.errors import ErrorCode, SampleError
 PROTOCOLS = frozenset(
     {"file", "local", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "http", "https", "hf", "memory", "data"}
 )
-"""Of fsspec's file systems, those that a row may use: no shells, no archives, no other people's caches."""
+"""The fsspec protocols that a row may use. Remote shells, archives and caches are left out."""
 _LOCAL = ("file", "local")
 _WEB = ("http", "https")
-_SHOWN = 300
-# to the last @ before a slash, as a password may hold one; without a colon it is a container's name, save on the web
+_MAX_URI_CHARS = 300
+"""Characters of a URI in a message."""
+# Matches up to the last @ before a slash, because a password may contain one. Off the web, a name without a colon is
+# a container (abfs://box@account), not a user.
 _USER = re.compile(r"(\b(?:(?i:https?)://|[a-zA-Z][a-zA-Z0-9+.-]{0,31}://(?=[^/\s\"@:]*:)))[^/\s\"]+@")
-# not past the next URL, or a text of many would be searched to its end from each
+# Stops at the next URL. Without that, text with many URLs would be searched to its end once for each of them.
 _QUERY = re.compile(r"(\b(?i:https?)://(?:(?!https?://)[^\s?\"'])+)\?[^\s\"',;)]+")
 
 
@@ -30,54 +35,61 @@ class Access:
     """Where images may lie."""
 
     roots: tuple[str, ...] | None = None
-    """Folders or URL prefixes; None is everywhere that PROTOCOLS reach."""
+    """Allowed folders and URL prefixes; None allows every place that PROTOCOLS reach."""
 
     @property
     def follows_redirects(self) -> bool:
-        """Whether a web server may send a reader elsewhere, which may be anywhere."""
+        """Whether HTTP redirects are followed. They may lead outside the roots."""
         return self.roots is None
 
     def check(self, uri: str, manifest_uri: str) -> None:
-        """Raise SampleError(image_missing) for a place that is not allowed. uri: absolute.
+        """Raise SampleError(image_missing) if `uri`, an absolute location, is not allowed.
 
-        Within roots, the manifest's own folder and inline `data:` are always allowed; links and `..` are followed
-        before they are judged.
+        With roots, the manifest's own folder and inline `data:` are allowed as well. Symbolic links and `..` are
+        resolved before the comparison.
         """
         protocol, _ = split_protocol(uri)
         if protocol not in PROTOCOLS:
-            raise _refused(uri, f"{protocol}:// is not a place for images: copy them to a folder, bucket or web server")
+            raise _refused(
+                uri, f"images may not use {protocol}://: copy them to a folder, a bucket or a web server and name that"
+            )
         if self.roots is None or protocol == "data":
             return
         try:
-            place = _canonical(uri)
-        except (OSError, RuntimeError, ValueError) as error:  # links that go round, a NUL in the name
-            raise _refused(uri, f"it leads nowhere ({error}): check the path") from error
+            location = _canonical(uri)
+        except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL in the name
+            raise _refused(uri, f"its path cannot be resolved ({error}): check the path") from error
         roots = [_canonical(root) for root in (_folder(manifest_uri), *self.roots)]
-        if not any(place == root or place.startswith(f"{root.rstrip('/')}/") for root in roots):
-            raise _refused(uri, "it is outside the manifest's folder, and under no --root: allow its place, or move it")
+        if not any(location == root or location.startswith(f"{root.rstrip('/')}/") for root in roots):
+            raise _refused(
+                uri, "it is outside the manifest's folder and under no --root: add a --root that holds it, or move it"
+            )
 
 
 def without_secrets(text: str) -> str:
-    """The text with `***` for what URLs in it hold of names, passwords, signatures and tokens."""
+    """The text with user names, passwords, signatures and tokens in its URLs replaced by `***`."""
     return _QUERY.sub(r"\1?***", _USER.sub(r"\1***@", text))
 
 
 def without_secrets_in(value: Any) -> Any:
-    """The same for every text in plain values; not for their JSON, whose quotes and escapes are no part of URLs."""
+    """Plain values (mappings, sequences, texts, numbers) with the secrets of every text replaced.
+
+    Apply it to the values, not to their JSON: there, quotes and escapes would be taken for parts of a URL.
+    """
     if isinstance(value, Mapping):
-        return {key: without_secrets_in(each) for key, each in value.items()}
+        return {key: without_secrets_in(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [without_secrets_in(each) for each in value]
+        return [without_secrets_in(item) for item in value]
     return without_secrets(value) if isinstance(value, str) else value
 
 
-def shown(uri: str) -> str:
-    """A place as messages name it: masked before it is cut, as half a password is one too."""
-    return without_secrets(uri)[:_SHOWN]
+def display_uri(uri: str) -> str:
+    """The URI for a message: without secrets, and cut. It is masked first, since a cut password is still a secret."""
+    return without_secrets(uri)[:_MAX_URI_CHARS]
 
 
 def split_protocol(uri: str) -> tuple[str, str]:
-    """The protocol in lower case, and the rest: at the first `://`, which is where fsspec splits as well."""
+    """The protocol in lower case, and the rest. Splits at the first `://`, as fsspec does; a plain path is `file`."""
     protocol, is_url, rest = uri.partition("://")
     if is_url:
         return protocol.lower(), rest
@@ -85,12 +97,12 @@ def split_protocol(uri: str) -> tuple[str, str]:
 
 
 def is_web(uri: str) -> bool:
-    """Whether a web server is asked for it."""
+    """Whether the URI is read over HTTP."""
     return split_protocol(uri)[0] in _WEB
 
 
 def _folder(uri: str) -> str:
-    """Where a file is."""
+    """The folder that a file lies in."""
     protocol, rest = split_protocol(uri)
     if protocol in _LOCAL:
         return str(Path(rest).absolute().parent)
@@ -98,12 +110,12 @@ def _folder(uri: str) -> str:
 
 
 def _canonical(uri: str) -> str:
-    """The one name of a place: `file:///real/path`, or `s3://bucket/key` with neither `..` nor escapes."""
+    """The one name of a location: `file:///real/path`, or `s3://bucket/key` without `..` and escapes."""
     protocol, rest = split_protocol(uri)
     if protocol in _LOCAL:
         return f"file://{Path(rest).expanduser().resolve()}"
     path = rest.partition("?")[0].partition("#")[0] if protocol in _WEB else rest
-    # an escaped slash does not end the host: `https://host%2Fpictures%2F@evil/` is evil's
+    # Split before unescaping: an escaped slash does not end the host, so https://host%2Fpictures%2F@evil/ names `evil`.
     host, _, key = path.partition("/")
     while unquote(key) != key:
         key = unquote(key)
@@ -111,4 +123,4 @@ def _canonical(uri: str) -> str:
 
 
 def _refused(uri: str, message: str) -> SampleError:
-    return SampleError(ErrorCode.IMAGE_MISSING, f"{shown(uri)} is refused: {message}")
+    return SampleError(ErrorCode.IMAGE_MISSING, f"{display_uri(uri)} is refused: {message}")

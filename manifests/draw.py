@@ -1,7 +1,9 @@
-"""A picture of a sample: its image, its boxes, and where they should go.
+"""Drawing of a sample: its image, its boxes, and where they should go.
 
-Display pixels are pixels of the finished picture. The overlay is drawn FINER times as large and reduced, which
-makes its edges smooth.
+Display pixels are pixels of the finished picture. The overlay is drawn SUPERSAMPLING times as large and then reduced,
+which makes its edges smooth.
+
+Axes: N boxes, T frames, P points of a curve, H W pixels, C colours; 2 is xy, 4 is xyxy.
 """
 
 from __future__ import annotations
@@ -31,17 +33,17 @@ PALETTE: tuple[RGB, ...] = (
     (255, 115, 50),
     (240, 228, 66),
 )
-"""Colours of the boxes, told apart also by colour-blind eyes; further boxes begin again."""
+"""Colours of the boxes, distinct for colour-blind readers too. Further boxes start again from the first."""
 
 MIN_WIDTH, MAX_SIDE = 768, 1600
-"""Display pixels: smaller images are enlarged to the first, larger ones reduced to the second."""
+"""Narrower images are enlarged to MIN_WIDTH; larger ones are reduced to MAX_SIDE. Display pixels."""
 
 MAX_MARGIN = 0.25
-"""Of the image's longer side: how far beyond the frame paths are still shown."""
+"""Widest margin for what leaves the frame, as a share of the image's longer side."""
 
-FINER = 3
+SUPERSAMPLING = 3
 
-_GROUND: RGB = (44, 47, 54)
+_BACKGROUND: RGB = (44, 47, 54)
 _STRIP: RGB = (24, 26, 31)
 _DARK: RGB = (12, 13, 16)
 _WHITE: RGB = (255, 255, 255)
@@ -51,25 +53,26 @@ _SUBTEXT: RGB = (158, 163, 174)
 
 @dataclass(frozen=True)
 class _Canvas:
-    """Where image pixels lie on the overlay, and how thick a line is."""
+    """The overlay, the position of image pixels on it, and its line width."""
 
     draw: ImageDraw.ImageDraw
     scale: float
     """Overlay pixels per image pixel."""
     origin: Point
-    """Overlay position of the image's top-left corner."""
+    """Top-left corner of the image, overlay pixels."""
     line: float
     """Width of a line, overlay pixels."""
 
     def place(self, points_P2: Floats) -> Floats:
-        placed: Floats = points_P2 * self.scale + np.array(self.origin)
-        return placed
+        """Points of the image in overlay pixels."""
+        placed_P2: Floats = points_P2 * self.scale + np.array(self.origin)
+        return placed_P2
 
 
 def draw_sample(image_HWC: NDArray[np.uint8], tracks: BoxTracks, title: str | None) -> Image.Image:
-    """The image with each box in frame 0, its path, and dashed its place in the last frame; a caption below.
+    """The image with each box in frame 0, its path, and its outline in the last frame, dashed. A caption is below.
 
-    image_HWC: uint8 RGB. tracks: in pixels of any frame size; rescaled to the image.
+    image_HWC: uint8 RGB. tracks: in pixels of any frame size; they are rescaled to the image.
     """
     height, width = image_HWC.shape[:2]
     zoom = min(max(1.0, MIN_WIDTH / width), MAX_SIDE / max(height, width))
@@ -78,21 +81,22 @@ def draw_sample(image_HWC: NDArray[np.uint8], tracks: BoxTracks, title: str | No
 
 
 def draw_conditions(image_HWC: NDArray[np.uint8], tracks: BoxTracks, zoom: float, beyond: bool = True) -> Image.Image:
-    """The image with its boxes and paths, enlarged by `zoom`. beyond: with room for what leaves the frame.
+    """The image with its boxes and paths, enlarged by `zoom`.
 
-    image_HWC: uint8 RGB. tracks: in pixels of any frame size; rescaled to the image.
+    image_HWC: uint8 RGB. tracks: in pixels of any frame size; they are rescaled to the image. beyond: add a margin for
+    boxes and paths that leave the frame.
     """
     height, width = image_HWC.shape[:2]
     tracks = tracks.rescale(height, width)
     shown = (round(width * zoom), round(height * zoom))
     left, top, right, bottom = _margins(tracks, zoom) if beyond else (0, 0, 0, 0)
     size = (left + shown[0] + right, top + shown[1] + bottom)
-    picture = Image.new("RGB", size, _GROUND)
+    picture = Image.new("RGB", size, _BACKGROUND)
     picture.paste(Image.fromarray(image_HWC).resize(shown, Image.Resampling.LANCZOS), (left, top))
 
-    overlay = Image.new("RGBA", (size[0] * FINER, size[1] * FINER))
-    line = FINER * min(max(2.0, 0.0032 * max(shown)), 5.0)
-    canvas = _Canvas(ImageDraw.Draw(overlay), zoom * FINER, (left * FINER, top * FINER), line)
+    overlay = Image.new("RGBA", (size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING))
+    line = SUPERSAMPLING * min(max(2.0, 0.0032 * max(shown)), 5.0)
+    canvas = _Canvas(ImageDraw.Draw(overlay), zoom * SUPERSAMPLING, (left * SUPERSAMPLING, top * SUPERSAMPLING), line)
     colours = [PALETTE[n % len(PALETTE)] for n in range(tracks.num_boxes)]
     for boxes_T4, colour in zip(tracks.boxes_NT4, colours, strict=True):
         _draw_first_box(canvas, boxes_T4[0], colour)
@@ -109,16 +113,16 @@ def draw_conditions(image_HWC: NDArray[np.uint8], tracks: BoxTracks, zoom: float
 
 
 def save_picture(picture: Image.Image, target: Path) -> None:
-    """Write a picture, and the folders it needs. Raises ConfigError where it cannot be written."""
+    """Write a picture and the folders above it. Raises ConfigError if that fails."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         picture.save(target)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{target} cannot be written: {error}") from error
+        raise ConfigError(f"{target} cannot be written ({error}): give another path") from error
 
 
 def draw_boxes(frame_HWC: NDArray[np.uint8], boxes_N4: Floats, zoom: float) -> Image.Image:
-    """A frame of a video, enlarged by `zoom`, with thin outlines of where its boxes should be."""
+    """A video frame, enlarged by `zoom`, with thin outlines where its boxes should be. boxes_N4: in its pixels."""
     height, width = frame_HWC.shape[:2]
     size = (round(width * zoom), round(height * zoom))
     picture = Image.fromarray(frame_HWC).resize(size, Image.Resampling.LANCZOS)
@@ -129,7 +133,7 @@ def draw_boxes(frame_HWC: NDArray[np.uint8], boxes_N4: Floats, zoom: float) -> I
 
 
 def _margins(tracks: BoxTracks, zoom: float) -> tuple[int, int, int, int]:
-    """Display pixels left, top, right, bottom of the image that what leaves the frame needs."""
+    """Margins (left, top, right, bottom) for boxes and paths that leave the frame, display pixels."""
     if tracks.num_boxes == 0:
         return (0, 0, 0, 0)
     ends_N4 = tracks.boxes_NT4[:, [0, -1]].reshape(-1, 4)
@@ -151,11 +155,12 @@ def _draw_first_box(canvas: _Canvas, box: Floats, colour: RGB) -> None:
 
 
 def _grown(x0: float, y0: float, x1: float, y1: float, by: float) -> tuple[float, float, float, float]:
+    """The box, larger by `by` on every side."""
     return (x0 - by, y0 - by, x1 + by, y1 + by)
 
 
 def _draw_last_box(canvas: _Canvas, boxes_T4: Floats, colour: RGB) -> None:
-    """Its outline in the last frame, dashed; nothing for a box that stays where it is."""
+    """The dashed outline of a box in the last frame; nothing for a box that does not move."""
     if np.abs(boxes_T4[-1] - boxes_T4[0]).max() * canvas.scale < 2 * canvas.line:
         return
     (x0, y0), (x1, y1) = canvas.place(boxes_T4[-1].reshape(2, 2))
@@ -168,7 +173,7 @@ def _draw_last_box(canvas: _Canvas, boxes_T4: Floats, colour: RGB) -> None:
 def _draw_dashes(
     draw: ImageDraw.ImageDraw, start: Point, end: Point, dash: float, width: float, ink: tuple[int, int, int, int]
 ) -> None:
-    """A dashed side that begins and ends with a dash, so that corners are closed."""
+    """A dashed line that starts and ends with a dash, so that corners are closed."""
     length = math.dist(start, end)
     count = max(1, round(length / dash / 2)) * 2 + 1
     at = np.linspace(np.array(start), np.array(end), count + 1)
@@ -177,13 +182,13 @@ def _draw_dashes(
 
 
 def _draw_path(canvas: _Canvas, path_T2: Floats, colour: RGB) -> None:
-    """The centre's way: fading in and growing along time, a dot per frame, an arrow head at its end."""
+    """The path of a box's centre: stronger and wider with time, a dot per frame, an arrow head at the end."""
     line = canvas.line
     travelled = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(path_T2, axis=0), axis=1))])
     if travelled[-1] < 3 * line:
-        _draw_disc(canvas.draw, path_T2[0], 2.6 * line, (*_DARK, 190))
-        _draw_disc(canvas.draw, path_T2[0], 2.0 * line, (*colour, 255))
-        _draw_disc(canvas.draw, path_T2[0], 0.9 * line, (*_WHITE, 255))
+        canvas.draw.circle(tuple(path_T2[0]), 2.6 * line, fill=(*_DARK, 190))
+        canvas.draw.circle(tuple(path_T2[0]), 2.0 * line, fill=(*colour, 255))
+        canvas.draw.circle(tuple(path_T2[0]), 0.9 * line, fill=(*_WHITE, 255))
         return
     head = min(6.0 * line, 0.6 * travelled[-1])
     curve_P2, share_P = _smooth(path_T2, travelled, line / 2)
@@ -194,36 +199,35 @@ def _draw_path(canvas: _Canvas, path_T2: Floats, colour: RGB) -> None:
         for point, share in zip(curve_P2[: last + 1], share_P[: last + 1], strict=True):
             radius = (0.45 + 0.4 * share) * line + casing / 2
             ink = (*_DARK, round(60 + 110 * share)) if casing else (*colour, round(140 + 115 * share))
-            _draw_disc(canvas.draw, point, radius, ink)
+            canvas.draw.circle(tuple(point), radius, fill=ink)
         direction = tip - curve_P2[last]
         _draw_head(canvas.draw, tip, direction, head, casing, (*_DARK, 170) if casing else (*colour, 255))
     spacing = travelled[-1] / (len(path_T2) - 1)
     every = max(1, math.ceil(4 * line / max(spacing, 1e-9)))
     for point in path_T2[: len(path_T2) - 1 : every]:
         if math.dist(point, tip) > head + line:
-            _draw_disc(canvas.draw, point, 0.5 * line, (*_WHITE, 255))
+            canvas.draw.circle(tuple(point), 0.5 * line, fill=(*_WHITE, 255))
 
 
 def _smooth(path_T2: Floats, travelled: Floats, step: float) -> tuple[Floats, Floats]:
-    """A curve through the points, one sample every `step`, with its share of the way; points at rest count once."""
+    """A smooth curve [P, 2] through the points, sampled every `step`, and how far along the path each sample is [P].
+
+    travelled: length of the path up to each point. Repeated points count once. A sample's position is between 0 and 1.
+    """
     moved = np.concatenate([[True], np.diff(travelled) > 1e-6])
-    points, at = path_T2[moved], travelled[moved]
-    wanted = np.linspace(0.0, at[-1], max(2, math.ceil(at[-1] / step)) + 1)
-    tangents = np.gradient(points, at, axis=0)
-    piece = np.clip(np.searchsorted(at, wanted, side="right") - 1, 0, len(at) - 2)
-    span = (at[piece + 1] - at[piece])[:, None]
-    u = (wanted - at[piece])[:, None] / span
-    curve = (
+    points, knots = path_T2[moved], travelled[moved]
+    at = np.linspace(0.0, knots[-1], max(2, math.ceil(knots[-1] / step)) + 1)
+    tangents = np.gradient(points, knots, axis=0)
+    piece = np.clip(np.searchsorted(knots, at, side="right") - 1, 0, len(knots) - 2)
+    span = (knots[piece + 1] - knots[piece])[:, None]
+    u = (at - knots[piece])[:, None] / span
+    curve = (  # cubic Hermite spline
         (2 * u**3 - 3 * u**2 + 1) * points[piece]
         + (u**3 - 2 * u**2 + u) * span * tangents[piece]
         + (3 * u**2 - 2 * u**3) * points[piece + 1]
         + (u**3 - u**2) * span * tangents[piece + 1]
     )
-    return curve, wanted / at[-1]
-
-
-def _draw_disc(draw: ImageDraw.ImageDraw, at: Floats, radius: float, ink: tuple[int, int, int, int]) -> None:
-    draw.ellipse((at[0] - radius, at[1] - radius, at[0] + radius, at[1] + radius), fill=ink)
+    return curve, at / knots[-1]
 
 
 def _draw_head(
@@ -234,7 +238,7 @@ def _draw_head(
     grow: float,
     ink: tuple[int, int, int, int],
 ) -> None:
-    """A swept-back arrow head that points along `direction`, `grow` larger on every side."""
+    """A swept-back arrow head that points along `direction`, larger by `grow` on every side."""
     ahead = direction / max(float(np.linalg.norm(direction)), 1e-9)
     aside = np.array([-ahead[1], ahead[0]])
     outline = [
@@ -247,8 +251,8 @@ def _draw_head(
 
 
 def _draw_number(canvas: _Canvas, box: Floats, n: int, colour: RGB) -> None:
-    """The box's index, as messages count it, on a tag at its top-left corner."""
-    font_size = max(12.0 * FINER, 5.2 * canvas.line)
+    """A tag with the box's index, the one used in messages, at its top-left corner."""
+    font_size = max(12.0 * SUPERSAMPLING, 5.2 * canvas.line)
     font = ImageFont.load_default(font_size)
     x, y = canvas.place(box[:2])
     text = str(n)
@@ -260,7 +264,7 @@ def _draw_number(canvas: _Canvas, box: Floats, n: int, colour: RGB) -> None:
 
 
 def _with_caption(picture: Image.Image, title: str | None, size: str, num_boxes: int) -> Image.Image:
-    """The picture above a slim strip: the title at its left, size and number of boxes at its right."""
+    """The picture with a strip below it: the title at the left, the size and the number of boxes at the right."""
     font_size = max(14.0, picture.width / 62)
     font = ImageFont.load_default(font_size)
     height, pad = round(font_size * 2.1), round(font_size * 0.8)
@@ -276,7 +280,7 @@ def _with_caption(picture: Image.Image, title: str | None, size: str, num_boxes:
 
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> str:
-    """The text, its middle cut out where it is too long for the room."""
+    """The text, with its middle cut out if it is wider than `room`."""
     kept = len(text)
     fitted = text
     while kept > 2 and font.getlength(fitted) > room:

@@ -1,6 +1,6 @@
 """First frames: from a manifest's `image` to pixels.
 
-Images are uint8 [H, W, 3], RGB, upright. Every way an image can be bad is a SampleError.
+Images are uint8 [H, W, 3], RGB, upright. Every way in which an image can be unusable is a SampleError.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import fsspec.core
 import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from manifests.access import Access, is_web, shown
+from manifests.access import Access, display_uri, is_web
 from sgi2v.errors import ErrorCode, SampleError
 
 MAX_BYTES = 256 * 2**20
@@ -29,27 +29,18 @@ MAX_BYTES = 256 * 2**20
 MAX_PIXELS = 64_000_000
 """Largest image that is decoded, pixels."""
 
-_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")  # none that runs a program
-_ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
+"""Pillow's formats that are opened. EPS is not among them: reading it starts another program."""
 
 
 def resolve_uri(image: str, manifest_uri: str, access: Access | None = None) -> str:
-    """Where a row's image is: a relative path starts at the manifest's folder, all else stays as it is.
+    """The absolute location of a row's image. A relative path starts at the manifest's folder.
 
     access: None allows every place that manifests may name. Raises SampleError(image_missing) for a place that is not
-    allowed, and for a chained URL (`zip::https://...`): a row must not pick file systems.
+    allowed, and for a chained URL (`zip::https://...`), because a row must not pick file systems.
     """
     if "::" in image:
-        raise _missing(image, "chained URLs are refused: unpack the images and name their files")
+        raise _missing(image, "chained URLs (`::`) are refused: unpack the images and name their files")
     uri = _absolute(image, manifest_uri)
     (access or Access()).check(uri, manifest_uri)
     return uri
@@ -71,16 +62,16 @@ def _absolute(image: str, manifest_uri: str) -> str:
 def read_image_bytes(uri: str, max_bytes: int = MAX_BYTES, access: Access | None = None) -> bytes:
     """The file's bytes, from a local path or any fsspec URL.
 
-    access: None goes wherever a web server sends it. Raises SampleError: image_missing (none there, a folder, no such
-    protocol, a redirect that is not followed), image_too_large, out_of_memory. Raises OSError for what may heal
+    access: None follows HTTP redirects. Raises SampleError: image_missing (no such file, a folder, an unknown
+    protocol, a redirect that is not followed), image_too_large, out_of_memory. Raises OSError for what may pass
     (connections, overloaded servers, permissions), so that the caller can retry.
     """
-    follows = access is None or access.follows_redirects
+    follows_redirects = access is None or access.follows_redirects
     try:
-        options = {} if follows or not is_web(uri) else {"get_client": _client_that_stays}
+        options = {} if follows_redirects or not is_web(uri) else {"get_client": _client_without_redirects}
         file_system, path = fsspec.core.url_to_fs(uri, **options)
         if isinstance(file_system, LocalFileSystem) and Path(path).exists() and not Path(path).is_file():
-            raise IsADirectoryError(path)  # or a pipe, which would keep its reader waiting for ever
+            raise IsADirectoryError(path)  # a folder, or a pipe: reading an open pipe never ends
         with file_system.open(path, "rb") as file:
             data = bytes(file.read(max_bytes + 1))
     except SampleError:
@@ -90,7 +81,7 @@ def read_image_bytes(uri: str, max_bytes: int = MAX_BYTES, access: Access | None
     except FileNotFoundError as error:
         if isinstance(error.__cause__, SampleError):
             raise error.__cause__ from None
-        if _may_heal(error.__cause__):
+        if _is_transient(error.__cause__):
             raise OSError(f"{uri}: {error.__cause__}") from error
         raise _missing(uri, "no such file: check the path") from error
     except IsADirectoryError as error:
@@ -101,52 +92,57 @@ def read_image_bytes(uri: str, max_bytes: int = MAX_BYTES, access: Access | None
         if error.errno in {errno.ENAMETOOLONG, errno.ELOOP}:
             raise _missing(uri, f"it cannot be opened ({error}): check the path") from error
         raise
-    except Exception as error:  # a file system of fsspec's raises what its own library raises
+    except Exception as error:  # each fsspec file system raises its own library's errors
         raise OSError(f"{uri}: {type(error).__name__}: {error}") from error
     if len(data) > max_bytes:
-        message = f"the image file has more than {max_bytes / 2**20:g} MiB: compress it or make it smaller"
+        message = f"the image file is larger than {max_bytes / 2**20:g} MiB: compress the image or make it smaller"
         raise SampleError(ErrorCode.IMAGE_TOO_LARGE, message)
     return data
 
 
-async def _client_that_stays(**options: Any) -> Any:
-    """The client of fsspec's HTTP, for places that were checked: it does not let a server name others."""
+async def _client_without_redirects(**options: Any) -> Any:
+    """An HTTP client for fsspec that refuses redirects: only the original location was checked."""
     import aiohttp
 
-    async def refuse(session: Any, context: Any, told: Any) -> NoReturn:
-        raise _missing(str(told.url), "it leads elsewhere, where this manifest may not go: name the image's own place")
+    async def refuse(session: Any, context: Any, params: Any) -> NoReturn:
+        raise _missing(
+            str(params.url), "the server redirects it, and this manifest may not follow: name the image's final URL"
+        )
 
     trace = aiohttp.TraceConfig()
     trace.on_request_redirect.append(refuse)
     return aiohttp.ClientSession(trace_configs=[trace], **options)
 
 
-def _may_heal(cause: BaseException | None) -> bool:
-    """Whether a file was called missing for another reason: fsspec's HTTP does so with every failed request."""
+def _is_transient(cause: BaseException | None) -> bool:
+    """Whether a FileNotFoundError hides a failure that may pass: fsspec's HTTP raises it for every failed request."""
     status = getattr(cause, "status", 0)
     return status == 429 or status >= 500 or (isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError))
 
 
 def load_image(image: str, manifest_uri: str, access: Access | None = None) -> NDArray[np.uint8]:
-    """A row's image as uint8 [H, W, 3]. Raises SampleError as its three steps do, and OSError for what may heal."""
+    """A row's image as uint8 [H, W, 3].
+
+    Raises what `resolve_uri`, `read_image_bytes` and `decode_image` raise.
+    """
     return decode_image(read_image_bytes(resolve_uri(image, manifest_uri, access), access=access))
 
 
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Decode to uint8 [H, W, 3], RGB: upright, over white where transparent, the first frame of an animation.
+    """Decode to uint8 [H, W, 3], RGB, upright. Transparency becomes white; of an animation, the first frame is taken.
 
     Raises SampleError: image_too_large, from the header and before pixels are decoded; image_undecodable;
     out_of_memory.
     """
     with _opened(data, max_pixels) as image:
-        turn = _UPRIGHT.get(_orientation(image))
-        rgb = _to_rgb(image)
-        return np.array(rgb if turn is None else rgb.transpose(turn))
+        image.load()
+        _turn_upright(image)
+        return np.array(_to_rgb(image))
 
 
 @contextmanager
 def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
-    """The image with its header read and its size checked; what Pillow raises inside becomes a SampleError."""
+    """The image with its header read and its size checked. Pillow's errors inside the block become SampleErrors."""
     if not data:
         raise SampleError(ErrorCode.IMAGE_UNDECODABLE, "the image file is empty: copy it again")
     try:
@@ -158,24 +154,34 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
     except SampleError:
         raise
     except MemoryError as error:
-        raise _no_memory("decoded") from error
+        raise _no_memory("decode") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(str(error), max_pixels) from error
     except UnidentifiedImageError as error:
-        message = "the file is not an image that can be read: give PNG, JPEG, WebP, TIFF, BMP or GIF"
+        message = "the file is not an image in a known format: use PNG, JPEG, WebP, TIFF, BMP or GIF"
         raise SampleError(ErrorCode.IMAGE_UNDECODABLE, message) from error
-    except Exception as error:  # on damaged data Pillow's decoders raise whatever they stumble over
+    except Exception as error:  # Pillow's decoders raise any kind of error on damaged data
         message = f"the image cannot be decoded ({error}): save it again as PNG or JPEG"
         raise SampleError(ErrorCode.IMAGE_UNDECODABLE, message) from error
 
 
+def _turn_upright(image: Image.Image) -> None:
+    """Turn a decoded image in place as its EXIF or XMP orientation says."""
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except MemoryError:
+        raise
+    except Exception:  # Pillow raises on damaged EXIF; the pixels may still be good
+        return
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """The pixels in RGB, as they are stored (not turned), transparency over white."""
+    """The pixels in RGB, with white behind transparent ones."""
     if image.mode.startswith("I"):
         grey = np.asarray(image).astype(np.int64)
         if grey.min() < 0 or grey.max() > 65535:
             raise ValueError("its grey values do not fit 16 bits")
-        # Pillow's own conversion clips at 255
+        # scaled by hand: Pillow's conversion clips at 255
         return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise ValueError("floating-point pixels have no defined white")
@@ -185,26 +191,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 (upright) to 8, from the header."""
-    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
-        return 1  # Pillow turns TIFF itself; of a PNG without EXIF it would decode the pixels to look further
-    try:
-        value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # damaged EXIF does not make the pixels worse
-        return 1
-    return value if value in _UPRIGHT else 1
-
-
 def _missing(uri: str, message: str) -> SampleError:
-    return SampleError(ErrorCode.IMAGE_MISSING, f"{shown(uri)}: {message}")
+    return SampleError(ErrorCode.IMAGE_MISSING, f"{display_uri(uri)}: {message}")
 
 
-def _no_memory(done: str) -> SampleError:
-    message = f"no memory is left in which the image could be {done}: make it smaller"
-    return SampleError(ErrorCode.OUT_OF_MEMORY, message)
+def _no_memory(action: str) -> SampleError:
+    return SampleError(ErrorCode.OUT_OF_MEMORY, f"not enough memory to {action} the image: make it smaller")
 
 
-def _too_large(found: str, max_pixels: int) -> SampleError:
-    message = f"the image is larger than {max_pixels:,} pixels ({found}): make it smaller"
+def _too_large(size: str, max_pixels: int) -> SampleError:
+    message = f"the image is larger than {max_pixels:,} pixels ({size}): make it smaller"
     return SampleError(ErrorCode.IMAGE_TOO_LARGE, message)

@@ -1,4 +1,4 @@
-"""Manifests from and to files: Parquet, CSV and JSONL, at a local path or any fsspec URL."""
+"""Reading and writing manifest files: Parquet, CSV and JSONL, at a local path or any fsspec URL."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from manifests.text_formats import format_csv, format_jsonl, parse_csv, parse_js
 from sgi2v.errors import ManifestError, Problem, StorageError
 
 EXTENSIONS = (".parquet", ".csv", ".jsonl", ".ndjson")
-"""What a manifest file's name may end in; the ending decides the format."""
+"""Endings of manifest files. The ending decides the format."""
 
 _PARQUET_MAGIC = b"PAR1"
 
 
 def read_manifest(uri: str) -> pa.Table:
-    """The manifest at a local path or fsspec URL, conformed.
+    """The manifest at a local path or fsspec URL, as a conformed table.
 
     Raises ManifestError (manifest_missing, manifest_directory, manifest_format, manifest_empty,
     manifest_unreadable, row_unreadable, and the codes of `conform`) and StorageError.
@@ -43,17 +43,18 @@ def read_manifest(uri: str) -> pa.Table:
 
 
 def write_manifest(table: pa.Table, uri: str) -> None:
-    """Write the table where and in the format that `uri` says; a local file appears whole or not at all.
+    """Write the table to `uri`, in the format of its ending. A local file appears whole or not at all.
 
-    Raises ManifestError (manifest_format) for another ending or a column the format cannot hold; StorageError.
+    Raises ManifestError (manifest_format) for an unknown ending or a column that the format cannot hold, and
+    StorageError.
     """
     extension = _extension(uri)
     if extension not in EXTENSIONS:
-        _fail(uri, "manifest_format", f"{extension or 'no'} ending: use one of {', '.join(EXTENSIONS)}")
+        _fail(uri, "manifest_format", _unknown_ending(extension))
     try:
         data = {".parquet": _format_parquet, ".csv": format_csv}.get(extension, format_jsonl)(table)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError) as error:
-        _fail(uri, "manifest_format", f"a column cannot be written as {extension}: {error}; write .parquet")
+        _fail(uri, "manifest_format", f"a column cannot be written as {extension} ({error}): write .parquet")
     try:
         file_system, path = fsspec.core.url_to_fs(uri)
         if not isinstance(file_system, LocalFileSystem):
@@ -73,6 +74,10 @@ def digest_file(uri: str) -> str:
     return hashlib.sha256(_fetch(uri, _extension(uri))).hexdigest()
 
 
+def _unknown_ending(extension: str) -> str:
+    return f"{extension or 'no ending'} is not a manifest format: use one of {', '.join(EXTENSIONS)}"
+
+
 def _extension(uri: str) -> str:
     path = urlsplit(uri).path if uri.startswith(("http://", "https://")) else uri
     return PurePosixPath(path).suffix.lower()
@@ -82,11 +87,11 @@ def _fetch(uri: str, extension: str) -> bytes:
     try:
         file_system, path = fsspec.core.url_to_fs(uri)
     except (ValueError, ImportError) as error:
-        _fail(uri, "manifest_missing", f"{error}: give a local path or a URL that fsspec can open")
+        _fail(uri, "manifest_missing", f"it cannot be opened ({error}): give a local path or an fsspec URL")
     if extension not in EXTENSIONS:
         if _is_folder(file_system, path):
             _fail_on_folder(uri)
-        _fail(uri, "manifest_format", f"{extension or 'no'} ending: use one of {', '.join(EXTENSIONS)}")
+        _fail(uri, "manifest_format", _unknown_ending(extension))
     try:
         return bytes(file_system.cat_file(path))
     except IsADirectoryError:
@@ -96,15 +101,15 @@ def _fetch(uri: str, extension: str) -> bytes:
             _fail_on_folder(uri)
         _fail(uri, "manifest_missing", "no such file: check the path")
     except PermissionError as error:
-        _fail(uri, "manifest_unreadable", f"it may not be read: {error}")
-    except Exception as error:  # a file system of fsspec's raises what its own library raises
+        _fail(uri, "manifest_unreadable", f"no permission to read it ({error}): change its permissions")
+    except Exception as error:  # each fsspec file system raises its own library's errors
         raise StorageError(f"{uri} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _is_folder(file_system: Any, path: str) -> bool:
     try:
         return bool(file_system.isdir(path))
-    except Exception:  # only asked for a better message
+    except Exception:  # the answer only improves a message
         return False
 
 
@@ -118,9 +123,9 @@ def _fail(uri: str, code: str, message: str) -> NoReturn:
 
 def _read_parquet(data: bytes, uri: str) -> pa.Table:
     if not data.startswith(_PARQUET_MAGIC):
-        _fail(uri, "manifest_unreadable", "this is not a Parquet file: check what wrote it, or its ending")
+        _fail(uri, "manifest_unreadable", "this is not a Parquet file: write it again as Parquet, or rename it")
     if len(data) < 12 or not data.endswith(_PARQUET_MAGIC):
-        _fail(uri, "manifest_unreadable", "the Parquet file is truncated, its end is missing: copy or write it again")
+        _fail(uri, "manifest_unreadable", "the Parquet file is truncated: copy or write it again")
     try:
         return read_parquet(data)
     except (pa.ArrowException, OSError) as error:
@@ -128,9 +133,9 @@ def _read_parquet(data: bytes, uri: str) -> pa.Table:
 
 
 def read_parquet(data: bytes) -> pa.Table:
-    """The table of a Parquet file, read without threads: Arrow 26 aborts a process that ends soon after them.
+    """The table of a Parquet file. Read in one thread: Arrow 26 aborts a process that ends soon after a threaded read.
 
-    Raises ArrowException or OSError for what is none.
+    Raises ArrowException or OSError for data that is not valid Parquet.
     """
     return pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False)
 

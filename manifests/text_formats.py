@@ -1,7 +1,7 @@
 """Manifests as text: CSV and JSONL.
 
-In CSV, list columns are JSON text and an empty cell is null. CSV holds no types: an unknown column comes back
-as integers, floats or booleans where that loses no character of its text, and as text otherwise.
+In CSV, list columns are JSON text and an empty cell is null. CSV has no types: an unknown column is read as integers,
+floats or booleans where that keeps every character of its text, and as text otherwise.
 """
 
 from __future__ import annotations
@@ -9,26 +9,27 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.csv
 
-from manifests.schema import LISTED, MANIFEST_SCHEMA
+from manifests.schema import MANIFEST_SCHEMA, MAX_LISTED
 from sgi2v.errors import ManifestError, Problem
 
-_CSV_BLOCK_BYTES = 64 * 2**20  # no row may be longer
-_WRITINGS: dict[pa.DataType, Callable[[str], tuple[str, ...]]] = {
+_CSV_BLOCK_BYTES = 64 * 2**20
+"""Longest row that Arrow reads."""
+_EXACT_TEXTS: dict[pa.DataType, Callable[[str], tuple[str, ...]]] = {
     pa.bool_(): lambda text: ("true", "false"),
     pa.int64(): lambda text: (str(int(text)),),
     pa.float64(): lambda text: (repr(float(text)), repr(float(text)).removesuffix(".0")),
 }
-"""By type, the texts that stand for the value that a text holds; ValueError for a text that holds none."""
+"""For each type, the exact ways to write the value of a text. ValueError if the text is no such value."""
 
 
 def parse_jsonl(text: str, uri: str) -> pa.Table:
-    """Rows of JSON objects, one a line; ManifestError(row_unreadable, column_type) names the bad ones."""
+    """The table of JSON objects, one per line. Raises ManifestError (row_unreadable, column_type) for bad lines."""
     rows: list[Mapping[str, Any]] = []
     problems = []
     for number, line in enumerate(io.StringIO(text), start=1):
@@ -54,12 +55,15 @@ def parse_jsonl(text: str, uri: str) -> pa.Table:
 
 
 def parse_csv(text: str, uri: str) -> pa.Table:
-    """Comma-separated rows below a header; ManifestError(manifest_unreadable, row_unreadable, column_type)."""
+    """The table of comma-separated rows below a header.
+
+    Raises ManifestError (manifest_unreadable, row_unreadable, column_type).
+    """
     try:
         names = next((cells for cells in csv.reader(io.StringIO(text, newline="")) if cells), [])
         raw = pyarrow.csv.read_csv(
             io.BytesIO(text.encode()),
-            # with one thread, Arrow's messages say which row
+            # with one thread, Arrow's messages name the row
             pyarrow.csv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK_BYTES),
             pyarrow.csv.ParseOptions(newlines_in_values=True),
             pyarrow.csv.ConvertOptions(
@@ -89,7 +93,7 @@ def parse_csv(text: str, uri: str) -> pa.Table:
 
 
 def _parse_cells(name: str, column: Any, problems: list[Problem]) -> list[Any]:
-    """The JSON values of a CSV column; a cell that is no JSON is null and a problem more."""
+    """The JSON values of a CSV column. A cell that is not JSON becomes null, and is added to `problems`."""
     values: list[Any] = []
     for row, cell in enumerate(column.to_pylist()):
         try:
@@ -106,11 +110,11 @@ def _parse_cells(name: str, column: Any, problems: list[Problem]) -> list[Any]:
 
 
 def _infer(column: Any) -> Any:
-    """The column as integers, floats or booleans where each text is just how such a value is written."""
+    """The column as booleans, integers or floats where every text is exactly how such a value is written."""
     texts = column.drop_null().to_pylist()
-    for kind, writings in _WRITINGS.items():
+    for kind, exact_texts in _EXACT_TEXTS.items():
         try:
-            if texts and all(text in writings(text) for text in texts):
+            if texts and all(text in exact_texts(text) for text in texts):
                 return column.cast(kind)
         except (ValueError, pa.ArrowInvalid):
             continue
@@ -123,55 +127,55 @@ def _table(columns: Mapping[str, list[Any]], uri: str) -> pa.Table:
 
 
 def _array(name: str, values: list[Any], uri: str) -> Any:
-    """The values of a column in the schema's type if they fit it, else in the type that Arrow finds."""
-    kinds = [MANIFEST_SCHEMA.field(name).type] if name in MANIFEST_SCHEMA.names else []
-    for kind in [*kinds, None]:
+    """The values of a column in the schema's type if they fit it, else in the type that Arrow infers."""
+    schema_types = [MANIFEST_SCHEMA.field(name).type] if name in MANIFEST_SCHEMA.names else []
+    for kind in [*schema_types, None]:
         try:
             return pa.array(values, kind)
         except (ValueError, TypeError, OverflowError):
             continue
-    wanted = str(kinds[0]) if kinds else "of one type"
-    rows = _misfits(values, kinds[0]) if kinds else ()
-    named = "".join(f"; row {row} has {str(values[row])[:80]}" for row in rows)
-    raise ManifestError(
-        uri, [Problem(None, None, name, "column_type", f"values are not all {wanted}: make them so{named}")]
-    )
+    message = "values have more than one type: give the column one type"
+    if schema_types:
+        rows = "; ".join(f"row {row} has {str(values[row])[:80]}" for row in _misfits(values, schema_types[0]))
+        message = f"not all values are {schema_types[0]}: {rows}"
+    raise ManifestError(uri, [Problem(None, None, name, "column_type", message)])
 
 
-def _misfits(values: list[Any], kind: pa.DataType) -> Iterable[int]:
-    found = []
+def _misfits(values: list[Any], kind: pa.DataType) -> list[int]:
+    """The first rows, at most MAX_LISTED, whose values do not fit the type."""
+    rows: list[int] = []
     for row, value in enumerate(values):
         try:
             pa.array([value], kind)
         except (ValueError, TypeError, OverflowError):
-            found.append(row)
-        if len(found) == LISTED:
+            rows.append(row)
+        if len(rows) == MAX_LISTED:
             break
-    return found
+    return rows
 
 
 def format_jsonl(table: pa.Table) -> bytes:
-    """One JSON object a row; TypeError where JSON has no such value."""
+    """One JSON object per line. Raises TypeError for a value that JSON has no type for."""
     rows = (json.dumps(row, ensure_ascii=False, default=_as_text) for row in table.to_pylist())
     return "".join(f"{row}\n" for row in rows).encode()
 
 
 def format_csv(table: pa.Table) -> bytes:
-    """A header and a row per sample; TypeError and Arrow's errors where CSV has no such value."""
+    """A header and one line per row. Raises TypeError or an Arrow error for a value that CSV cannot hold."""
     sink = io.BytesIO()
     pyarrow.csv.write_csv(_as_csv(table), sink)
     return sink.getvalue()
 
 
 def _as_csv(table: pa.Table) -> pa.Table:
-    """The table with nested columns as JSON text and dictionaries decoded."""
+    """The table as Arrow can write it: nested columns as JSON text, dictionaries decoded."""
     columns: list[Any] = []
     for column in table.columns:
         if pa.types.is_nested(column.type):
             texts = [None if value is None else json.dumps(value, default=_as_text) for value in column.to_pylist()]
             columns.append(pa.array(texts, pa.string()))
         elif pa.types.is_floating(column.type):
-            # Arrow writes 1.0 as 1, which would come back as an integer
+            # Arrow writes 1.0 as 1, which would be read as an integer
             texts = [None if value is None else repr(value) for value in column.to_pylist()]
             columns.append(pa.array(texts, pa.string()))
         else:
@@ -180,15 +184,15 @@ def _as_csv(table: pa.Table) -> pa.Table:
 
 
 def _as_text(value: Any) -> str:
-    """What JSON has no type for, as text: dates, times and decimals; TypeError for bytes."""
+    """Text for dates, times and decimals, which JSON has no type for. Raises TypeError for bytes."""
     if isinstance(value, bytes):
         raise TypeError("JSON cannot hold bytes")
     return str(value)
 
 
 def _fail_on_rows(uri: str, problems: list[Problem]) -> NoReturn:
-    further = len(problems) - LISTED
+    further = len(problems) - MAX_LISTED
     if further > 0:
-        more = Problem(None, None, None, "row_unreadable", f"{further} further rows cannot be read")
-        problems = [*problems[:LISTED], more]
+        message = f"further rows that cannot be read: {further}"
+        problems = [*problems[:MAX_LISTED], Problem(None, None, None, "row_unreadable", message)]
     raise ManifestError(uri, problems)

@@ -1,4 +1,4 @@
-"""Every problem of every row of a manifest, before any GPU is paid for."""
+"""Validation of a manifest: every problem of every row, found before a GPU is used."""
 
 from __future__ import annotations
 
@@ -15,61 +15,60 @@ from manifests.schema import MANIFEST_SCHEMA, box_error, row_problems, rows_of
 from sgi2v.errors import Problem, SampleError
 from sgi2v.trajectory import boxes_outside
 
-FETCHES = 8
-"""Images fetched at once."""
+PARALLEL_READS = 8
+"""Images that are read and decoded at the same time."""
 
-_ROWS_AT_ONCE = 4096
+_BATCH_ROWS = 4096
 
-_Outcome = tuple[int, int] | Problem
-"""(height, width) of an image that decodes, or its problem with neither row nor sample."""
+_SizeOrProblem = tuple[int, int] | Problem
+"""(height, width) of an image that decodes, or its problem, without a row and a sample id."""
 
 
 def validate(table: pa.Table, manifest_uri: str, images: bool = True, access: Access | None = None) -> list[Problem]:
-    """The problems of a conformed table's rows, in their order; empty where every row can be generated.
+    """The problems of a conformed table, in the order of its rows. Empty if every row can be generated.
 
-    With `images`, each distinct image is fetched once and decoded whole, and boxes are held against its size.
-    access: where images may lie.
+    images: read and decode each distinct image once, and check the boxes against its size. access: where images may
+    lie.
     """
-    outcomes = _check_images(table, manifest_uri, access) if images else {}
+    checked_images = _check_images(table, manifest_uri, access) if images else {}
     problems: list[Problem] = []
     row = 0
-    for batch in table.select(MANIFEST_SCHEMA.names).to_batches(max_chunksize=_ROWS_AT_ONCE):
+    for batch in table.select(MANIFEST_SCHEMA.names).to_batches(max_chunksize=_BATCH_ROWS):
         for values in rows_of(pa.Table.from_batches([batch])):
-            problems.extend(_problems_of_row(row, values, outcomes))
+            problems.extend(_problems_of_row(row, values, checked_images))
             row += 1
     return problems
 
 
-def _problems_of_row(row: int, values: dict[str, Any], outcomes: dict[str, _Outcome]) -> Iterator[Problem]:
+def _problems_of_row(row: int, values: dict[str, Any], checked_images: dict[str, _SizeOrProblem]) -> Iterator[Problem]:
     sample_id = values["sample_id"]
     for column, error in row_problems(values):
         yield Problem(row, sample_id, column, error.code, error.message)
-    outcome = outcomes.get(values["image"])
-    if isinstance(outcome, Problem):
-        yield outcome._replace(row=row, sample_id=sample_id)
-    elif outcome is not None:
-        boxes = values["boxes"] or []
-        sound = [n for n, box in enumerate(boxes) if box_error(n, box) is None]
-        # unsound boxes were told above; here they are boxes that fit, so that the others keep their numbers
-        boxes_N4 = np.array([box if n in sound else [0, 0, 1, 1] for n, box in enumerate(boxes)]).reshape(-1, 4)
-        for _, error in boxes_outside(boxes_N4, *outcome):
+    image = checked_images.get(values["image"])
+    if isinstance(image, Problem):
+        yield image._replace(row=row, sample_id=sample_id)
+    elif image is not None:
+        # Invalid boxes were reported above. A box that fits stands in for them, so that the others keep their numbers.
+        boxes = [box if box_error(n, box) is None else [0, 0, 1, 1] for n, box in enumerate(values["boxes"] or [])]
+        for _, error in boxes_outside(np.array(boxes).reshape(-1, 4), *image):
             yield Problem(row, sample_id, "boxes", error.code, error.message)
 
 
-def _check_images(table: pa.Table, manifest_uri: str, access: Access | None) -> dict[str, _Outcome]:
-    """What became of each distinct image of the table that is not blank."""
+def _check_images(table: pa.Table, manifest_uri: str, access: Access | None) -> dict[str, _SizeOrProblem]:
+    """The size or the problem of each distinct image of the table. Blank names are left out."""
     names = [name for name in table.column("image").unique().to_pylist() if name and name.strip()]
-    with ThreadPoolExecutor(FETCHES) as pool:
-        outcomes = pool.map(lambda name: _check_image(name, manifest_uri, access), names)
-        return dict(zip(names, outcomes, strict=True))
+    with ThreadPoolExecutor(PARALLEL_READS) as pool:
+        checked = pool.map(lambda name: _check_image(name, manifest_uri, access), names)
+        return dict(zip(names, checked, strict=True))
 
 
-def _check_image(name: str, manifest_uri: str, access: Access | None) -> _Outcome:
+def _check_image(name: str, manifest_uri: str, access: Access | None) -> _SizeOrProblem:
     try:
         pixels_HWC = load_image(name, manifest_uri, access)
     except SampleError as error:
         return Problem(None, None, "image", error.code, error.message)
     except OSError as error:
-        return Problem(None, None, "image", "image_unreadable", f"it cannot be read now: {error}; try again")
+        message = f"the image cannot be read now ({error}): try again later"
+        return Problem(None, None, "image", "image_unreadable", message)
     height, width, _ = pixels_HWC.shape
     return height, width

@@ -1,1 +1,1 @@
-"""The bundled demo: five scenes drawn by the program itself, and a manifest that sets them in motion."""
+"""Data of the bundled demo: a manifest and the four pictures that it moves. `tools/demo` draws them."""

@@ -1,7 +1,7 @@
-"""Example folders of the SG-I2V publication: `NAME/img.png` beside `NAME/traj.npy`.
+"""Manifests from example folders in the layout of the SG-I2V publication: `NAME/img.png` and `NAME/traj.npy`.
 
-`traj.npy` is [N, 2 + P, 2], xy in pixels of the image: for each of N boxes its top-left and bottom-right
-corner in frame 0, then the P points of its centre's path.
+`traj.npy` is [N, 2 + P, 2], xy in pixels of the image. For each of N boxes it has the top-left and the bottom-right
+corner in frame 0, then the P points of the path of the box's centre.
 """
 
 from __future__ import annotations
@@ -22,18 +22,17 @@ IMAGE, PATHS = "img.png", "traj.npy"
 
 
 def from_sgi2v(folder: str, relative_to: str) -> pa.Table:
-    """A conformed manifest with one sample per example folder in `folder`, in natural order of their names.
+    """A conformed manifest with one row per example folder in `folder`, in natural order of the folder names.
 
-    Image paths are relative to `relative_to`, the folder that the manifest will be written in, unless that is a
-    URL or shares nothing but the root with `folder`; then they are absolute. Raises ManifestError, which names each
-    bad folder.
+    relative_to: the folder that the manifest will be written in. Image paths are relative to it; they are absolute if
+    it is a URL, or has only the root in common with `folder`. Raises ManifestError, which lists every bad folder.
     """
     root = Path(folder)
     if not root.is_dir():
         raise ManifestError(folder, [_problem(None, "manifest_missing", "no such folder: check the path")])
     examples = [path for path in root.iterdir() if (path / IMAGE).exists() or (path / PATHS).exists()]
     if not examples:
-        message = f"no example folders in it: it should hold folders with {IMAGE} and {PATHS} each"
+        message = f"no example folders: each example is a folder in it with {IMAGE} and {PATHS}"
         raise ManifestError(folder, [_problem(None, "manifest_empty", message)])
     rows, problems = [], []
     for example in sorted(examples, key=lambda path: _natural(path.name)):
@@ -48,17 +47,16 @@ def from_sgi2v(folder: str, relative_to: str) -> pa.Table:
 
 def _row(example: Path, relative_to: str) -> dict[str, Any]:
     if not (example / IMAGE).is_file():
-        raise ValueError(f"{IMAGE} is missing: every example needs its first frame")
+        raise ValueError(f"{IMAGE} is missing: add the first frame")
     if not (example / PATHS).is_file():
-        raise ValueError(f"{PATHS} is missing: every example needs its boxes and paths")
+        raise ValueError(f"{PATHS} is missing: add the boxes and paths")
     try:
         array: NDArray[Any] = np.load(example / PATHS, allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise ValueError(f"{PATHS} is not an array of numbers ({error}): save it again with numpy.save") from error
     if array.ndim != 3 or array.shape[1] < 4 or array.shape[2] != 2 or array.dtype.kind not in "iuf":
         found = f"{array.dtype} {list(array.shape)}"
-        message = f"{PATHS} is {found}, wanted numbers [boxes, 2 + points, 2] with two points or more"
-        raise ValueError(message)
+        raise ValueError(f"{PATHS} is {found}, expected numbers [boxes, 2 + points, 2] with two points or more")
     return {
         "sample_id": example.name,
         "image": _image_path(example / IMAGE, relative_to),
@@ -77,7 +75,7 @@ def _image_path(image: Path, relative_to: str) -> str:
 
 
 def _natural(name: str) -> list[tuple[bool, int, str]]:
-    """A key that sorts 9 before 15 before 108 before a."""
+    """Sort key for natural order: 9, 15, 108, a."""
     parts = [part for part in re.split(r"(\d+)", name) if part]
     return [(False, int(part), "") if part.isdecimal() else (True, 0, part) for part in parts]
 

@@ -1,4 +1,4 @@
-"""Rows and tables that the manifest tests start from."""
+"""Rows and tables for the manifest tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from manifests.schema import MANIFEST_SCHEMA
 
 
 def row(**changes: Any) -> dict[str, Any]:
-    """A good row of two boxes, with changes."""
+    """A valid row with two boxes, with changes."""
     return {
         "sample_id": "cat",
         "image": "cat.png",
@@ -22,4 +22,5 @@ def row(**changes: Any) -> dict[str, Any]:
 
 
 def table(*rows: dict[str, Any]) -> pa.Table:
+    """A table of rows, in the manifest's schema."""
     return pa.Table.from_pylist(list(rows), schema=MANIFEST_SCHEMA)

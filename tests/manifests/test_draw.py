@@ -1,4 +1,4 @@
-"""Pictures of samples: their size, and where colour is and is not."""
+"""Drawings of samples: their size, and where they have colour."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def tracks(boxes: list[list[float]], ends: list[list[float]], height: int, width
     return BoxTracks.from_paths(np.array(boxes), paths, 14, height, width)
 
 
-def touched(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def drawn_on(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Where a picture differs from its grey background."""
     return np.asarray((np.abs(picture.astype(int) - GREY) > 3).any(axis=-1))
 
 
@@ -34,30 +35,30 @@ def test_small_images_are_enlarged_and_large_ones_reduced(height: int, width: in
     assert (picture.mode, picture.width) == ("RGB", shown[1])
     assert MIN_WIDTH <= picture.width <= MAX_SIDE or height > width
     assert shown[0] < picture.height < shown[0] + 80
-    assert not touched(np.asarray(picture)[: shown[0]]).any()
+    assert not drawn_on(np.asarray(picture)[: shown[0]]).any()
 
 
-def test_box_path_and_last_box_are_drawn_where_they_are() -> None:
+def test_the_first_box_the_path_and_the_last_box_are_in_their_places() -> None:
     picture = np.asarray(draw_sample(grey(600, 1000), tracks([[100, 100, 200, 180]], [[600, 300]], 600, 1000), "cat"))
     assert tuple(picture[140, 99]) == PALETTE[0]
     assert tuple(picture[179, 120]) == PALETTE[0]
-    marked = touched(picture[:600])
-    assert marked[110, 110], "the first box is filled"
-    assert marked[[140 + 150], [150 + 300]].all(), "the path passes half way"
-    assert marked[399:402, 700:800].any(), "the last box is outlined"
-    assert not marked[445:470, 705:735].any(), "and not filled"
-    assert not marked[500:].any()
+    has_colour = drawn_on(picture[:600])
+    assert has_colour[110, 110], "the first box is filled"
+    assert has_colour[[140 + 150], [150 + 300]].all(), "the path passes its middle"
+    assert has_colour[399:402, 700:800].any(), "the last box is outlined"
+    assert not has_colour[445:470, 705:735].any(), "the last box is not filled"
+    assert not has_colour[500:].any()
 
 
 def test_tracks_of_another_frame_size_are_rescaled_to_the_image() -> None:
     large = tracks([[100, 100, 200, 180]], [[600, 300]], 600, 1000)
-    here = np.asarray(draw_sample(grey(600, 1000), large, None))
-    there = np.asarray(draw_sample(grey(600, 1000), large.rescale(300, 500), None))
-    # a rounding of a path's points may move an edge by a third of a pixel
-    assert (here != there).any(axis=-1).mean() < 0.001
+    direct = np.asarray(draw_sample(grey(600, 1000), large, None))
+    rescaled = np.asarray(draw_sample(grey(600, 1000), large.rescale(300, 500), None))
+    # rounding the points of a path may move an edge by a third of a pixel
+    assert (direct != rescaled).any(axis=-1).mean() < 0.001
 
 
-def test_what_leaves_the_frame_is_shown_in_a_margin() -> None:
+def test_a_margin_shows_what_leaves_the_frame() -> None:
     inside = draw_sample(grey(600, 1000), tracks([[100, 100, 200, 180]], [[10, 0]], 600, 1000), None)
     leaving = draw_sample(grey(600, 1000), tracks([[100, 100, 200, 180]], [[-250, 0]], 600, 1000), None)
     far = draw_sample(grey(600, 1000), tracks([[100, 100, 200, 180]], [[-1e6, 1e6]], 600, 1000), None)
@@ -68,7 +69,7 @@ def test_what_leaves_the_frame_is_shown_in_a_margin() -> None:
     assert (margin != margin[0, 0]).any()
 
 
-def test_boxes_that_stay_and_single_frames_and_many_boxes_can_be_drawn() -> None:
+def test_still_boxes_single_frames_and_many_boxes_can_be_drawn() -> None:
     still = tracks([[10, 10, 60, 40]] * 9, [[0, 0]] * 9, 100, 200)
     assert draw_sample(grey(100, 200), still, "x" * 128).width == MIN_WIDTH
     assert draw_sample(grey(100, 200), still.resample(1), None).width == MIN_WIDTH
@@ -76,7 +77,7 @@ def test_boxes_that_stay_and_single_frames_and_many_boxes_can_be_drawn() -> None
     assert draw_sample(grey(100, 200), back, "there and back").width == MIN_WIDTH
 
 
-def test_the_caption_shows_a_title() -> None:
+def test_the_caption_shows_the_title() -> None:
     with_title = np.asarray(draw_sample(grey(600, 1000), tracks([], [], 600, 1000), "cat"))
     without = np.asarray(draw_sample(grey(600, 1000), tracks([], [], 600, 1000), None))
     changed = np.argwhere((with_title != without).any(axis=-1))

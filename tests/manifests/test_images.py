@@ -1,4 +1,4 @@
-"""First frames: where they are, what decodes, and how each bad one is told."""
+"""First frames: how they are located, decoded, and refused."""
 
 from __future__ import annotations
 
@@ -51,19 +51,19 @@ def test_lossless_formats_decode_to_their_pixels(kind: str) -> None:
     assert np.array_equal(pixels, np.asarray(image.convert("RGB")))
 
 
-def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
+def test_16_bit_values_are_scaled_to_8_bits() -> None:
     deep = np.arange(65536, dtype=np.uint16).reshape(256, 256)
-    wanted = np.round(deep / 257).astype(np.uint8)
+    expected = np.round(deep / 257).astype(np.uint8)
     for kind in ("PNG", "TIFF", "PPM"):
         pixels = decode_image(encoded(Image.fromarray(deep), kind))
-        assert np.array_equal(pixels, np.repeat(wanted[..., None], 3, axis=-1)), kind
+        assert np.array_equal(pixels, np.repeat(expected[..., None], 3, axis=-1)), kind
 
 
 def test_cmyk_is_converted() -> None:
     inks: Pixels = RNG.integers(0, 256, (20, 24, 4), np.uint8)
     pixels = decode_image(encoded(Image.fromarray(inks, "CMYK"), "TIFF"))
-    wanted = (255.0 - inks[..., :3]) * (255.0 - inks[..., 3:]) / 255
-    assert np.abs(pixels - wanted).max() <= 1
+    expected = (255.0 - inks[..., :3]) * (255.0 - inks[..., 3:]) / 255
+    assert np.abs(pixels - expected).max() <= 1
     flat = np.tile(np.array([200, 30, 90, 10], np.uint8), (32, 32, 1))
     pixels = decode_image(encoded(Image.fromarray(flat, "CMYK"), "JPEG", quality=100))
     assert np.abs(pixels - (255.0 - flat[..., :3]) * (255 - 10) / 255).max() <= 3
@@ -72,17 +72,17 @@ def test_cmyk_is_converted() -> None:
 def test_palettes_decode_with_and_without_transparency() -> None:
     indexed = Image.fromarray(RGB).quantize(16)
     assert np.array_equal(decode_image(encoded(indexed)), np.asarray(indexed.convert("RGB")))
-    wanted = np.asarray(indexed.convert("RGB")).copy()
-    wanted[np.asarray(indexed) == 3] = 255
-    assert np.array_equal(decode_image(encoded(indexed, transparency=3)), wanted)
+    expected = np.asarray(indexed.convert("RGB")).copy()
+    expected[np.asarray(indexed) == 3] = 255
+    assert np.array_equal(decode_image(encoded(indexed, transparency=3)), expected)
 
 
-def test_alpha_is_laid_over_white() -> None:
+def test_transparent_pixels_become_white() -> None:
     alpha: Pixels = RNG.integers(0, 256, (30, 40, 1), np.uint8)
     for colour, mode in ((RGB, "RGBA"), (RGB[..., :1], "LA")):
         pixels = decode_image(encoded(Image.fromarray(np.concatenate([colour, alpha], axis=-1), mode)))
-        wanted = colour * (alpha / 255.0) + 255 * (1 - alpha / 255.0)
-        assert np.abs(pixels - wanted).max() <= 1, mode
+        expected = colour * (alpha / 255.0) + 255 * (1 - alpha / 255.0)
+        assert np.abs(pixels - expected).max() <= 1, mode
     keyed = RGB.copy()
     keyed[:10] = (1, 2, 3)
     pixels = decode_image(encoded(Image.fromarray(keyed), transparency=(1, 2, 3)))
@@ -91,7 +91,7 @@ def test_alpha_is_laid_over_white() -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "1"])
-def test_grey_and_one_bit_decode(mode: str) -> None:
+def test_grey_and_1_bit_images_decode(mode: str) -> None:
     image = Image.fromarray(RGB).convert(mode)
     pixels = decode_image(encoded(image))
     assert np.array_equal(pixels, np.asarray(image.convert("RGB")))
@@ -108,16 +108,47 @@ def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
     options: dict[str, Any] = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
     data = encoded(Image.fromarray(stored), kind, exif=exif, **options)
     turns = {2: "h", 3: "hv", 4: "v", 5: "t", 6: "th", 7: "thv", 8: "tv"}.get(orientation, "")
-    wanted = stored
+    expected = stored
     for turn in turns:
-        wanted = {"t": wanted.swapaxes(0, 1), "h": wanted[:, ::-1], "v": wanted[::-1]}[turn]
+        expected = {"t": expected.swapaxes(0, 1), "h": expected[:, ::-1], "v": expected[::-1]}[turn]
     pixels = decode_image(data)
-    assert pixels.shape == wanted.shape
-    assert np.abs(pixels.astype(int) - wanted).max() <= (4 if kind == "JPEG" else 0)
+    assert pixels.shape == expected.shape
+    assert np.abs(pixels.astype(int) - expected).max() <= (4 if kind == "JPEG" else 0)
+
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG file."""
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def orientation_6() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif.tobytes()
+
+
+PNG_ORIENTATIONS = {
+    "in a text chunk": (chunk(b"tEXt", b"Raw profile type exif\0\nexif\n0\n" + orientation_6().hex().encode()), b""),
+    "in XMP": (chunk(b"iTXt", b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="6"/>'), b""),
+    "behind the pixels": (b"", chunk(b"eXIf", orientation_6().removeprefix(b"Exif\0\0"))),
+}
+
+
+@pytest.mark.parametrize("place", PNG_ORIENTATIONS)
+def test_a_png_is_turned_wherever_its_orientation_is_stored(place: str) -> None:
+    before, behind = PNG_ORIENTATIONS[place]
+    plain = encoded(Image.fromarray(RGB))
+    pixels_at = plain.index(b"IDAT") - 4
+    end = len(chunk(b"IEND", b""))
+    data = plain[:pixels_at] + before + plain[pixels_at:-end] + behind + plain[-end:]
+    assert np.array_equal(decode_image(data), np.rot90(RGB, -1))
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_damaged_exif_does_not_stop_an_image() -> None:
+def test_damaged_exif_is_ignored() -> None:
     data = encoded(Image.fromarray(RGB), exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x05garbage")
     assert np.array_equal(decode_image(data), RGB)
 
@@ -139,10 +170,10 @@ def test_truncated_images_are_refused(kind: str, share: float) -> None:
     refused(data[: int(len(data) * share)], ErrorCode.IMAGE_UNDECODABLE)
 
 
-def test_what_is_no_image_is_refused() -> None:
+def test_data_that_is_no_usable_image_is_refused() -> None:
     assert "empty" in refused(b"", ErrorCode.IMAGE_UNDECODABLE)
-    assert "not an image" in refused(b"hello, I am text", ErrorCode.IMAGE_UNDECODABLE)
-    assert "not an image" in refused(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", ErrorCode.IMAGE_UNDECODABLE)
+    for data in (b"hello, I am text", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"):
+        assert "not an image in a known format" in refused(data, ErrorCode.IMAGE_UNDECODABLE)
     flipped = bytearray(encoded(NOISE))
     flipped[len(flipped) // 2] ^= 0xFF
     assert "decoded" in refused(bytes(flipped), ErrorCode.IMAGE_UNDECODABLE)
@@ -153,27 +184,23 @@ def test_what_is_no_image_is_refused() -> None:
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A PNG that says it is large and holds no pixels at all."""
-    chunks = {b"IHDR": struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT": b"", b"IEND": b""}
-    body = [
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks.items()
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(body)
+    """A PNG whose header claims a large size, without any pixels."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return PNG_SIGNATURE + header + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("side", [8_001, 10_000, 60_000])
-def test_bombs_are_refused_from_their_header(side: int) -> None:
+def test_decompression_bombs_are_refused_from_their_header(side: int) -> None:
     assert "64,000,000 pixels" in refused(bomb(side, side), ErrorCode.IMAGE_TOO_LARGE)
 
 
 @pytest.mark.filterwarnings("error::PIL.Image.DecompressionBombWarning")
-def test_bombs_are_refused_also_where_warnings_are_errors() -> None:
+def test_decompression_bombs_are_refused_when_warnings_are_errors() -> None:
     refused(bomb(10_000, 10_000), ErrorCode.IMAGE_TOO_LARGE)
 
 
-def test_the_limit_of_pixels_is_inclusive() -> None:
+def test_the_pixel_limit_is_inclusive() -> None:
     assert decode_image(encoded(NOISE), 64 * 64).shape == (64, 64, 3)
     assert "64 x 64 px" in refused(encoded(NOISE), ErrorCode.IMAGE_TOO_LARGE, 64 * 64 - 1)
 
@@ -186,7 +213,7 @@ def test_bytes_are_read_from_paths_and_urls(tmp_path: Path) -> None:
     assert read_image_bytes("data:image/png;base64,aGVsbG8=") == b"hello"
 
 
-def test_unreadable_files_have_their_codes(tmp_path: Path) -> None:
+def test_unreadable_files_are_refused_with_their_codes(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"12345")
     os.mkfifo(tmp_path / "pipe.png")
     missing = [
@@ -203,8 +230,8 @@ def test_unreadable_files_have_their_codes(tmp_path: Path) -> None:
     assert caught.value.code is ErrorCode.IMAGE_TOO_LARGE
 
 
-class Answers(http.server.BaseHTTPRequestHandler):
-    """A server that answers with the status that the path asks for."""
+class StatusHandler(http.server.BaseHTTPRequestHandler):
+    """A web server that answers with the status code in the path."""
 
     def do_GET(self) -> None:
         body = b"hello"
@@ -220,12 +247,12 @@ class Answers(http.server.BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing."""
+        """Keep the test output quiet."""
 
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as running:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), StatusHandler) as running:
         thread = threading.Thread(target=running.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{running.server_port}"
@@ -233,7 +260,7 @@ def server() -> Iterator[str]:
         thread.join()
 
 
-def test_a_web_server_s_no_is_told_from_its_not_now(server: str) -> None:
+def test_permanent_and_transient_http_errors_are_distinguished(server: str) -> None:
     assert read_image_bytes(f"{server}/200/a.png") == b"hello"
     for status in (404, 410, 403):
         with pytest.raises(SampleError) as caught:
@@ -247,19 +274,19 @@ def test_a_web_server_s_no_is_told_from_its_not_now(server: str) -> None:
         read_image_bytes("http://127.0.0.1:9/a.png")
 
 
-def test_a_redirect_is_followed_only_where_any_place_is_allowed(server: str) -> None:
+def test_redirects_are_followed_only_without_roots(server: str) -> None:
     uri, manifest = f"{server}/302/a.png", "/set/m.parquet"
     assert read_image_bytes(uri) == b"hello"
     assert read_image_bytes(uri, access=Access()) == b"hello"
     access = Access((f"{server}/302", f"{server}/200"))
-    with pytest.raises(SampleError, match="it leads elsewhere") as caught:
+    with pytest.raises(SampleError, match="the server redirects it") as caught:
         load_image(uri, manifest, access)
     assert caught.value.code is ErrorCode.IMAGE_MISSING
     assert read_image_bytes(f"{server}/200/a.png", access=access) == b"hello"
 
 
 @pytest.mark.parametrize(
-    ("image", "manifest", "wanted"),
+    ("image", "manifest", "expected"),
     [
         ("a.png", "s3://b/d/m.parquet", "s3://b/d/a.png"),
         ("x/a.png", "s3://b/m.parquet", "s3://b/x/a.png"),
@@ -273,8 +300,8 @@ def test_a_redirect_is_followed_only_where_any_place_is_allowed(server: str) -> 
         ("x/a b.png", "/d/e/m.csv", "/d/e/x/a b.png"),
     ],
 )
-def test_relative_images_start_at_the_manifest(image: str, manifest: str, wanted: str) -> None:
-    assert resolve_uri(image, manifest) == wanted
+def test_relative_images_start_at_the_manifests_folder(image: str, manifest: str, expected: str) -> None:
+    assert resolve_uri(image, manifest) == expected
 
 
 def test_relative_images_of_a_relative_manifest_become_absolute(
@@ -289,13 +316,13 @@ MANIFESTS = ["m.csv", "/d/m.csv", "s3://b/d/m.parquet", "https://h/m.jsonl", "me
 
 
 @pytest.mark.parametrize("manifest", MANIFESTS)
-def test_resolving_is_idempotent_and_leaves_the_absolute_alone(manifest: str) -> None:
+def test_resolving_is_idempotent_and_keeps_absolute_locations(manifest: str) -> None:
     for image in ("/x/a.png", "s3://c/a.png", "https://h/a.png?x=1", "data:image/png;base64,aGk=", "file:///a.png"):
         assert resolve_uri(image, manifest) == image
     for image in ("a.png", "x/a.png", "./a.png", "../a.png", "x/../a b.png"):
-        once = resolve_uri(image, manifest)
-        assert once.endswith("/a b.png" if " " in image else "/a.png")
-        assert all(resolve_uri(once, other) == once for other in MANIFESTS)
+        resolved = resolve_uri(image, manifest)
+        assert resolved.endswith("/a b.png" if " " in image else "/a.png")
+        assert all(resolve_uri(resolved, other) == resolved for other in MANIFESTS)
 
 
 @pytest.mark.parametrize("image", ["zip://a.png::https://h/a.zip", "simplecache::s3://b/a.png", "a::b.png"])

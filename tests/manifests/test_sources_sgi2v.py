@@ -41,11 +41,11 @@ def test_folders_become_rows_in_natural_order(tmp_path: Path) -> None:
     assert validate(read_manifest(path), path) == []
 
 
-def test_image_paths_are_relative_where_they_can_be(tmp_path: Path) -> None:
+def test_image_paths_are_relative_where_possible(tmp_path: Path) -> None:
     folder = example(tmp_path / "examples" / "9").parent
     image = str(folder / "9" / "img.png")
-    wanted = {str(folder): "9/img.png", str(tmp_path): "examples/9/img.png", "/": image, "s3://b/d": image}
-    for relative_to, path in wanted.items():
+    expected = {str(folder): "9/img.png", str(tmp_path): "examples/9/img.png", "/": image, "s3://b/d": image}
+    for relative_to, path in expected.items():
         assert from_sgi2v(str(folder), relative_to).column("image").to_pylist() == [path]
 
 
@@ -67,13 +67,13 @@ def test_every_bad_folder_is_named(tmp_path: Path) -> None:
     assert {problem.code for problem in caught.value.problems} == {"example_invalid"}
 
 
-def test_names_that_are_no_ids_are_told(tmp_path: Path) -> None:
+def test_folder_names_that_are_not_ids_are_refused(tmp_path: Path) -> None:
     example(tmp_path / "my cat")
     with pytest.raises(ManifestError, match="cannot be a file name"):
         from_sgi2v(str(tmp_path), str(tmp_path))
 
 
-def test_no_folder_and_no_examples_are_refused(tmp_path: Path) -> None:
+def test_a_missing_or_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="no such folder"):
         from_sgi2v(str(tmp_path / "none"), str(tmp_path))
     with pytest.raises(ManifestError, match="no example folders"):

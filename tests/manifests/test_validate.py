@@ -1,4 +1,4 @@
-"""Every problem of every row, with real images in a folder."""
+"""Validation finds every problem of every row, with real images in a folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from sgi2v.errors import Problem
 from tests.manifests.rows import row, table
 
 
-def told(problems: list[Problem]) -> list[tuple[int | None, str | None, str | None, str]]:
+def summary(problems: list[Problem]) -> list[tuple[int | None, str | None, str | None, str]]:
+    """Row, sample id, column and code of each problem."""
     return [problem[:4] for problem in problems]
 
 
@@ -30,12 +31,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_clean_manifest_has_no_problems(folder: Path) -> None:
+def test_a_valid_manifest_has_no_problems(folder: Path) -> None:
     good = table(row(), row(sample_id="dog"), row(sample_id="none", boxes=[], trajectories=[]))
     assert validate(good, str(folder / "m.parquet")) == []
 
 
-def test_every_problem_of_every_row_is_told(folder: Path) -> None:
+def test_every_problem_of_every_row_is_reported(folder: Path) -> None:
     path = [[5.0, 5.0], [6.0, 6.0]]
     bad = table(
         row(),
@@ -48,7 +49,7 @@ def test_every_problem_of_every_row_is_told(folder: Path) -> None:
         row(sample_id="h", image="zip://a.png::b.zip"),
     )
     problems = validate(bad, str(folder / "m.parquet"))
-    assert told(problems) == [
+    assert summary(problems) == [
         (1, "b", "boxes", "box_outside"),
         (1, "b", "trajectories", "trajectory_invalid"),
         (1, "b", "image", "image_missing"),
@@ -70,36 +71,36 @@ def test_every_problem_of_every_row_is_told(folder: Path) -> None:
     assert {problem.row for problem in without} == {1, 2, 4, 5, 6}
 
 
-def test_rows_of_too_much_are_told(folder: Path) -> None:
+def test_too_large_rows_are_reported(folder: Path) -> None:
     path = [[5.0, 5.0]] * 10_001
     many = table(row(sample_id="a", boxes=[[1.0, 2.0, 3.0, 4.0]] * 300), row(sample_id="b", trajectories=[path, path]))
-    assert told(validate(many, str(folder / "m.parquet"))) == [
+    assert summary(validate(many, str(folder / "m.parquet"))) == [
         (0, "a", "boxes", "trajectory_invalid"),
         (1, "b", "trajectories", "trajectory_invalid"),
         (1, "b", "trajectories", "trajectory_invalid"),
     ]
 
 
-def test_rows_keep_their_numbers_over_chunks(folder: Path) -> None:
+def test_rows_are_numbered_across_batches(folder: Path) -> None:
     rows = [row(sample_id=f"s{n}", image="none.png" if n == 4999 else "cat.png") for n in range(5000)]
-    assert told(validate(table(*rows), str(folder / "m.csv"))) == [(4999, "s4999", "image", "image_missing")]
+    assert summary(validate(table(*rows), str(folder / "m.csv"))) == [(4999, "s4999", "image", "image_missing")]
 
 
 def test_images_beside_a_manifest_at_a_url_are_found(folder: Path) -> None:
     fsspec.filesystem("memory").pipe_file("/validate/cat.png", (folder / "cat.png").read_bytes())
     good = table(row(), row(sample_id="dog", image="dog.png"))
     write_manifest(good, "memory://validate/m.parquet")
-    assert told(validate(good, "memory://validate/m.parquet")) == [(1, "dog", "image", "image_missing")]
+    assert summary(validate(good, "memory://validate/m.parquet")) == [(1, "dog", "image", "image_missing")]
 
 
-def test_an_image_that_cannot_be_fetched_now_is_told_as_such(folder: Path) -> None:
+def test_an_unreachable_image_is_reported_as_unreadable(folder: Path) -> None:
     # nothing listens on the discard port
-    away = table(row(image="http://127.0.0.1:9/a.png"))
-    assert told(validate(away, str(folder / "m.csv"))) == [(0, "cat", "image", "image_unreadable")]
+    unreachable = table(row(image="http://127.0.0.1:9/a.png"))
+    assert summary(validate(unreachable, str(folder / "m.csv"))) == [(0, "cat", "image", "image_unreadable")]
 
 
-@pytest.mark.parametrize("left", [160, 400], ids=["to read it", "to decode it"])
-def test_an_image_that_no_memory_is_left_for_is_told_as_such(folder: Path, left: int) -> None:
+@pytest.mark.parametrize("free_mib", [160, 400], ids=["reading", "decoding"])
+def test_an_image_too_large_for_the_memory_is_reported(folder: Path, free_mib: int) -> None:
     Image.new("1", (8000, 7999)).save(folder / "cat.png")
     write_manifest(table(row()), str(folder / "m.parquet"))
     script = """
@@ -112,12 +113,12 @@ Image.init()
 table = read_manifest(sys.argv[1])
 validate(table, sys.argv[1], images=False)
 pages = int(open("/proc/self/statm").read().split()[0])
-limit = pages * resource.getpagesize() + (LEFT << 20)  # the file is read into 256 MiB, and its pixels take 500
+limit = pages * resource.getpagesize() + (FREE_MIB << 20)  # reading takes 256 MiB, decoding 500
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 for problem in validate(table, sys.argv[1]):
     print(problem.column, problem.code, problem.message)
 """
-    words = [sys.executable, "-c", script.replace("LEFT", str(left)), folder / "m.parquet"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    command = [sys.executable, "-c", script.replace("FREE_MIB", str(free_mib)), folder / "m.parquet"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("image out_of_memory no memory is left")
+    assert done.stdout.startswith("image out_of_memory not enough memory")

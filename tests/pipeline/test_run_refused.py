@@ -47,10 +47,10 @@ MANIFESTS = {
     "empty": (_empty, "there are no rows: add one row per sample [manifest_empty]"),
     "zero-bytes": (lambda path: path.write_bytes(b""), "the file is empty: write one row per sample [manifest_empty]"),
     "not-parquet": (lambda path: path.write_text("sample_id,image\n"), "this is not a Parquet file"),
-    "truncated": (_truncated, "the Parquet file is truncated, its end is missing"),
+    "truncated": (_truncated, "the Parquet file is truncated: copy or write it again"),
     "column-missing": (_without_boxes, "boxes: column is missing: add it as list<"),
-    "wrong-type": (_boxes_as_text, "boxes: is string, wanted list<"),
-    "duplicate-ids": (lambda path: write_rows(path, [row("a"), row("b"), row("a")]), "stands in 2 rows (0, 2)"),
+    "wrong-type": (_boxes_as_text, "boxes: type is string, expected list<"),
+    "duplicate-ids": (lambda path: write_rows(path, [row("a"), row("b"), row("a")]), "is used in 2 rows (0, 2)"),
     "unsafe-ids": (lambda path: write_rows(path, [row("../a"), row("b")]), "'../a' cannot be a file name"),
 }
 

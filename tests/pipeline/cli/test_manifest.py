@@ -34,7 +34,7 @@ def test_validate_prints_every_problem_whole_and_counts_them(manifest: str) -> N
     assert result.exit_code == 2
     lines = result.stdout.splitlines()
     assert len(lines) == 3
-    assert lines[0].startswith("row 2 (dog): boxes: there are none")
+    assert lines[0].startswith("row 2 (dog): boxes: boxes is null")
     assert lines[1].startswith("row 2 (dog): image: ")
     assert lines[1].endswith("none.png: no such file: check the path [image_missing]")
     assert lines[2] == "2 problems in 1 of 3 rows"
