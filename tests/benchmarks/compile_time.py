@@ -59,7 +59,7 @@ def in_new_process(source: str, frames: int | None, threads: int, cache: str) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--model", default="embedded", help="checkpoint: a folder, an id, or embedded")
     parser.add_argument("--frames", type=int, help="frames of the sample; default: the checkpoint's own")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--here", action="store_true", help="measure in this process and print JSON")

@@ -85,7 +85,7 @@ def _figures(tracks: list[ObjectTrack], absent_V: Any) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--model", default="embedded", help="checkpoint: a folder, an id, or embedded")
     parser.add_argument("--videos", type=int, default=64)
     parser.add_argument("--processes", type=int, help="default: one per CPU core")
     parser.add_argument("--sheet", type=Path, help="PNG to draw: in pairs, the truth and an unguided video")

@@ -32,7 +32,7 @@ def reconstruct(model: VideoModel, frames_THWC: Frames) -> NDArray[np.float64]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--model", default="embedded", help="checkpoint: a folder, an id, or embedded")
     parser.add_argument("--videos", type=int, default=64)
     parser.add_argument("--sheet", type=Path, help="PNG to draw: frames above, their reconstructions below")
     options = parser.parse_args()

@@ -59,7 +59,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     """A parser with the options that all benchmarks of held-out videos share."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder for the rows")
-    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--model", default="embedded", help="checkpoint: a folder, an id, or embedded")
     parser.add_argument("--split", choices=[split.name.lower() for split in Split], default="dev")
     parser.add_argument("--samples", type=int, default=64, help="pictures; default: 64")
     parser.add_argument("--seeds", type=int, default=1, help="videos per picture; default: 1")

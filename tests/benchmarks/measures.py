@@ -244,7 +244,7 @@ def sample_of(model: VideoModel, case: Path | None) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--model", default="embedded", help="checkpoint: a folder, an id, or embedded")
     parser.add_argument("--case", type=Path, help="folder of a conformance case")
     parser.add_argument("--samples", type=int, default=5, help="timed samples of each model; default: 5")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; default: 1")
