@@ -1,9 +1,10 @@
-"""Does the optimiser steer? Guided against unguided and static, and what each part of the method is worth.
+"""Whether guidance moves objects where they are asked to go, and what each part of the method contributes.
 
     python -m tests.benchmarks.control FOLDER --split test --seeds 3
 
-Every video is of a held-out picture with a random target path, from the embedded checkpoint (or `--model`), measured
-with `objmc/v1` and, independently, by the object's looks. `--report` only reads.
+Compares guided videos with unguided ones and with a frozen first frame. Every video starts from a held-out picture and
+has a random target path. Motion is measured with `objmc/v1` and, independently, by finding the object by its looks.
+The rows are kept in FOLDER (see `measured.py`); `--report` prints the table of the rows that are there.
 
 Axes: S samples, K seeds.
 """
@@ -54,32 +55,34 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "others": {"other objects held": {"holds_others": True}},
     "iterations": {f"{count} iterations": {"iterations": count} for count in (1, 3, 5, 10)},
 }
-"""What each ablation changes: settings of the guidance, or `holds_others` of `Settings`."""
+"""The ablations by group, and what each changes: settings of the guidance, or `holds_others` of `Settings`."""
 
 
 def variants_of(groups: list[str], sampler: SamplerConfig, guidance: GuidanceConfig) -> dict[str, Settings]:
-    """Unguided, guided, and the ablations of these groups that are not the guided ones under another name."""
+    """Unguided, guided, and the ablations of these groups, without those that do the same as guided."""
 
     def ablated(holds_others: bool = False, **changes: Any) -> Settings:
         return Settings(sampler, guidance.replace(**changes), holds_others)
 
-    def what_is_done(settings: Settings) -> Settings:
+    def effective(settings: Settings) -> Settings:
+        """The settings with their guided steps listed: different ranges may mean the same steps."""
         assert settings.guidance is not None
         steps = settings.guidance.step_indices(sampler.steps)
-        done = settings.guidance.replace(guided_range=(1, 0), guided_steps=steps)
-        return dataclasses.replace(settings, guidance=done)
+        listed = settings.guidance.replace(guided_range=(1, 0), guided_steps=steps)
+        return dataclasses.replace(settings, guidance=listed)
 
-    own = ablated()
-    variants = {UNGUIDED: Settings(sampler, None), GUIDED: own}
-    found = {name: ablated(**changes) for group in groups for name, changes in GROUPS[group].items()}
-    return variants | {name: each for name, each in found.items() if what_is_done(each) != what_is_done(own)}
+    guided = ablated()
+    variants = {UNGUIDED: Settings(sampler, None), GUIDED: guided}
+    ablations = {name: ablated(**changes) for group in groups for name, changes in GROUPS[group].items()}
+    return variants | {name: other for name, other in ablations.items() if effective(other) != effective(guided)}
 
 
 def report(rows: list[Row]) -> Iterator[str]:
-    """A Markdown table; `of unguided`, `nulls frozen` and `improved` are against the same samples' and seeds' unguided.
+    """The lines of a Markdown table.
 
-    Means of ObjMC leave out the videos whose object was lost, which flatters what destroys objects: in `nulls frozen`,
-    `of unguided` once more, they score as a frozen first frame does, and they have not `improved`.
+    `of unguided`, `nulls frozen` and `improved` compare with the unguided videos of the same samples and seeds. Means
+    of ObjMC leave out videos whose object was lost, which favours variants that destroy objects. `nulls frozen` is `of
+    unguided` with such videos scored as a frozen first frame; they do not count as `improved`.
     """
     table = Table(rows)
     columns = ["variant", "videos", "ObjMC px", "of unguided", "nulls frozen", "improved", "static - ObjMC px"]
@@ -88,15 +91,15 @@ def report(rows: list[Row]) -> Iterator[str]:
 
     def cells(variant: str) -> list[str]:
         objmc, static = table.column(variant, "objmc_px"), table.column(variant, "static_objmc_px")
-        made = table.is_made(variant)
-        nulls = int(np.isnan(objmc[made]).sum())
+        is_made = table.is_made(variant)
+        nulls = int(np.isnan(objmc[is_made]).sum())
         return [
             variant,
             f"{int((~np.isnan(objmc)).sum())}" + (f" + {nulls} null" if nulls else ""),
             f"{np.nanmean(objmc):.2f}",
             cell(ratio(objmc, unguided)),
             cell(ratio(table.objmc_nulls_frozen(variant), unguided_nulls_frozen)),
-            f"{(objmc < unguided)[made].mean():.0%}",
+            f"{(objmc < unguided)[is_made].mean():.0%}",
             cell(mean(static - objmc)),
             cell(mean(table.column(variant, "projection"))),
             f"{np.nanmean(table.column(variant, 'template_error')):.0f}",
@@ -107,9 +110,9 @@ def report(rows: list[Row]) -> Iterator[str]:
 
 
 def plot(rows: list[Row], file: Path) -> None:
-    """ObjMC of every variant relative to unguided, a panel per ablation; lines where unguided and frozen videos are.
+    """Plot ObjMC of every variant relative to unguided, one panel per group; lines mark unguided and frozen videos.
 
-    A panel's `guided` and frozen first frame are of the samples and seeds that all of its other variants have.
+    In a panel, `guided` and the frozen first frame use only the samples and seeds that all other variants there have.
     """
     import matplotlib as mpl
 
@@ -117,8 +120,8 @@ def plot(rows: list[Row], file: Path) -> None:
     from matplotlib import pyplot
 
     table = Table(rows)
-    panels = {name: [GUIDED, *(each for each in group if each in table.variants)] for name, group in GROUPS.items()}
-    panels = {name: shown for name, shown in panels.items() if len(shown) > 1} or {"": [GUIDED]}
+    measured = {name: [variant for variant in group if variant in table.variants] for name, group in GROUPS.items()}
+    panels = {name: [GUIDED, *variants] for name, variants in measured.items() if variants} or {"": [GUIDED]}
     heights = [len(shown) for shown in panels.values()]
     figure, axes = pyplot.subplots(
         len(panels), sharex=True, squeeze=False, figsize=(8, 1.2 + 0.34 * sum(heights)), height_ratios=heights
@@ -128,14 +131,14 @@ def plot(rows: list[Row], file: Path) -> None:
     for axis, (name, shown) in zip(axes[:, 0], panels.items(), strict=True):
         in_all_SK = np.logical_and.reduce([table.is_made(variant) for variant in shown])
         labels = []
-        for at, variant in enumerate(shown):
+        for y, variant in enumerate(shown):
             objmc_SK = table.objmc_nulls_frozen(variant)
             if variant == GUIDED:
                 objmc_SK = np.where(in_all_SK, objmc_SK, np.nan)
-            found, low, high = ratio(objmc_SK, unguided_SK)
+            value, low, high = ratio(objmc_SK, unguided_SK)
             colour = "tab:blue" if variant == GUIDED else "tab:gray"
             labels.append(f"{variant} ({int((~np.isnan(objmc_SK)).sum())})")
-            axis.errorbar(found, at, xerr=[[found - low], [high - found]], fmt="o", color=colour, capsize=3)
+            axis.errorbar(value, y, xerr=[[value - low], [high - value]], fmt="o", color=colour, capsize=3)
         axis.axvline(1, color="tab:red", linestyle="--", label="unguided")
         static, *_ = ratio(np.where(in_all_SK, static_SK, np.nan), unguided_SK)
         axis.axvline(static, color="black", linestyle=":", label="frozen first frame")
@@ -145,7 +148,7 @@ def plot(rows: list[Row], file: Path) -> None:
     axes[0, 0].legend(fontsize=8)
     axes[-1, 0].set_xlabel(
         "ObjMC (objmc/v1) relative to unguided: means over samples, 95 % interval;\n"
-        "an object that was lost scores as a frozen first frame does; in brackets: videos"
+        "a lost object scores as a frozen first frame; in brackets: number of videos"
     )
     axes[-1, 0].set_xlim(left=0)
     figure.tight_layout()
@@ -154,8 +157,8 @@ def plot(rows: list[Row], file: Path) -> None:
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--groups", nargs="*", choices=list(GROUPS), default=[], help="ablations to run")
-    parser.add_argument("--settings", default="{}", help="JSON: guidance settings in place of the checkpoint's own")
+    parser.add_argument("--groups", nargs="*", choices=list(GROUPS), default=[], help="groups of ablations to run")
+    parser.add_argument("--settings", default="{}", help="guidance settings as JSON, instead of the checkpoint's own")
     options = parser.parse_args()
     checkpoint = open_checkpoint(ModelConfig(source=options.model), weights=False)
     guidance = checkpoint.guidance(**json.loads(options.settings))

@@ -1,9 +1,9 @@
-"""Stable Video Diffusion at its own size with random weights: what it costs can be counted, and timed on a GPU.
+"""Write a checkpoint of full-size Stable Video Diffusion with random weights, to measure its cost.
 
     python -m tests.benchmarks.full_size FOLDER [--xt]
     sgi2v-batch bench --model FOLDER
 
-Speed and memory do not depend on what the weights are, as long as they are no special values.
+Speed and memory do not depend on the values of the weights, as long as they are ordinary numbers.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ IMAGE_ENCODER = {
 
 
 def write_configs(folder: Path, num_frames: int = NUM_FRAMES) -> Path:
-    """All of a checkpoint but its weights: enough for `open_checkpoint(..., weights=False)`."""
+    """Write a checkpoint without weights: enough for `open_checkpoint(..., weights=False)`. Returns the folder."""
     files: dict[str, Any] = {
         "unet/config.json": {**UNET, "num_frames": num_frames},
         "vae/config.json": VAE,
@@ -78,7 +78,7 @@ def write_configs(folder: Path, num_frames: int = NUM_FRAMES) -> Path:
 
 
 def write_weights(folder: Path, device: str) -> None:
-    """Random ones as the classes draw them, float16."""
+    """Write the random weights that the classes start with, in float16. device: where they are drawn."""
     from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -95,8 +95,8 @@ def write_weights(folder: Path, device: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--xt", action="store_true", help="SVD-XT: 25 frames")
+    parser.add_argument("folder", type=Path, help="folder to write to")
+    parser.add_argument("--xt", action="store_true", help="SVD-XT, 25 frames, in place of SVD, 14 frames")
     options = parser.parse_args()
     write_configs(options.folder, XT_FRAMES if options.xt else NUM_FRAMES)
     write_weights(options.folder, "cuda" if torch.cuda.is_available() else "cpu")

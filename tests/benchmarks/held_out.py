@@ -1,8 +1,8 @@
-"""Held-out samples of the embedded checkpoint's world, and how its videos are measured against the truth.
+"""Held-out samples of the embedded checkpoint's world, and how objects are found in its videos.
 
-Neither the autoencoder nor the U-Net has seen these scenes. The target path of a sample is random, but for staying in
-the frame and clear of the other objects. Settings are tuned on the dev split and compared on the test split; the final
-split is for reports of what is settled.
+Neither the autoencoder nor the U-Net was trained on these scenes. The target path of a sample is random; it stays in
+the frame and away from the other objects. Settings are tuned on the dev split and compared on the test split. Final
+figures come from the final split.
 
 Axes: T frames, H W pixels, C colours; 2 is xy, 4 is xyxy.
 """
@@ -21,14 +21,14 @@ from tools.tiny.architecture import NUM_FRAMES
 from tools.tiny.world import SIDE, Floats, Motion, Scene, draw_scene
 
 TARGET_PX = (8.0, 24.0)
-"""Length of a target path."""
+"""Shortest and longest target path."""
 TIMES_T = np.linspace(0, 1, NUM_FRAMES)
 PADDING = 12
-"""How far beyond the frame an object is looked for, pixels."""
+"""How far beyond the frame an object is searched for, pixels."""
 
 
 class Split(IntEnum):
-    """Seeds of scenes: those below belong to the training."""
+    """World seeds of the splits. The training uses lower ones."""
 
     DEV = 300
     TEST = 400
@@ -37,76 +37,76 @@ class Split(IntEnum):
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A picture, and where its first object is asked to go."""
+    """A picture, and the path that its first object is asked to follow."""
 
     scene: Scene
-    """The truth: the first object on the target path, all else at rest."""
+    """The first object on its target path, all else at rest."""
 
     @property
     def image(self) -> Frames:
-        """[H, W, C]: the first frame."""
+        """The first frame, [H, W, C]."""
         return self.scene.render(TIMES_T[:1])[0]
 
     @property
     def tracks(self) -> BoxTracks:
-        """Of the first object."""
+        """Target box of the first object in each frame."""
         return BoxTracks(self.scene.boxes_NT4(TIMES_T)[:1], SIDE, SIDE)
 
     @property
     def tracks_of_all(self) -> BoxTracks:
-        """Of the first object, and of the others, which stay."""
+        """Target boxes of all objects. Those after the first stay in place."""
         return BoxTracks(self.scene.boxes_NT4(TIMES_T), SIDE, SIDE)
 
     @property
     def displacement_2(self) -> Floats:
-        """Of the target, from the first frame to the last, pixels."""
+        """Displacement of the target path, pixels."""
         start_2, end_2 = self.scene.sprites[0].path_22
         return end_2 - start_2
 
     @property
     def mask_HW(self) -> Floats:
-        """Of the first object in the first frame."""
+        """How much of each pixel of the first frame the first object covers."""
         return self.scene.masks_NTHW(TIMES_T[:1])[0, 0]
 
-    def projection(self, found: ObjectTrack) -> float:
-        """Of where the object went on where it was asked to go: 1 follows, 0 stays."""
+    def projection(self, track: ObjectTrack) -> float:
+        """The object's displacement projected on the target's: 1 if it follows, 0 if it stays."""
         target_2 = self.displacement_2
-        return float(found.displacements_T2[-1] @ target_2 / (target_2 @ target_2))
+        return float(track.displacements_T2[-1] @ target_2 / (target_2 @ target_2))
 
 
 def draw_held_out(split: Split, index: int) -> HeldOut:
-    """The sample of this index."""
+    """The sample of a split with this index."""
     scene = draw_scene(split, index, Motion.OBJECT)
     rng = np.random.default_rng([split, index, 1])
     start_2, radius = scene.sprites[0].path_22[0], scene.sprites[0].radius
     for _ in range(1000):
         angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(*TARGET_PX)
         end_2 = start_2 + length * np.array([np.cos(angle), np.sin(angle)])
-        asked = scene.follow(np.stack([start_2, end_2]))
+        target = scene.with_path(np.stack([start_2, end_2]))
         is_inside = (end_2 >= radius).all() and (end_2 <= SIDE - radius).all()
-        if is_inside and not asked.sprites_touch and can_be_told_apart(scene):
-            return HeldOut(asked)
+        if is_inside and not target.sprites_touch and has_distinct_looks(scene):
+            return HeldOut(target)
     return draw_held_out(split, index + 1_000_000)
 
 
-def can_be_told_apart(scene: Scene) -> bool:
-    """Whether the first object's looks are its own."""
+def has_distinct_looks(scene: Scene) -> bool:
+    """Whether the first object's colours differ from those of all other objects."""
     first, *others = scene.sprites
     return all(np.abs(first.colours_2C - other.colours_2C).max() > 0.1 for other in others)
 
 
 @dataclass(frozen=True)
 class ObjectTrack:
-    """Where the object of the first frame is found again, by its looks."""
+    """Where the object of the first frame is in every frame, found by its looks."""
 
     displacements_T2: Floats
-    """From the first frame, pixels."""
+    """Displacement from the first frame, pixels."""
     errors_T: Floats
-    """Root mean square difference to its looks in the first frame, 8-bit levels."""
+    """Root mean square difference to the object in the first frame, 8-bit levels."""
 
 
 def find_object(frames_THWC: Frames, mask_HW: Floats) -> ObjectTrack:
-    """Look for what the first frame shows under the mask, everywhere in every frame."""
+    """Find the object that the mask covers in the first frame in all frames, by template matching."""
     ys, xs = np.nonzero(mask_HW > 0.5)
     y0, y1, x0, x1 = ys.min(), ys.max() + 1, xs.min(), xs.max() + 1
     template = frames_THWC[0, y0:y1, x0:x1].astype(np.float32)
@@ -123,18 +123,18 @@ def find_object(frames_THWC: Frames, mask_HW: Floats) -> ObjectTrack:
 
 
 def _vertex(cost: Floats, at: int) -> float:
-    """Where the parabola through the lowest value and its neighbours is lowest, relative to it."""
+    """Offset from the lowest value to the vertex of the parabola through it and its neighbours, pixels."""
     if not 0 < at < len(cost) - 1:
         return 0.0
-    before, here, after = (float(value) for value in cost[at - 1 : at + 2])
-    bend = before - 2 * here + after
-    return 0.5 * (before - after) / bend if bend > 0 else 0.0
+    before, lowest, after = (float(value) for value in cost[at - 1 : at + 2])
+    curvature = before - 2 * lowest + after
+    return 0.5 * (before - after) / curvature if curvature > 0 else 0.0
 
 
-def error_when_gone(scene: Scene, frame_HWC: Frames, mask_HW: Floats, time: float = 0.0) -> float:
-    """What `find_object` reports of a frame that shows the ground and the other objects only, 8-bit levels.
+def error_when_absent(scene: Scene, frame_HWC: Frames, mask_HW: Floats, time: float = 0.0) -> float:
+    """The error of `find_object` in a frame without the first object, 8-bit levels.
 
-    frame: the one in which the object is seen. time: of the scene in that frame.
+    frame_HWC: the frame that shows the object. time: the scene's time in that frame.
     """
     without_HWC = replace(scene, sprites=scene.sprites[1:]).render(np.array([time]))[0]
     return float(find_object(np.stack([frame_HWC, without_HWC]), mask_HW).errors_T[1])

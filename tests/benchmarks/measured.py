@@ -1,10 +1,12 @@
-"""Videos of held-out samples, each made and measured once, and what their means are worth.
+"""Measured videos of held-out samples: make and measure each video once, keep its row, and compare means.
 
-A row per video is appended to a folder; what is there already is not made again. The folder's `made.json` says of what
-the rows are made, and rows of other weights or settings are not put beside them. `rows/control-final` and
-`rows/control-test` have those that the model card's tables are made of. Intervals are of the mean over samples (seeds
-are averaged first), 95 %, by bootstrap; a comparison is paired by sample and seed. Pictures of the dev and test splits
-share one noise per seed (see `noise_seed`), so their intervals are over pictures, for these noises.
+A folder has one row per video in `rows-*.jsonl`; rows that exist are not made again. Its `made.json` records the
+weights, the split and the settings behind the rows, and rows of others are refused. The model card's tables come from
+`rows/control-final` and `rows/control-test`.
+
+Intervals are 95 % bootstrap intervals of a mean over samples; seeds are averaged first. Comparisons are paired by
+sample and seed. Pictures of the dev and test splits share one noise per seed (see `noise_seed`), so their intervals are
+over pictures, for these noises.
 
 Axes: V variants, S samples, K seeds.
 """
@@ -30,14 +32,15 @@ from sgi2v.generate import generate
 from sgi2v.metrics.objmc import motion_fidelity
 from sgi2v.model import VideoModel, load_model
 from sgi2v.tracking.lucas_kanade import LucasKanade
-from tests.benchmarks.held_out import HeldOut, Split, draw_held_out, error_when_gone, find_object
+from tests.benchmarks.held_out import HeldOut, Split, draw_held_out, error_when_absent, find_object
 from tools.tiny.training import in_processes
 
 UNGUIDED = "unguided"
 GUIDED = "guided"
-"""By the checkpoint's own settings; what these two make is the same in every benchmark's folder."""
+"""Guided with the checkpoint's own settings. These two variants are the same in all benchmarks that use this file."""
 BOOTSTRAPS = 10_000
-MADE = "made.json"
+PROVENANCE_FILE = "made.json"
+"""File in a folder of rows that records what they are made of."""
 
 Row = dict[str, Any]
 
@@ -49,74 +52,75 @@ class Settings:
     sampler: SamplerConfig
     guidance: GuidanceConfig | None
     holds_others: bool = False
-    """Whether the objects that nobody asked to move are guided as well, to stay; only the first is measured."""
+    """Whether the other objects are guided to stay in place. Only the first object is measured."""
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
-    """Which videos to make, and where to keep their rows."""
+    """A parser with the options that all benchmarks of held-out videos share."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", default="embedded")
-    parser.add_argument("--split", choices=[each.name.lower() for each in Split], default="dev")
-    parser.add_argument("--samples", type=int, default=64)
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--processes", type=int, help="one per CPU core unless given")
-    parser.add_argument("--variants", nargs="*", metavar="NAME", help="make these only; all unless given")
-    parser.add_argument("--report", action="store_true", help="only print what there is")
+    parser.add_argument("folder", type=Path, help="folder for the rows")
+    parser.add_argument("--model", default="embedded", help="checkpoint: a folder, an id, or embedded")
+    parser.add_argument("--split", choices=[split.name.lower() for split in Split], default="dev")
+    parser.add_argument("--samples", type=int, default=64, help="pictures; default: 64")
+    parser.add_argument("--seeds", type=int, default=1, help="videos per picture; default: 1")
+    parser.add_argument("--processes", type=int, help="default: one per CPU core")
+    parser.add_argument("--variants", nargs="*", metavar="NAME", help="variants to make; default: all")
+    parser.add_argument("--report", action="store_true", help="only print the rows that are there")
     parser.add_argument("--plot", type=Path, help="PNG to draw")
     return parser
 
 
 def measured_rows(options: argparse.Namespace, variants: Mapping[str, Settings]) -> list[Row]:
-    """Make and measure what is missing, unless only a report is asked for; then read everything there is."""
+    """All rows of the folder, after making those that are missing. With --report nothing is made."""
     options.folder.mkdir(parents=True, exist_ok=True)
     if not options.report:
         wanted = variants if options.variants is None else {name: variants[name] for name in options.variants}
-        note_what_is_made(options.folder, options.model, options.split, wanted)
+        record_provenance(options.folder, options.model, options.split, wanted)
         in_processes(_work, (options, dict(wanted)), options.processes)
     return read_rows(options.folder)
 
 
-def note_what_is_made(folder: Path, model: str, split: str, variants: Mapping[str, Settings]) -> None:
-    """Add the variants to the folder's `made.json`. Raises ConfigError where its rows are made of something else."""
-    file = folder / MADE
-    ours = what_is_made(model, split, variants)
-    there = json.loads(file.read_text()) if file.exists() else {**ours, "variants": {}}
+def record_provenance(folder: Path, model: str, split: str, variants: Mapping[str, Settings]) -> None:
+    """Add the variants to the folder's `made.json`. Raises ConfigError if its rows have other weights or settings."""
+    file = folder / PROVENANCE_FILE
+    new = provenance(model, split, variants)
+    recorded = json.loads(file.read_text()) if file.exists() else {**new, "variants": {}}
     for name in ("checkpoint", "split"):
-        if ours[name] != there[name]:
+        if new[name] != recorded[name]:
             raise ConfigError(f"the rows in {folder} have another {name}: give another folder")
-    for name, settings in ours["variants"].items():
-        if there["variants"].setdefault(name, settings) != settings:
+    for name, settings in new["variants"].items():
+        if recorded["variants"].setdefault(name, settings) != settings:
             raise ConfigError(f"{folder} has rows of {name} with other settings: give another folder")
-    file.write_text(json.dumps(there, indent=1) + "\n")
+    file.write_text(json.dumps(recorded, indent=1) + "\n")
 
 
-def what_is_made(model: str, split: str, variants: Mapping[str, Settings]) -> dict[str, Any]:
-    """Revision of the checkpoint, the split, and every variant's settings, as JSON has them."""
+def provenance(model: str, split: str, variants: Mapping[str, Settings]) -> dict[str, Any]:
+    """Revision of the checkpoint, the split, and the settings of every variant, as plain JSON values."""
     revision = open_checkpoint(ModelConfig(source=model), weights=False).revision
-    settings = {
+    plain = {
         name: {
-            "sampler": each.sampler.plain(),
-            "guidance": None if each.guidance is None else each.guidance.plain(),
-            "holds_others": each.holds_others,
+            "sampler": settings.sampler.plain(),
+            "guidance": None if settings.guidance is None else settings.guidance.plain(),
+            "holds_others": settings.holds_others,
         }
-        for name, each in variants.items()
+        for name, settings in variants.items()
     }
-    return {"checkpoint": revision, "split": split, "variants": settings}
+    return {"checkpoint": revision, "split": split, "variants": plain}
 
 
 def read_rows(folder: Path) -> list[Row]:
-    """Every video that was measured so far."""
+    """The rows of every video measured so far."""
     files = sorted(folder.glob("rows-*.jsonl"))
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
 def _work(rank: int, processes: int, options: argparse.Namespace, variants: dict[str, Settings]) -> None:
+    """Make and measure every `processes`-th video, from `rank` on."""
     torch.set_num_threads(1)
     model = load_model(options.model)
     split = Split[options.split.upper()]
     done = {(row["variant"], row["index"], row["seed"]): row for row in read_rows(options.folder)}
-    # by sample, so that whatever there is when it is cut short can be compared
+    # all variants of a sample in a row, so that the rows of an interrupted run can be compared
     videos = [(i, s) for i in range(options.samples) for s in range(options.seeds)]
     keys = [(i, s, v) for i, s in videos[rank::processes] for v in variants]
     with (options.folder / f"rows-{rank}.jsonl").open("a") as file:
@@ -124,49 +128,51 @@ def _work(rank: int, processes: int, options: argparse.Namespace, variants: dict
             if (variant, index, seed) in done:
                 continue
             sample, noise = draw_held_out(split, index), noise_seed(split, index, seed)
-            twin = done.get((twin_of(variants, variant, sample), index, seed))
-            found = measure(model, sample, noise, variants[variant]) if twin is None else twin
-            row = {**found, "variant": variant, "index": index, "seed": seed}
+            row = done.get((identical_variant(variants, variant, sample), index, seed))
+            row = row or measure(model, sample, noise, variants[variant])
+            row = {**row, "variant": variant, "index": index, "seed": seed}
             done[variant, index, seed] = row
             file.write(json.dumps(row) + "\n")
             file.flush()
 
 
-def twin_of(variants: Mapping[str, Settings], variant: str, sample: HeldOut) -> str | None:
-    """The variant of which the video of this sample is the very same, as there is no other object to hold."""
-    alone = replace(variants[variant], holds_others=False)
-    if alone == variants[variant] or len(sample.scene.sprites) > 1:
+def identical_variant(variants: Mapping[str, Settings], variant: str, sample: HeldOut) -> str | None:
+    """The variant that makes the same video of a sample without other objects: the one that does not hold them."""
+    unheld = replace(variants[variant], holds_others=False)
+    if unheld == variants[variant] or len(sample.scene.sprites) > 1:
         return None
-    return next((name for name, settings in variants.items() if settings == alone), None)
+    return next((name for name, settings in variants.items() if settings == unheld), None)
 
 
 def noise_seed(split: Split, index: int, seed: int) -> int:
-    """Of a video. Pictures of the final split have noises of their own; the others share one per seed."""
+    """Noise seed of a video. In the final split every picture has its own; in the others all pictures share one."""
     return 1000 * index + seed if split is Split.FINAL else seed
 
 
 def measure(model: VideoModel, sample: HeldOut, noise: int, settings: Settings) -> Row:
-    """Make one video and measure it. noise: its seed."""
+    """Make one video and measure it. noise: seed of its noise."""
     tracks = sample.tracks_of_all if settings.holds_others else sample.tracks
-    made = generate(model, sample.image, tracks, settings.sampler, settings.guidance, seed=noise)
-    fidelity = motion_fidelity(made.frames, sample.tracks, LucasKanade())
+    generation = generate(model, sample.image, tracks, settings.sampler, settings.guidance, seed=noise)
+    fidelity = motion_fidelity(generation.frames, sample.tracks, LucasKanade())
     mask_HW = sample.mask_HW
-    found = find_object(made.frames, mask_HW)
+    track = find_object(generation.frames, mask_HW)
     return {
         "objmc_px": fidelity.objmc_px,
         "static_objmc_px": fidelity.static_objmc_px,
         "null_reason": fidelity.null_reason,
-        "projection": sample.projection(found),
-        "displacement_px": float(np.linalg.norm(found.displacements_T2[-1])),
-        "template_error": float(found.errors_T[1:].mean()),
-        "kept": float((found.errors_T[1:] < error_when_gone(sample.scene, made.frames[0], mask_HW) / 2).mean()),
-        "loss_ratio": float((made.losses[:, -1] / made.losses[:, 0]).mean()) if made.losses.size else None,
-        "drift": made.latent_drift,
+        "projection": sample.projection(track),
+        "displacement_px": float(np.linalg.norm(track.displacements_T2[-1])),
+        "template_error": float(track.errors_T[1:].mean()),
+        "kept": float((track.errors_T[1:] < error_when_absent(sample.scene, generation.frames[0], mask_HW) / 2).mean()),
+        "loss_ratio": float((generation.losses[:, -1] / generation.losses[:, 0]).mean())
+        if generation.losses.size
+        else None,
+        "drift": generation.latent_drift,
     }
 
 
 class Table:
-    """The rows as arrays [samples, seeds] per variant and column, NaN where there is none."""
+    """Rows as arrays [samples, seeds] by variant and column, NaN for missing rows and null values."""
 
     def __init__(self, rows: list[Row]) -> None:
         self.variants = list(dict.fromkeys(row["variant"] for row in rows))
@@ -174,7 +180,7 @@ class Table:
         self._rows = rows
 
     def column(self, variant: str, name: str) -> NDArray[np.float64]:
-        """One column of one variant."""
+        """One column of one variant, [S, K]."""
         values = np.full(self.shape, np.nan)
         for row in self._rows:
             if row["variant"] == variant and row[name] is not None:
@@ -182,60 +188,60 @@ class Table:
         return values
 
     def is_made(self, variant: str) -> NDArray[np.bool_]:
-        """Whether there is a video: one that was made has a projection, with an ObjMC or without."""
+        """Which videos were made, [S, K]. A video that was made has a projection, even if its ObjMC is null."""
         return ~np.isnan(self.column(variant, "projection"))
 
     @cached_property
     def static_objmc_S(self) -> NDArray[np.float64]:
-        """What a frozen first frame of each sample scores, pixels."""
+        """ObjMC of a frozen first frame of each sample, pixels."""
         columns_VSK = np.stack([self.column(variant, "static_objmc_px") for variant in self.variants])
-        # a video's own is over the frames that were counted: all of them in most videos, but not in every one
+        # a row's own value covers only the frames that were counted in that video, which in a few is not all of them
         return np.asarray(np.nanmedian(columns_VSK, axis=(0, 2)))
 
     def objmc_nulls_frozen(self, variant: str) -> NDArray[np.float64]:
-        """ObjMC, pixels, in which a video whose object was lost scores as a frozen first frame does."""
+        """ObjMC [S, K], pixels. A video whose object was lost scores as a frozen first frame."""
         objmc_SK = self.column(variant, "objmc_px")
         is_null_SK = self.is_made(variant) & np.isnan(objmc_SK)
         return np.where(is_null_SK, self.static_objmc_S[:, None], objmc_SK)
 
 
 def bootstrap(values_S: NDArray[np.float64], base_S: NDArray[np.float64] | None = None) -> tuple[float, float, float]:
-    """Mean over samples, or ratio of two means over the same samples, with its 95 % interval."""
+    """Mean over samples, or ratio of two means over the same samples: value, and ends of its 95 % interval."""
     if base_S is None:
         base_S = np.where(np.isnan(values_S), np.nan, 1.0)
-    there = ~np.isnan(values_S) & ~np.isnan(base_S)
-    values_S, base_S = values_S[there], base_S[there]
+    is_present = ~np.isnan(values_S) & ~np.isnan(base_S)
+    values_S, base_S = values_S[is_present], base_S[is_present]
     draws = np.random.default_rng(0).integers(len(values_S), size=(BOOTSTRAPS, len(values_S)))
     means = values_S[draws].mean(axis=1) / base_S[draws].mean(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(values_S.mean() / base_S.mean()), float(low), float(high)
 
 
-def over_seeds(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean of each sample [S] over the seeds that are there; NaN where none is."""
-    there = ~np.isnan(values)
-    count = there.sum(axis=1)
-    return np.where(there, values, 0).sum(axis=1) / np.where(count == 0, np.nan, count)
+def mean_over_seeds(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean of each sample [S] over its seeds, NaN ignored; NaN for a sample without any."""
+    is_present = ~np.isnan(values)
+    count = is_present.sum(axis=1)
+    return np.where(is_present, values, 0).sum(axis=1) / np.where(count == 0, np.nan, count)
 
 
 def ratio(values: NDArray[np.float64], base: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Of two means over the samples and seeds that both have, with its 95 % interval."""
+    """Ratio of two means over the samples and seeds that both have: value, and ends of its 95 % interval."""
     paired = ~np.isnan(values) & ~np.isnan(base)
-    return bootstrap(over_seeds(np.where(paired, values, np.nan)), over_seeds(np.where(paired, base, np.nan)))
+    return bootstrap(mean_over_seeds(np.where(paired, values, np.nan)), mean_over_seeds(np.where(paired, base, np.nan)))
 
 
 def mean(values: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Over the samples, with its 95 % interval."""
-    return bootstrap(over_seeds(values))
+    """Mean over samples: value, and ends of its 95 % interval."""
+    return bootstrap(mean_over_seeds(values))
 
 
 def cell(interval: tuple[float, float, float]) -> str:
-    """A value and its interval, for a table."""
+    """Text of a value and its interval, for a table."""
     return "{:.2f} [{:.2f}, {:.2f}]".format(*interval)
 
 
 def markdown(columns: list[str], rows: Iterable[list[str]]) -> Iterator[str]:
-    """The lines of a table."""
+    """The lines of a Markdown table."""
     yield f"| {' | '.join(columns)} |"
     yield f"|{' --- |' * len(columns)}"
     yield from (f"| {' | '.join(cells)} |" for cells in rows)

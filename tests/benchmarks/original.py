@@ -1,16 +1,17 @@
-"""The authors' own code beside ours: one device, the same weights, settings, picture, boxes and noise.
+"""Time, memory and results of our code and the authors' own, on one device, with the same inputs.
 
     git clone https://github.com/Kmcode1/SG-I2V AUTHORS        # written for its commit 52977a2
     python -m tests.benchmarks.full_size FOLDER
     python -m tests.benchmarks.original AUTHORS --model FOLDER [--memory low] [--reference]
     python -m tests.benchmarks.original AUTHORS --model tests/golden/checkpoint --case tests/golden/case-a
 
-Their code runs on the torch and diffusers that are installed, not on those it was written for. On a GPU it runs as it
-is, with float16 weights, ours in `--dtype`; where there is none, from a copy in which device and type are replaced,
-both in float32. It computes its guided passes twice; ours do so in the lower memory tiers. First each side makes a
-sample of two steps, which is not timed; then the sides make theirs one after the other, alone on the device. Peak
-memory is what torch held, weights included. `--reference` makes the sample in float32 as well, and tells how far both
-are from it.
+Both sides get the same weights, settings, picture, boxes and noise. The authors' code runs on the installed torch and
+diffusers, not on the versions it was written for. On a GPU it runs unchanged, with float16 weights, and ours in
+`--dtype`. Without a GPU it runs from a copy in which the device and the type are replaced, and both run in float32.
+Their code computes its guided passes twice; ours does so only in the lower memory tiers. Each side first makes a sample
+of two steps, which is not timed. Then one side after the other makes its samples, alone on the device. Peak memory is
+what torch held, weights included. `--reference` also makes the sample in float32, and prints how far both sides are
+from it.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ from sgi2v.trial import moving_box, shortest
 from tests.benchmarks.measures import free_memory, print_row
 from tests.conformance import read_inputs
 
-ON_A_CPU = {'"cuda"': '"cpu"', ".cuda()": "", "torch.float16": "torch.float32"}
-"""What stands in their code for the device and the type, and what takes its place."""
+CPU_REPLACEMENTS = {'"cuda"': '"cpu"', ".cuda()": "", "torch.float16": "torch.float32"}
+"""Text in the authors' code that names the device and the type, and its replacement on a CPU."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What both are given."""
+    """The inputs of both sides."""
 
     image_HWC: NDArray[np.uint8]
     tracks: BoxTracks
@@ -61,27 +62,27 @@ class Sample:
     def __post_init__(self) -> None:
         size = self.sampler.height, self.sampler.width
         assert self.image_HWC.shape[:2] == (self.tracks.height, self.tracks.width) == size, (
-            "each resizes in its own way"
+            "the picture must have the output size: the sides resize differently"
         )
-        assert self.sampler.uses_cfg, "theirs has no pass without classifier-free guidance"
+        assert self.sampler.uses_cfg, "the authors' code always uses classifier-free guidance"
 
     def shortened(self) -> Sample:
-        """One that runs all there is to run, once."""
+        """The shortest sample that runs every part of the code."""
         sampler, guidance = shortest(self.sampler, self.guidance)
         assert guidance is not None
         return dataclasses.replace(self, sampler=sampler, guidance=guidance)
 
 
 Make = Callable[[Sample], tuple[NDArray[np.float64], NDArray[np.float32]]]
-"""Frames [T, H, W, 3], whole levels of 0 to 255, and final latents [T, C, h, w] of a sample."""
+"""Makes a sample: frames [T, H, W, 3] in whole levels of 0 to 255, and final latents [T, C, h, w]."""
 
 
 @dataclass(frozen=True)
-class Made:
-    """What one side made of it."""
+class Result:
+    """What one side made, and what it took."""
 
     seconds: list[float]
-    """Of each timed sample."""
+    """Time of each timed sample."""
     peak_bytes: int | None
     frames_THWC: NDArray[np.float64]
     latents_TChw: NDArray[np.float32]
@@ -92,7 +93,7 @@ class Made:
 
 
 def sample_of(model: VideoModel, case: Path | None) -> Sample:
-    """Of a conformance case; or noise for a picture, and one box that crosses it."""
+    """The sample of a conformance case, or a picture of noise and one box that crosses it."""
     if case is not None:
         given = read_inputs(case, dict(np.load(case / "golden.npz", allow_pickle=False)))
         return Sample(given["image"], given["tracks"], given["sampler"], given["guidance"], given["noise"])
@@ -102,18 +103,18 @@ def sample_of(model: VideoModel, case: Path | None) -> Sample:
 
 
 def ours(model: VideoModel, tier: MemoryTier) -> Make:
-    """Our side, of a loaded model."""
+    """Our side, for a loaded model."""
 
     def make(sample: Sample) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
         given = sample.image_HWC, sample.tracks, sample.sampler, sample.guidance
-        made = generate(model, *given, noise=sample.noise, memory=tier)
-        return made.frames.astype(np.float64), made.latents.numpy()
+        generation = generate(model, *given, noise=sample.noise, memory=tier)
+        return generation.frames.astype(np.float64), generation.latents.numpy()
 
     return make
 
 
 def theirs(checkout: Path, weights: Path, device: str, copies: Path) -> Make:
-    """Their side, loaded as their `inference.py` loads it, from weights in diffusers' layout."""
+    """The authors' side, loaded as their `inference.py` does, from weights in diffusers' layout."""
     from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler
     from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
@@ -185,19 +186,22 @@ def theirs(checkout: Path, weights: Path, device: str, copies: Path) -> Make:
 
 
 def import_theirs(checkout: Path, device: str, copies: Path) -> tuple[Any, Any]:
-    """Their modules `src.pipeline` and `src.model`, copied to an empty folder, on a CPU without what names a GPU."""
+    """The authors' modules `src.pipeline` and `src.model`, imported from a copy in an empty folder.
+
+    On a CPU, CPU_REPLACEMENTS are applied to the copy.
+    """
     (copies / "src").mkdir()
     for file in (checkout / "src").glob("*.py"):
         text = file.read_text()
-        for there, here in ON_A_CPU.items() if device == "cpu" else ():
-            text = text.replace(there, here)
+        for old, new in CPU_REPLACEMENTS.items() if device == "cpu" else ():
+            text = text.replace(old, new)
         (copies / "src" / file.name).write_text(text)
     sys.path.insert(0, str(copies))
     return importlib.import_module("src.pipeline"), importlib.import_module("src.model")
 
 
-def measure(make: Make, sample: Sample, samples: int) -> Made:
-    """Time some samples after a short one."""
+def measure(make: Make, sample: Sample, samples: int) -> Result:
+    """Time some samples, after a short one that is not timed."""
     is_gpu = torch.cuda.is_available()
     make(sample.shortened())
     if is_gpu:
@@ -208,19 +212,19 @@ def measure(make: Make, sample: Sample, samples: int) -> Made:
         frames_THWC, latents_TChw = make(sample)
         seconds.append(time.perf_counter() - start)
     peak_bytes = torch.cuda.max_memory_allocated() if is_gpu else None
-    return Made(seconds, peak_bytes, frames_THWC, latents_TChw)
+    return Result(seconds, peak_bytes, frames_THWC, latents_TChw)
 
 
-def in_float32(source: str, sample: Sample) -> Made:
-    """The sample by ours, untimed, in whole float32: not in TF32, torch's default for convolutions on a GPU."""
+def in_float32(source: str, sample: Sample) -> Result:
+    """The sample by our code in float32, untimed. Not in TF32, which is torch's default for convolutions on a GPU."""
     model = load_model(source, dtype="float32")
     tier = choose_tier("auto", model, sample.sampler, sample.guidance)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        return Made([], None, *ours(model, tier)(sample))
+        return Result([], None, *ours(model, tier)(sample))
 
 
-def difference(first: Made, second: Made) -> str:
-    """Of frames, in levels of 255 and as PSNR, and of final latents, relative to the second's size."""
+def difference(first: Result, second: Result) -> str:
+    """Text on how far frames (levels of 255, PSNR) and final latents (also relative to the second's norm) differ."""
     frames = np.abs(first.frames_THWC - second.frames_THWC)
     psnr_db = 10 * np.log10(255**2 / max(np.square(frames).mean(), 1e-12))
     latents = np.abs(first.latents_TChw - second.latents_TChw)
@@ -233,28 +237,28 @@ def difference(first: Made, second: Made) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkout", type=Path)
+    parser.add_argument("checkout", type=Path, metavar="AUTHORS", help="checkout of the authors' repository")
     parser.add_argument("--model", type=Path, required=True, help="folder in diffusers layout, 8 pixels to a cell")
-    parser.add_argument("--case", type=Path)
-    parser.add_argument("--samples", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1, help="on a CPU")
-    parser.add_argument("--dtype", choices=get_args(DType), default="auto")
-    parser.add_argument("--memory", choices=("auto", *MemoryTier), default="auto")
-    parser.add_argument("--reference", action="store_true")
+    parser.add_argument("--case", type=Path, help="folder of a conformance case")
+    parser.add_argument("--samples", type=int, default=3, help="timed samples of each side; default: 3")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; default: 1")
+    parser.add_argument("--dtype", choices=get_args(DType), default="auto", help="type of our weights")
+    parser.add_argument("--memory", choices=("auto", *MemoryTier), default="auto", help="our memory tier")
+    parser.add_argument("--reference", action="store_true", help="compare both with a sample in float32")
     options = parser.parse_args()
-    diffusers_logging.set_verbosity_error()  # their moves between types are many, and each would be told
+    diffusers_logging.set_verbosity_error()  # their code warns at each of many casts
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         torch.set_num_threads(options.threads)
 
-    def by_us() -> tuple[Made, Sample, str]:
+    def measure_ours() -> tuple[Result, Sample, str]:
         model = load_model(str(options.model), dtype=options.dtype)
         sample = sample_of(model, options.case)
         tier = choose_tier(options.memory, model, sample.sampler, sample.guidance)
-        told = f"ours, {str(model.dtype).removeprefix('torch.')}, {tier.value} tier"
-        return measure(ours(model, tier), sample, options.samples), sample, told
+        label = f"ours, {str(model.dtype).removeprefix('torch.')}, {tier.value} tier"
+        return measure(ours(model, tier), sample, options.samples), sample, label
 
-    own, sample, told = by_us()
+    own, sample, label = measure_ours()
     free_memory()
     with tempfile.TemporaryDirectory() as copies:
         original = measure(theirs(options.checkout, options.model, device, Path(copies)), sample, options.samples)
@@ -262,14 +266,14 @@ def main() -> None:
     print(
         f"{options.model} on {torch.cuda.get_device_name() if device == 'cuda' else 'cpu'}, {options.samples} samples"
     )
-    print_row(["side", "s a sample", "least", "most", "peak GiB"])
+    print_row(["side", "s per sample", "least", "most", "peak GiB"])
     print_row(["---"] * 5)
-    for name, made in (("theirs", original), (told, own)):
-        peak = "" if made.peak_bytes is None else f"{made.peak_bytes / 2**30:.1f}"
-        print_row([name, f"{made.median_s:.2f}", f"{min(made.seconds):.2f}", f"{max(made.seconds):.2f}", peak])
-    print(f"ours take {own.median_s / original.median_s:.2f} of their seconds", end="")
+    for name, result in (("theirs", original), (label, own)):
+        peak = "" if result.peak_bytes is None else f"{result.peak_bytes / 2**30:.1f}"
+        print_row([name, f"{result.median_s:.2f}", f"{min(result.seconds):.2f}", f"{max(result.seconds):.2f}", peak])
+    print(f"ours takes {own.median_s / original.median_s:.2f} of their time", end="")
     if own.peak_bytes and original.peak_bytes:
-        print(f", {own.peak_bytes / original.peak_bytes:.2f} of their memory", end="")
+        print(f" and {own.peak_bytes / original.peak_bytes:.2f} of their memory", end="")
     print(f"\nours and theirs: {difference(own, original)}")
     if options.reference:
         exact = in_float32(str(options.model), sample)

@@ -1,9 +1,10 @@
-"""What does a preset cost, and is control kept? `fast` against `paper`, and the settings around it.
+"""Cost and control of the presets: `fast`, similar settings and unguided, relative to `paper`.
 
     python -m tests.benchmarks.presets FOLDER --split test --seeds 3 --plot PNG
 
-Operations are counted, on the embedded checkpoint and on full-size Stable Video Diffusion (the paper's settings,
-with the same changes), relative to `paper`. ObjMC is measured on the embedded checkpoint's held-out samples.
+Operations are counted, for the embedded checkpoint and for full-size Stable Video Diffusion with the paper's settings
+and the same changes. ObjMC is measured on the embedded checkpoint's held-out samples; FOLDER keeps the rows (see
+`measured.py`).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from tests.benchmarks.measured import (
 
 PAPER, FAST = "paper", "fast"
 TOLERANCE = 1.05
-"""Of mean ObjMC, beyond which control is not kept."""
+"""Largest mean ObjMC, relative to `paper`, that counts as the same control."""
 
 NEIGHBOURS: dict[str, tuple[float, float, float]] = {
     "fast, at paper's learning rate": (FAST_STEPS, FAST_ITERATIONS, 1.0),
@@ -55,7 +56,7 @@ NEIGHBOURS: dict[str, tuple[float, float, float]] = {
 
 
 def variants_of(sampler: SamplerConfig, guidance: GuidanceConfig) -> dict[str, Settings]:
-    """The presets, unguided, and what else was thought of."""
+    """Unguided, the presets, and settings close to `fast`."""
     variants = {UNGUIDED: Settings(sampler, None)}
     variants |= {GUIDED: Settings(*apply_preset(PAPER, sampler, guidance))}
     variants |= {FAST: Settings(*apply_preset(FAST, sampler, guidance))}
@@ -63,21 +64,22 @@ def variants_of(sampler: SamplerConfig, guidance: GuidanceConfig) -> dict[str, S
 
 
 def costs(checkpoint: Checkpoint) -> dict[str, float]:
-    """Operations of a sample, relative to `paper`."""
+    """Operations of a sample for each variant, relative to `paper`."""
     variants = variants_of(checkpoint.sampler(), checkpoint.guidance())
     flops = {
-        name: sum(count_flops(checkpoint, each.sampler, each.guidance, torch.bfloat16).values())
-        for name, each in variants.items()
+        name: sum(count_flops(checkpoint, settings.sampler, settings.guidance, torch.bfloat16).values())
+        for name, settings in variants.items()
     }
-    return {name: each / flops[GUIDED] for name, each in flops.items()}
+    return {name: count / flops[GUIDED] for name, count in flops.items()}
 
 
-def _told(variant: str) -> str:
+def _label(variant: str) -> str:
+    """The name of a variant in tables and plots."""
     return PAPER if variant == GUIDED else variant
 
 
 def report(rows: list[Row], here: dict[str, float], full_size: dict[str, float]) -> Iterator[str]:
-    """A Markdown table; costs of a sample on the embedded checkpoint and on full-size SVD, and `of paper` in pairs."""
+    """The lines of a Markdown table. here, full_size: costs on the embedded checkpoint and on full-size SVD."""
     table = Table(rows)
     columns = ["settings", "videos", "cost", "cost on SVD", "ObjMC px", "of paper", "projection", "kept"]
     paper = table.column(GUIDED, "objmc_px")
@@ -85,7 +87,7 @@ def report(rows: list[Row], here: dict[str, float], full_size: dict[str, float])
     def cells(variant: str) -> list[str]:
         objmc = table.column(variant, "objmc_px")
         return [
-            _told(variant),
+            _label(variant),
             f"{int((~np.isnan(objmc)).sum())}",
             f"{here[variant]:.1%}",
             f"{full_size[variant]:.1%}",
@@ -95,11 +97,11 @@ def report(rows: list[Row], here: dict[str, float], full_size: dict[str, float])
             f"{np.nanmean(table.column(variant, 'kept')):.0%}",
         ]
 
-    return markdown(columns, map(cells, (each for each in here if each in table.variants)))
+    return markdown(columns, map(cells, (variant for variant in here if variant in table.variants)))
 
 
 def plot(rows: list[Row], here: dict[str, float], file: Path) -> None:
-    """Cost against ObjMC, both relative to `paper`."""
+    """Plot cost against ObjMC, both relative to `paper`. here: costs on the embedded checkpoint."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -111,10 +113,12 @@ def plot(rows: list[Row], here: dict[str, float], file: Path) -> None:
     for variant, cost in here.items():
         if variant not in table.variants:
             continue
-        found, low, high = ratio(table.column(variant, "objmc_px"), paper)
+        value, low, high = ratio(table.column(variant, "objmc_px"), paper)
         colour = "tab:blue" if variant in (GUIDED, FAST) else "tab:red" if variant == UNGUIDED else "tab:gray"
-        axis.errorbar(cost, found, yerr=[[found - low], [high - found]], fmt="o", color=colour, capsize=3)
-        axis.annotate(_told(variant), (cost, found), xytext=(6, 4), textcoords="offset points", rotation=30, fontsize=8)
+        axis.errorbar(cost, value, yerr=[[value - low], [high - value]], fmt="o", color=colour, capsize=3)
+        axis.annotate(
+            _label(variant), (cost, value), xytext=(6, 4), textcoords="offset points", rotation=30, fontsize=8
+        )
     axis.axhspan(0, TOLERANCE, alpha=0.08, color="tab:green")
     axis.axvline(1 / 3, color="black", linestyle=":")
     axis.set_xlabel("operations of a sample, relative to paper")

@@ -1,11 +1,11 @@
-"""How far a point tracker is off, in pixels, on photographs that move by a known amount.
+"""Error of a point tracker, in pixels, on photographs that move by a known amount.
 
-    python tests/benchmarks/tracker_error.py
+    python -m tests.benchmarks.tracker_error
 
-A photograph is resized to a frame's size plus a margin (sides that are multiples of 64, for a fast transform) and
-shifted by phase in the Fourier domain, exact for any part of a pixel; the frame is its middle. Queries are a grid
-over the frame; a point counts where its true place is well inside the frame. `delivered` measures the same frames
-after the mp4 round trip.
+A photograph is resized to the frame's size plus a margin, with sides that are multiples of 64 for a fast transform. It
+is shifted by phase in the Fourier domain, which is exact for fractions of a pixel. The frame is its middle. Queries are
+a grid over the frame. A point counts while its true position is well inside the frame. `delivered` measures the same
+frames after encoding to mp4 and decoding.
 
 Axes: T frames, H W pixels, C colours, Q query points; 2 is xy.
 """
@@ -25,11 +25,11 @@ NUM_FRAMES = 14
 SIZES = ((576, 1024), (128, 192), (64, 64))
 PHOTOGRAPHS = ("chelsea", "astronaut")
 STEPS_PX = ((0.37, 0.21), (1.3, -0.45), (-2.7, 1.1), (3.6, 2.2))
-"""xy shift per frame."""
+"""Shifts per frame, xy."""
 
 
 class TrackerError(NamedTuple):
-    """Errors over all counted points and frames, and the part of them that the tracker lost."""
+    """Errors over all counted points and frames, and the share of them that the tracker lost."""
 
     mean_px: float
     p95_px: float
@@ -37,7 +37,7 @@ class TrackerError(NamedTuple):
 
 
 def moving_photograph(name: str, height: int, width: int, step_px: tuple[float, float]) -> NDArray[np.uint8]:
-    """[T, H, W, 3] of a scikit-image photograph that shifts by step_px each frame."""
+    """A scikit-image photograph that shifts by `step_px` each frame, uint8 [T, H, W, 3]."""
     import cv2
     import skimage.data
 
@@ -61,7 +61,7 @@ def moving_photograph(name: str, height: int, width: int, step_px: tuple[float, 
 
 
 def measure(tracker: PointTracker, height: int, width: int, *, delivered: bool) -> TrackerError:
-    """Error of a tracker at one frame size, over all photographs and steps."""
+    """Error of a tracker at one frame size, over all photographs and steps. delivered: after the mp4 round trip."""
     grid_x, grid_y = np.meshgrid(np.linspace(0.1, 0.9, 12) * width, np.linspace(0.1, 0.9, 12) * height)
     queries_Q2 = np.stack([grid_x.ravel(), grid_y.ravel()], axis=-1)
     errors, lost = [], []

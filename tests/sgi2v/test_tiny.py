@@ -1,4 +1,4 @@
-"""The embedded checkpoint, and our sampling against the stock pipeline's on it."""
+"""The embedded checkpoint: its files match their recipe, and sampling on it matches diffusers' own pipeline."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sgi2v.metrics.objmc import motion_fidelity
 from sgi2v.metrics.quality import sample_quality
 from sgi2v.model import VideoModel, load_model
 from sgi2v.tracking.lucas_kanade import LucasKanade
-from tests.benchmarks.embedded_vae import there_and_back
+from tests.benchmarks.embedded_vae import reconstruct
 from tests.benchmarks.held_out import TIMES_T, Split, draw_held_out, find_object
 from tools import tiny
 from tools.tiny import train_unet
@@ -33,12 +33,12 @@ from tools.tiny.latents import encode_line
 from tools.tiny.train_unet import UNET_RECIPE, UnetTask
 from tools.tiny.train_vae import VAE_RECIPE, VaeTask
 from tools.tiny.training import Recipe, Task
-from tools.tiny.world import Company, draw_scene
+from tools.tiny.world import SpriteSet, draw_scene
 
 CHECKPOINT = Path(tiny.__file__).parents[2] / "sgi2v" / "tiny" / "checkpoint"
 UNET_FILE, VAE_FILE = (CHECKPOINT / name / "diffusion_pytorch_model.safetensors" for name in ("unet", "vae"))
-TRAINED_BY = 2
-"""Processes: each drew its half of every batch, and the first wrote the log."""
+PROCESSES = 2
+"""Processes of the training. Each drew half of every batch, and the first wrote the log."""
 
 
 @pytest.fixture(scope="module")
@@ -56,15 +56,15 @@ def pattern() -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize(("seed", "max_cfg_scale", "decode_chunk_size"), [(3, 3.0, 8), (4, 1.5, 3), (5, 1.0, 8)])
-def test_generates_what_the_stock_pipeline_does(
+def test_unguided_frames_match_diffusers_pipeline(
     embedded: VideoModel, pattern: NDArray[np.uint8], seed: int, max_cfg_scale: float, decode_chunk_size: int
 ) -> None:
     from diffusers import StableVideoDiffusionPipeline
 
     pipeline = StableVideoDiffusionPipeline.from_pretrained(str(CHECKPOINT), torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    sampler = dataclasses.replace(
-        embedded.checkpoint.sampler(), steps=6, max_cfg_scale=max_cfg_scale, decode_chunk_size=decode_chunk_size
+    sampler = embedded.checkpoint.sampler().replace(
+        steps=6, max_cfg_scale=max_cfg_scale, decode_chunk_size=decode_chunk_size
     )
     stock_THWC = pipeline(
         Image.fromarray(pattern),
@@ -79,15 +79,15 @@ def test_generates_what_the_stock_pipeline_does(
         output_type="np",
     ).frames[0]
     ours_THWC = generate(embedded, pattern, tracks=None, sampler=sampler, guidance=None, seed=seed).frames
-    # our frames are rounded to the nearest level, which alone makes half of one
+    # our frames are rounded to whole levels, which alone differs by up to 0.5
     assert np.abs(ours_THWC - stock_THWC * 255.0).max() < 0.51
 
 
-def test_its_own_settings_guide_and_give_a_video_of_its_picture(embedded: VideoModel) -> None:
-    """The bounds hold for these samples and seeds: unguided objects go elsewhere, guided ones where they are sent.
+def test_its_default_settings_move_objects_along_their_paths(embedded: VideoModel) -> None:
+    """The bounds hold for these samples and seeds.
 
-    The last picture shows two objects. These two have a control gain of 0.72 together, and -0.04 unguided. Of two
-    unguided videos drawn from the test split's rows, 99 % have one below 0.68 (the median is -0.02).
+    The second picture shows two objects. The control gain of both videos together is 0.72 guided and -0.04 unguided.
+    For pairs of unguided videos of the test split's rows the median is -0.02, and 99 % of the pairs are below 0.68.
     """
     sampler, guidance = embedded.checkpoint.sampler(), embedded.checkpoint.guidance()
     projections, objmc_px, static_px = [], [], []
@@ -98,8 +98,8 @@ def test_its_own_settings_guide_and_give_a_video_of_its_picture(embedded: VideoM
         videos = (guided.frames, unguided.frames)
         projections.append([sample.projection(find_object(frames, sample.mask_HW)) for frames in videos])
         fidelities = [motion_fidelity(frames, sample.tracks, LucasKanade()) for frames in videos]
-        objmc_px.append([each.objmc_px for each in fidelities])
-        static_px.append([each.static_objmc_px for each in fidelities])
+        objmc_px.append([fidelity.objmc_px for fidelity in fidelities])
+        static_px.append([fidelity.static_objmc_px for fidelity in fidelities])
         assert guided.frames.shape == (8, 64, 64, 3)
         assert guided.losses.shape == (len(guidance.step_indices(sampler.steps)), guidance.iterations)
         assert (guided.losses[:, -1] < guided.losses[:, 0]).all()
@@ -114,51 +114,54 @@ def test_its_own_settings_guide_and_give_a_video_of_its_picture(embedded: VideoM
     assert unguided_gain < 0.1
 
 
-class Encoded:
-    """Lines of the U-Net's training, as `encode_lines` has them, but that each is encoded when it is asked for."""
+class LazyLines:
+    """The lines of the U-Net's training data. Each is encoded when it is first read."""
 
     def __init__(self, model: VideoModel) -> None:
-        encoded = cache(partial(encode_line, model))
-        self.latents, self.embeddings, self.displacements = (Column(lambda m, at=at: encoded(m)[at]) for at in range(3))
+        encode = cache(partial(encode_line, model, mixed_precision=False))
+        self.latents, self.embeddings, self.displacements = (
+            LazyArray(lambda m, part=part: encode(m)[part]) for part in range(3)
+        )
 
 
 @dataclasses.dataclass
-class Column:
-    """One array of the lines, by line."""
+class LazyArray:
+    """One array of the lines, indexed by line."""
 
-    of: Callable[[int], Any]
+    read: Callable[[int], Any]
 
     def __len__(self) -> int:
         return NUM_LINES
 
     def __getitem__(self, m: int) -> Any:
-        return self.of(int(m))
+        return self.read(int(m))
 
 
-def _told() -> dict[str, Any]:
-    told: dict[str, Any] = json.loads((CHECKPOINT / TRAINING_FILE).read_text())
-    return told
+def _training() -> dict[str, Any]:
+    """Recipes, logs and digests that ship with the checkpoint."""
+    training: dict[str, Any] = json.loads((CHECKPOINT / TRAINING_FILE).read_text())
+    return training
 
 
 def _loss(task: Task, recipe: Recipe, step: int) -> float:
-    """What the first process of the training has for its loss at this step."""
+    """The loss of the training's first process at this step, in float32: bfloat16 is slow on many CPUs."""
     with torch.no_grad():
-        return float(task.loss(recipe.batch // TRAINED_BY, (recipe.seed, step, 0))[0])
+        return float(task.loss(recipe.batch // PROCESSES, (recipe.seed, step, 0))[0])
 
 
-def test_is_what_its_recipe_makes() -> None:
-    told = _told()
+def test_training_file_matches_recipes_and_weights() -> None:
+    training = _training()
     for name, recipe in {"vae": VAE_RECIPE, "unet": UNET_RECIPE}.items():
-        assert told[name]["recipe"] == dataclasses.asdict(recipe)
-        assert told[name]["samples"] == recipe.samples
-        losses = [line["loss"] for line in told[name]["log"]]
+        assert training[name]["recipe"] == dataclasses.asdict(recipe)
+        assert training[name]["samples"] == recipe.samples
+        losses = [line["loss"] for line in training[name]["log"]]
         assert np.mean(losses[-5:]) < 0.5 * losses[0]
-    assert told["lines"] == NUM_LINES
+    assert training["lines"] == NUM_LINES
     weights = {file.relative_to(CHECKPOINT).as_posix(): file for file in CHECKPOINT.rglob("*.safetensors")}
-    assert told["sha256"] == {name: sha256(file.read_bytes()).hexdigest() for name, file in weights.items()}
+    assert training["sha256"] == {name: sha256(file.read_bytes()).hexdigest() for name, file in weights.items()}
 
 
-def test_its_image_encoder_is_drawn_from_its_seed() -> None:
+def test_image_encoder_is_drawn_from_its_seed() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(IMAGE_ENCODER_SEED)
         drawn = new_image_encoder().to(torch.float16).state_dict()
@@ -167,12 +170,12 @@ def test_its_image_encoder_is_drawn_from_its_seed() -> None:
     assert all(torch.equal(drawn[name], weight) for name, weight in shipped.items())
 
 
-def test_its_autoencoders_log_begins_and_ends_with_what_the_recipe_gives() -> None:
-    """On the last two batches the shipped weights have 0.0014; halfway through the training the log has 0.005."""
-    log = _told()["vae"]["log"]
+def test_autoencoder_losses_match_the_start_and_the_end_of_its_log() -> None:
+    """The shipped weights have a loss of 0.0014 on the last two batches. Halfway through, the log has 0.005."""
+    log = _training()["vae"]["log"]
     with torch.random.fork_rng():
         torch.manual_seed(VAE_RECIPE.seed)
-        task = VaeTask(torch.device("cpu"))
+        task = VaeTask(torch.device("cpu"), mixed_precision=False)
     assert log[0]["samples"] == VAE_RECIPE.batch
     assert _loss(task, VAE_RECIPE, 0) == pytest.approx(log[0]["loss"], rel=1e-2)
 
@@ -182,20 +185,20 @@ def test_its_autoencoders_log_begins_and_ends_with_what_the_recipe_gives() -> No
     assert last == pytest.approx(np.mean([line["loss"] for line in log[-5:]]), rel=0.2)
 
 
-def test_its_unets_log_begins_and_ends_with_what_the_recipe_gives(
+def test_unet_losses_match_the_start_and_the_end_of_its_log(
     embedded: VideoModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the last two batches the shipped weights have 0.058, while the last ten lines of the log have 0.072.
+    """The shipped weights have a loss of 0.058 on the last two batches. The log's last ten lines have 0.072.
 
-    Untrained weights have 0.93 on these two, and weights nine tenths of the way from there to the shipped ones 0.085.
-    Halfway through the training the log has 0.097, 1.3 times as much as at its end: that would be 0.078 here.
+    On the same batches untrained weights have 0.93, and weights nine tenths of the way from untrained to shipped 0.085.
+    Halfway through the training the log has 0.097, which is 1.3 times its end and would be 0.078 here.
     """
-    monkeypatch.setattr(train_unet, "Lines", lambda folder: Encoded(embedded))
-    monkeypatch.setattr(shutil, "which", lambda name: None)  # compiling takes longer than the few batches
-    log = _told()["unet"]["log"]
+    monkeypatch.setattr(train_unet, "Lines", lambda folder: LazyLines(embedded))
+    monkeypatch.setattr(shutil, "which", lambda name: None)  # do not compile: it takes longer than these batches
+    log = _training()["unet"]["log"]
     with torch.random.fork_rng():
         torch.manual_seed(UNET_RECIPE.seed)
-        task = UnetTask(Path(), embedded.vae.config.scaling_factor, torch.device("cpu"))
+        task = UnetTask(Path(), embedded.vae.config.scaling_factor, torch.device("cpu"), mixed_precision=False)
     assert log[0]["samples"] == UNET_RECIPE.batch
     assert _loss(task, UNET_RECIPE, 0) == pytest.approx(log[0]["loss"], rel=1e-2)
 
@@ -205,7 +208,7 @@ def test_its_unets_log_begins_and_ends_with_what_the_recipe_gives(
     assert last < 0.9 * np.mean([line["loss"] for line in log[-10:]])
 
 
-def test_has_the_files_and_shapes_of_its_architecture(tmp_path: Path) -> None:
+def test_files_and_shapes_match_the_architecture(tmp_path: Path) -> None:
     parts = {"vae": new_vae(), "unet": new_unet(), "image_encoder": new_image_encoder()}
     write_checkpoint(tmp_path, parts, DEFAULTS)
     built = {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file()}
@@ -214,7 +217,7 @@ def test_has_the_files_and_shapes_of_its_architecture(tmp_path: Path) -> None:
     for name in sorted(built):
         if name.endswith(".safetensors"):
             assert _shapes(CHECKPOINT / name) == _shapes(tmp_path / name)
-        elif name != "vae/config.json":  # its scaling factor is measured on what was trained
+        elif name != "vae/config.json":  # has the scaling factor, which depends on the trained weights
             assert json.loads((CHECKPOINT / name).read_text()) == json.loads((tmp_path / name).read_text())
 
 
@@ -222,12 +225,12 @@ def _shapes(file: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
     return {name: (weight.shape, weight.dtype) for name, weight in load_file(file).items()}
 
 
-def test_its_autoencoder_keeps_pictures_it_has_not_seen(embedded: VideoModel) -> None:
+def test_autoencoder_reconstructs_held_out_pictures(embedded: VideoModel) -> None:
     for index in range(3):
-        frames_THWC = draw_scene(Split.TEST, index, company=Company.ANYONE).render(TIMES_T[::3])
-        square = ((there_and_back(embedded, frames_THWC) - frames_THWC) ** 2).mean()
+        frames_THWC = draw_scene(Split.TEST, index, sprite_set=SpriteSet.ANY).render(TIMES_T[::3])
+        square = ((reconstruct(embedded, frames_THWC) - frames_THWC) ** 2).mean()
         assert 10 * np.log10(255**2 / square) > 30
 
 
-def test_is_small() -> None:
+def test_checkpoint_is_small() -> None:
     assert sum(file.stat().st_size for file in CHECKPOINT.rglob("*") if file.is_file()) <= 40e6

@@ -1,4 +1,4 @@
-"""The bundled demo: what is committed conforms, and is what its recipe draws."""
+"""The bundled demo: its files are valid, and are what `tools.demo.build` writes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def samples() -> list[Sample]:
     return [parse_row(row) for row in read_manifest(COMMITTED).to_pylist()]
 
 
-def test_has_motions_of_every_kind(samples: list[Sample]) -> None:
+def test_the_demo_has_motions_of_every_kind(samples: list[Sample]) -> None:
     table = read_manifest(COMMITTED)
     assert table.schema.field("description").type == pa.string()
     assert all(table.column("description").to_pylist())
@@ -39,7 +39,7 @@ def test_has_motions_of_every_kind(samples: list[Sample]) -> None:
     assert any(len(path) > 2 for sample in samples for path in sample.trajectories)
 
 
-def test_images_decode_and_hold_their_boxes(samples: list[Sample]) -> None:
+def test_images_decode_and_contain_their_boxes(samples: list[Sample]) -> None:
     for sample in samples:
         image_HWC = picture(sample)
         height, width = image_HWC.shape[:2]
@@ -51,7 +51,7 @@ def test_images_decode_and_hold_their_boxes(samples: list[Sample]) -> None:
 
 
 @pytest.mark.parametrize("num_frames", [8, 14])
-def test_boxes_stay_in_view(samples: list[Sample], num_frames: int) -> None:
+def test_boxes_stay_in_the_frame(samples: list[Sample], num_frames: int) -> None:
     for sample in samples:
         tracks = sample.tracks(num_frames, 256, 256)
         assert tracks.centre_inside_NT().all(), sample.sample_id
@@ -60,7 +60,7 @@ def test_boxes_stay_in_view(samples: list[Sample], num_frames: int) -> None:
             assert moved_NT.max() > 30, sample.sample_id
 
 
-def test_objects_carry_patterns_that_a_tracker_can_follow(samples: list[Sample]) -> None:
+def test_objects_have_patterns_that_a_tracker_can_follow(samples: list[Sample]) -> None:
     side, step = 64, 1
     for sample in samples:
         image = Image.fromarray(picture(sample)).resize((side, side), Image.Resampling.BOX)
@@ -70,16 +70,16 @@ def test_objects_carry_patterns_that_a_tracker_can_follow(samples: list[Sample])
             queries_Q2 = np.stack(np.meshgrid(inner[:, 0], inner[:, 1]), axis=-1).reshape(-1, 2)
             tracked = LucasKanade().track(frames_THWC, queries_Q2)
             error_Q = np.linalg.norm(tracked.points_TQ2[-1] - queries_Q2 - 2 * step, axis=-1)
-            found = tracked.visible_TQ[-1]
-            assert found.mean() > 0.8, (sample.sample_id, box)
-            assert np.median(error_Q[found]) < 0.25, (sample.sample_id, box)
+            visible_Q = tracked.visible_TQ[-1]
+            assert visible_Q.mean() > 0.8, (sample.sample_id, box)
+            assert np.median(error_Q[visible_Q]) < 0.25, (sample.sample_id, box)
 
 
-def test_is_what_its_recipe_draws(samples: list[Sample], tmp_path: Path) -> None:
+def test_the_demo_is_what_its_script_writes(samples: list[Sample], tmp_path: Path) -> None:
     build_demo(tmp_path)
     assert read_manifest(str(tmp_path / MANIFEST)).equals(read_manifest(COMMITTED))
     assert {file.name for file in tmp_path.iterdir()} == {MANIFEST, *(sample.image for sample in samples)}
     for name in {sample.image for sample in samples}:
         drawn, committed = (np.asarray(Image.open(folder / name), np.int16) for folder in (tmp_path, FOLDER))
-        # another machine's sine may round a pixel the other way
+        # another machine may round a pixel the other way
         assert np.abs(drawn - committed).max() <= 1

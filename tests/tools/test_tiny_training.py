@@ -1,4 +1,4 @@
-"""Training of the embedded checkpoint: it learns, it goes on where it stopped, and it starts by passing colours."""
+"""Training of the embedded checkpoint: it learns, it resumes, and it starts by passing colours through."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tools.tiny.architecture import LATENT_CHANNELS, new_unet, new_vae
 from tools.tiny.latents import LINE_FRAMES
 from tools.tiny.train_unet import draw_frames
 from tools.tiny.train_vae import VaeTask
-from tools.tiny.training import Recipe, fit, trained
+from tools.tiny.training import Recipe, fit, load_trained
 from tools.tiny.world import draw_scene
 
 RECIPE = Recipe(samples=1024, batch=8, learning_rate=0.1, warm_up=1, weight_decay=0.0)
 
 
-class Line:
-    """Fit y = 2 x + 1."""
+class LineTask:
+    """Fit the line y = 2 x + 1."""
 
     def __init__(self, device: torch.device) -> None:
         self.module = nn.Linear(1, 1, device=device)
@@ -35,11 +35,11 @@ class Line:
 
 
 class KilledError(Exception):
-    """What ends a training half-way."""
+    """Ends a training half-way."""
 
 
-class Half(Line):
-    """The same, until half of the samples are seen."""
+class KilledTask(LineTask):
+    """The same task, which ends the training after half of the samples."""
 
     def loss(self, batch: int, seed: tuple[int, ...]) -> tuple[Tensor, dict[str, float]]:
         if seed[1] == RECIPE.samples // RECIPE.batch // 2:
@@ -49,18 +49,18 @@ class Half(Line):
 
 def weights(folder: Path) -> Tensor:
     module = nn.Linear(1, 1)
-    trained(module, folder)
+    load_trained(module, folder)
     return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
 
 
-def train_here(task: type[Line], folder: Path, port: int) -> None:
-    """One process, this one."""
+def train_here(task: type[LineTask], folder: Path, port: int) -> None:
+    """Train in this process."""
     folder.mkdir(exist_ok=True)
-    training._train(0, 1, port, task, RECIPE, folder)
+    training.train_worker(0, 1, port, task, RECIPE, folder)
 
 
-def test_several_processes_learn_and_a_log_is_kept(tmp_path: Path) -> None:
-    fit(Line, RECIPE, tmp_path, processes=2)
+def test_several_processes_learn_and_write_a_log(tmp_path: Path) -> None:
+    fit(LineTask, RECIPE, tmp_path, processes=2)
     assert torch.allclose(weights(tmp_path), torch.tensor([2.0, 1.0]), atol=0.1)
     lines = [json.loads(line) for line in (tmp_path / training.LOG_FILE).read_text().splitlines()]
     assert lines[-1]["samples"] == RECIPE.samples
@@ -68,33 +68,33 @@ def test_several_processes_learn_and_a_log_is_kept(tmp_path: Path) -> None:
     assert lines[-1]["loss"] < 0.1 * lines[0]["loss"]
 
 
-def test_a_training_that_was_killed_goes_on_to_the_same_weights(
+def test_a_killed_training_resumes_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_ports: list[int]
 ) -> None:
     monkeypatch.setattr(training, "SAVE_EVERY_S", 0.0)
-    train_here(Line, tmp_path / "whole", free_ports[0])
+    train_here(LineTask, tmp_path / "whole", free_ports[0])
     with pytest.raises(KilledError):
-        train_here(Half, tmp_path / "parts", free_ports[1])
+        train_here(KilledTask, tmp_path / "resumed", free_ports[1])
     torch.distributed.destroy_process_group()
-    assert not torch.equal(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
-    train_here(Line, tmp_path / "parts", free_ports[2])
-    assert torch.equal(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+    assert not torch.equal(weights(tmp_path / "resumed"), weights(tmp_path / "whole"))
+    train_here(LineTask, tmp_path / "resumed", free_ports[2])
+    assert torch.equal(weights(tmp_path / "resumed"), weights(tmp_path / "whole"))
 
 
-def test_another_recipe_does_not_go_on(tmp_path: Path) -> None:
+def test_a_training_with_another_recipe_is_refused(tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_text("{}\n")
     with pytest.raises(ConfigError, match="another recipe"):
-        fit(Line, RECIPE, tmp_path, processes=1)
+        fit(LineTask, RECIPE, tmp_path, processes=1)
 
 
-def test_the_rate_rises_holds_and_falls_to_nothing() -> None:
+def test_the_learning_rate_rises_holds_and_falls_to_zero() -> None:
     recipe = Recipe(samples=10_000, batch=10, learning_rate=1.0, warm_up=100, decay=0.5)
     rates = [recipe.rate_at(samples) for samples in (0, 990, 5000, 7500, 10_000)]
     assert rates == pytest.approx([0.01, 1.0, 1.0, 0.5, 0.0])
 
 
 @torch.no_grad()
-def test_before_training_colours_come_through() -> None:
+def test_untrained_parts_pass_colours_through() -> None:
     torch.manual_seed(0)
     vae = new_vae()
     frames_MHWC = np.concatenate([draw_scene(7, index).render(np.zeros(1)) for index in range(4)])
@@ -112,9 +112,9 @@ def test_before_training_colours_come_through() -> None:
     assert (velocity + first_BTChw).square().mean() < 0.2 * first_BTChw.square().mean()
 
 
-def test_the_autoencoders_loss_falls() -> None:
+def test_the_autoencoders_loss_decreases() -> None:
     torch.manual_seed(0)
-    task = VaeTask(torch.device("cpu"))
+    task = VaeTask(torch.device("cpu"), mixed_precision=False)
     optimizer = torch.optim.AdamW(task.module.parameters(), lr=5e-5)
     losses = []
     for _ in range(4):
@@ -127,7 +127,7 @@ def test_the_autoencoders_loss_falls() -> None:
     assert losses[-1] < losses[0]
 
 
-def test_videos_are_even_parts_of_their_line() -> None:
+def test_videos_are_evenly_spaced_frames_of_their_line() -> None:
     rng = np.random.default_rng(0)
     drawn = [draw_frames(rng) for _ in range(300)]
     steps = [np.unique(np.diff(frames_T)) for frames_T in drawn]

@@ -1,1 +1,1 @@
-"""Draws the demo and writes its manifest: python -m tools.demo.build FOLDER."""
+"""Drawing of the bundled demo: `python -m tools.demo.build FOLDER`."""

@@ -1,4 +1,10 @@
-"""Draw the demo and write its manifest: `python -m tools.demo.build FOLDER`."""
+"""Draw the demo's pictures and write its manifest.
+
+    python -m tools.demo.build FOLDER
+
+Writes `beach.png`, `dusk.png`, `lake.png`, `meadow.png` and `demo.parquet` to FOLDER. The shipped ones are in
+`manifests/demo`, where `sheet.png` is added by hand: `make demo` draws it.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +31,7 @@ Path2 = list[list[float]]
 
 @dataclass(frozen=True)
 class Motion:
-    """What happens in a scene: one row of the manifest."""
+    """One row of the manifest: a scene, and how its objects move."""
 
     sample_id: str
     description: str
@@ -35,7 +41,7 @@ class Motion:
 
 
 def build_demo(folder: Path) -> None:
-    """Write one PNG per scene and the manifest that names them into the folder."""
+    """Write one PNG per scene to the folder, and the manifest that names them."""
     folder.mkdir(parents=True, exist_ok=True)
     for scene in dict.fromkeys(motion.scene for motion in motions()):
         Image.fromarray(picture(scene())).save(folder / _file_name(scene), optimize=True)
@@ -43,7 +49,7 @@ def build_demo(folder: Path) -> None:
 
 
 def demo_table() -> pa.Table:
-    """The manifest: the known columns and `description`."""
+    """The manifest: its known columns and a `description`."""
     rows = [
         {
             "sample_id": motion.sample_id,
@@ -60,7 +66,7 @@ def demo_table() -> pa.Table:
 
 
 def motions() -> list[Motion]:
-    """All rows, in order."""
+    """All rows of the manifest, in order."""
     ball, disc = box(scenes.beach(), 0), box(scenes.dusk(), 0)
     meadow, lake = ([box(scene, sprite) for sprite in (0, 1)] for scene in (scenes.meadow(), scenes.lake()))
     return [
@@ -88,7 +94,7 @@ def motions() -> list[Motion]:
             "The camera pans to the left: disc, tile and the ground behind them move to the right together.",
             scenes.lake,
             lake,
-            [_shift(one, (52, 0)) for one in lake],
+            [_shift(xyxy, (52, 0)) for xyxy in lake],
         ),
         Motion("no-control", "A picture without any control: plain image to video.", scenes.beach, [], []),
     ]
@@ -99,28 +105,32 @@ def _file_name(scene: Callable[[], Scene]) -> str:
 
 
 def _points(xy_P2: Floats) -> Path2:
-    """Rounded to a hundredth of a pixel."""
+    """The points as a list, rounded to a hundredth of a pixel."""
     points: Path2 = xy_P2.round(2).tolist()
     return points
 
 
 def _bow(xyxy: list[float], by: tuple[float, float], bend: float, points: int = 9) -> Path2:
-    """From the box's centre to another place, on an arc whose middle lies `bend` pixels right of the straight line."""
+    """A path of the box's centre by a displacement, on an arc. The arc's middle is `bend` pixels right of the line."""
     share = np.linspace(0, 1, points)[:, None]
     return _points(_centre(xyxy) + share * np.array(by) + 4 * share * (1 - share) * np.array([bend, 0]))
 
 
 def _centre(xyxy: list[float]) -> Floats:
+    """Centre of a box, xy."""
     return np.array([(xyxy[0] + xyxy[2]) / 2, (xyxy[1] + xyxy[3]) / 2])
 
 
 def _shift(xyxy: list[float], by: tuple[float, float]) -> Path2:
+    """A straight path of the box's centre by a displacement."""
     return _points(np.stack([_centre(xyxy), _centre(xyxy) + by]))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=build_demo.__doc__)
-    parser.add_argument("folder", type=Path)
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.demo.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder to write to")
     build_demo(parser.parse_args().folder)
 
 

@@ -1,6 +1,6 @@
-"""The pictures of the demo: scenes of the embedded checkpoint's world with its cast, on grounds of their own.
+"""The demo's scenes: characters of the embedded checkpoint's world on grounds drawn for the demo.
 
-A picture is SIZE pixels a side; `Scene` counts in 64ths of it.
+A picture has SIZE pixels a side. Coordinates of a `Scene` are in world pixels, SIDE of them a side.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from tools.tiny.world import CAST_COLOURS, SIDE, Motion, Scene, Sprite
 
 SIZE = 256
 UNIT = SIZE // SIDE
-"""Pixels of a picture per pixel of the world."""
+"""Picture pixels per world pixel."""
 
 Picture = NDArray[np.uint8]
 RED, ORANGE, YELLOW, GREEN, BLUE = 0, 1, 2, 3, 5
-"""Of the cast's colours."""
+"""Indices into CAST_COLOURS."""
 
 
 def beach() -> Scene:
@@ -49,19 +49,19 @@ def lake() -> Scene:
 
 
 def picture(scene: Scene) -> Picture:
-    """[SIZE, SIZE, 3]: the scene as it begins."""
+    """The first frame of the scene, uint8 [SIZE, SIZE, 3]."""
     first: Picture = scene.render(np.zeros(1), SIZE)[0]
     return first
 
 
 def box(scene: Scene, sprite: int) -> list[float]:
-    """Around a sprite as the scene begins, xyxy in pixels of the picture."""
+    """The box of a sprite in the first frame, xyxy in picture pixels."""
     corners: list[float] = (scene.boxes_NT4(np.zeros(1))[sprite, 0] * UNIT).round(2).tolist()
     return corners
 
 
 def _scene(ground: str, blobs: Sequence[tuple[float, float, float, str]], *sprites: Sprite) -> Scene:
-    """blobs: x, y, radius, and the colour that the ground takes there."""
+    """A scene at rest. blobs: x, y, radius, and the colour of the ground there. Colours are hex RGB."""
     return Scene(
         motion=Motion.OBJECT,
         sprites=sprites,
@@ -78,7 +78,7 @@ def _scene(ground: str, blobs: Sequence[tuple[float, float, float, str]], *sprit
 def _sprite(
     outline: str, pattern: str, colours: int, radius: float, at: tuple[float, float], angle: float = 0.0
 ) -> Sprite:
-    """One of the cast, at rest."""
+    """A character of the cast, at rest. colours: index into CAST_COLOURS. at: its centre."""
     return Sprite(outline, pattern, angle, radius, np.stack(CAST_COLOURS[colours]), np.array([at, at], np.float32))
 
 

@@ -1,4 +1,13 @@
-"""The recipe of the embedded checkpoint, step by step: `python -m tools.tiny --help`."""
+"""Train the embedded checkpoint. Run the steps in this order, from the checkout:
+
+    python -m tools.tiny vae WORK              train the autoencoder: 26 minutes on two cores; writes WORK/vae
+    python -m tools.tiny latents WORK          encode the U-Net's scenes; writes WORK/checkpoint and WORK/latents
+    python -m tools.tiny unet WORK             train the U-Net: 3.5 hours on two cores; writes WORK/unet
+    python -m tools.tiny export WORK FOLDER    write the checkpoint and training.json to FOLDER
+
+A step that is interrupted resumes when it is run again. The shipped FOLDER is sgi2v/tiny/checkpoint; its README.md is
+written by hand.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +25,7 @@ from tools.tiny.architecture import new_image_encoder, new_unet, new_vae, write_
 from tools.tiny.latents import encode_lines
 from tools.tiny.train_unet import UNET_RECIPE, unet_task
 from tools.tiny.train_vae import VAE_RECIPE, VaeTask, latent_std
-from tools.tiny.training import LOG_FILE, STATE_FILE, fit, trained
+from tools.tiny.training import LOG_FILE, STATE_FILE, fit, load_trained
 
 NUM_LINES = 5_000
 IMAGE_ENCODER_SEED = 0
@@ -32,22 +41,24 @@ DEFAULTS = {
     },
     "guidance": {"layers": [[2, 1]], "guided_range": [0.95, 0.6]},
 }
-"""The settings that travel with the checkpoint; its bucket of 96 asks for 12 px of motion, and not whither."""
-
+"""The checkpoint's default settings. Motion bucket 96 asks for 12 px of motion, in any direction."""
 
 TRAINING_FILE = "training.json"
-"""Beside the weights: the recipes, how far they got, and the digests of what came out."""
+"""File beside the weights: the recipes, the progress and the logs of the trainings, and the digests of the weights."""
 LOG_LINES = 100
-"""Of each training's log, evenly chosen, in that file."""
+"""Lines of each training's log that are kept in that file, evenly spaced."""
 
 
 def export(work: Path, folder: Path) -> None:
-    """Write the checkpoint that the trainings in `work` make so far, and how; without a U-Net yet, an untrained one."""
+    """Write the checkpoint that the trainings in `work` have reached, and `training.json`.
+
+    A part whose training has not begun is written untrained.
+    """
     modules = {"vae": new_vae(), "unet": new_unet()}
     history: dict[str, Any] = {}
     for name, recipe in {"vae": VAE_RECIPE, "unet": UNET_RECIPE}.items():
         if (work / name / STATE_FILE).exists():
-            progress = trained(modules[name], work / name)
+            progress = load_trained(modules[name], work / name)
             history[name] = {"recipe": asdict(recipe), **asdict(progress), "log": _log(work / name)}
     vae = modules["vae"]
     vae.register_to_config(scaling_factor=round(1 / latent_std(vae), 4))
@@ -55,22 +66,27 @@ def export(work: Path, folder: Path) -> None:
     write_checkpoint(folder, {**modules, "image_encoder": new_image_encoder()}, DEFAULTS)
     weights = sorted(folder.rglob("*.safetensors"))
     digests = {file.relative_to(folder).as_posix(): sha256(file.read_bytes()).hexdigest() for file in weights}
-    described = {"lines": NUM_LINES, "torch": torch.__version__, "sha256": digests, **history}
-    (folder / TRAINING_FILE).write_text(json.dumps(described, indent=1) + "\n")
+    training = {"lines": NUM_LINES, "torch": torch.__version__, "sha256": digests, **history}
+    (folder / TRAINING_FILE).write_text(json.dumps(training, indent=1) + "\n")
 
 
 def _log(folder: Path) -> list[dict[str, float]]:
+    """Evenly spaced lines of a training's log."""
     lines = (folder / LOG_FILE).read_text().splitlines()
     chosen = np.linspace(0, len(lines) - 1, min(len(lines), LOG_LINES)).round().astype(int)
     return [json.loads(lines[at]) for at in chosen]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools.tiny", description=__doc__)
-    parser.add_argument("step", choices=["vae", "latents", "unet", "export"], help="in this order")
-    parser.add_argument("work", type=Path, help="folder of the training; what is cut short goes on from there")
-    parser.add_argument("checkpoint", type=Path, nargs="?", help="of export: the folder to write")
-    parser.add_argument("--processes", type=int, help="one per CPU core unless given, one on CUDA")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.tiny", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("step", choices=["vae", "latents", "unet", "export"], help="step to run")
+    parser.add_argument("work", type=Path, metavar="WORK", help="folder for the state of the trainings")
+    parser.add_argument("checkpoint", type=Path, nargs="?", metavar="FOLDER", help="folder that `export` writes to")
+    parser.add_argument(
+        "--processes", type=int, metavar="N", help="processes to use; default: one per CPU core, or one on CUDA"
+    )
     options = parser.parse_args()
     work: Path = options.work
     match options.step:
@@ -83,7 +99,7 @@ def main() -> None:
             fit(unet_task(work / "latents", work / "checkpoint"), UNET_RECIPE, work / "unet", options.processes)
         case "export":
             if options.checkpoint is None:
-                parser.error("export needs the folder to write")
+                parser.error("export needs FOLDER: the folder to write the checkpoint to")
             export(work, options.checkpoint)
 
 

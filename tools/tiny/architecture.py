@@ -1,8 +1,8 @@
-"""The embedded checkpoint's parts before training, and its files: SVD's classes and layout at a toy's size.
+"""The untrained parts of the embedded checkpoint, and its files: SVD's classes and layout, much smaller.
 
-What the sizes answer to: latents of 16 x 16, so that a box covers cells enough to be told from its surroundings;
-and 96 channels wherever a picture leaves through a normalisation, since its 32 groups must hold three channels each
-for the mean of an even area to come through.
+Why these sizes: latents are 16 x 16, so that a box covers enough cells to differ from its surroundings. Layers with a
+normalisation before the output have 96 channels: with three channels in each of its 32 groups, the mean of an even
+area can be represented (see `initialization.py`).
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 import torch
 
 from sgi2v.fetch import DEFAULTS_FILE
-from tools.tiny.initial import start_unet, start_vae
+from tools.tiny.initialization import initialize_unet, initialize_vae
 from tools.tiny.world import SIDE
 
 LATENT_CHANNELS = 4
 NUM_FRAMES = 8
 EMBEDDING = 32
-"""Width of the image's embedding, and of those of time, rate, motion and noise."""
+"""Width of the embeddings of the image, the time, the frame rate, the motion and the noise."""
 SIGMA_MIN, SIGMA_MAX = 0.02, 80.0
-"""The schedule's ends, in units of the latents; latents this small are pure noise before SVD's own 700."""
+"""Ends of the noise schedule, in units of the latents. SVD ends at 700, but 80 already drowns latents this small."""
 
 FEATURE_EXTRACTOR = {
     "crop_size": {"height": 224, "width": 224},
@@ -67,7 +67,7 @@ MODEL_INDEX = {
 
 
 def new_vae() -> Any:
-    """AutoencoderKLTemporalDecoder whose latent cells are 4 px, before training."""
+    """An untrained AutoencoderKLTemporalDecoder whose latent cells are 4 px."""
     from diffusers import AutoencoderKLTemporalDecoder
 
     vae = AutoencoderKLTemporalDecoder(
@@ -78,12 +78,12 @@ def new_vae() -> Any:
         sample_size=SIDE,
         force_upcast=False,
     )
-    start_vae(vae)
+    initialize_vae(vae)
     return vae
 
 
 def new_unet() -> Any:
-    """UNetSpatioTemporalConditionModel of 16 x 16, 8 x 8 and 4 x 4 cells, before training."""
+    """An untrained UNetSpatioTemporalConditionModel with levels of 16 x 16, 8 x 8 and 4 x 4 cells."""
     from diffusers import UNetSpatioTemporalConditionModel
 
     unet = UNetSpatioTemporalConditionModel(
@@ -100,12 +100,12 @@ def new_unet() -> Any:
         num_frames=NUM_FRAMES,
         sample_size=SIDE // 4,
     )
-    start_unet(unet)
+    initialize_unet(unet)
     return unet
 
 
 def new_image_encoder() -> Any:
-    """CLIPVisionModelWithProjection with random weights: it is never trained, the U-Net learns with it as it is."""
+    """A CLIPVisionModelWithProjection with random weights. It is never trained: the U-Net learns to use it as it is."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     return CLIPVisionModelWithProjection(
@@ -122,7 +122,7 @@ def new_image_encoder() -> Any:
 
 
 def write_checkpoint(folder: Path, parts: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Write `unet`, `vae` and `image_encoder` as float16 in diffusers' layout, with the settings that go with them."""
+    """Write `unet`, `vae` and `image_encoder` in float16, in diffusers' layout, and the default settings."""
     for name, module in parts.items():
         module.to(torch.float16).save_pretrained(folder / name, safe_serialization=True)
     for file, value in {

@@ -1,7 +1,7 @@
-"""The U-Net's data: lines of motion, encoded once.
+"""The U-Net's training data: scenes that are rendered and encoded once.
 
-A line is a scene at 16 even times. Any 8 of its frames that are evenly apart, read forwards or backwards, are a
-video of their own: another start, speed and direction at no further encoding.
+A line is one scene at 16 evenly spaced times. Any 8 evenly spaced frames of it, forwards or backwards, make a training
+video: one encoding gives many starts, speeds and directions.
 
 Axes: M lines, L frames of a line, C latent channels, h w latent cells, D embedding.
 """
@@ -18,37 +18,41 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from sgi2v.model import VideoModel, embed_image, load_model
-from tools.tiny.training import in_processes, say
+from tools.tiny.training import in_processes, print_progress
 from tools.tiny.world import draw_scene
 
 LINE_FRAMES = 16
 WORLD_SEED = 200
-"""The autoencoder's scenes and the held-out ones have seeds of their own."""
+"""Seed of the U-Net's scenes. The autoencoder's scenes and the held-out ones have other seeds."""
 
 
 class Lines:
-    """Encoded lines on disk, appended to by several processes: lines that are there stay as they are."""
+    """Encoded lines on disk, as memory maps that several processes fill."""
 
     def __init__(self, folder: Path, mode: Any = "r") -> None:
         self.latents: NDArray[np.float16] = np.load(folder / "latents_MLChw.npy", mmap_mode=mode)
-        """Unscaled means of the posterior, [M, L, C, h, w]."""
+        """Means of the posterior, unscaled, [M, L, C, h, w]."""
         self.embeddings: NDArray[np.float16] = np.load(folder / "embeddings_MLD.npy", mmap_mode=mode)
-        """Of the image encoder, [M, L, D]."""
+        """Outputs of the image encoder, [M, L, D]."""
         self.displacements: NDArray[np.float32] = np.load(folder / "displacements_M.npy", mmap_mode=mode)
-        """From the first frame of the line to the last, pixels; NaN where a line is not encoded yet."""
+        """Displacement from a line's first frame to its last, pixels; NaN for a line that is not encoded yet."""
 
 
 def encode_lines(checkpoint: Path, folder: Path, count: int, processes: int | None = None) -> None:
-    """Encode scenes 0 .. count - 1 with the autoencoder and the image encoder of `checkpoint`; goes on if cut short."""
+    """Encode scenes 0 .. count - 1 with the autoencoder and the image encoder of a checkpoint.
+
+    Writes `latents_MLChw.npy`, `embeddings_MLD.npy` and `displacements_M.npy` to `folder`. After an interruption it
+    encodes only the lines that are missing.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "displacements_M.npy").exists():
-        _make(folder / "latents_MLChw.npy", np.float16, (count, LINE_FRAMES, 4, 16, 16))
-        _make(folder / "embeddings_MLD.npy", np.float16, (count, LINE_FRAMES, 32))
-        _make(folder / "displacements_M.npy", np.float32, (count,))[:] = np.nan
+        _new_array(folder / "latents_MLChw.npy", np.float16, (count, LINE_FRAMES, 4, 16, 16))
+        _new_array(folder / "embeddings_MLD.npy", np.float16, (count, LINE_FRAMES, 32))
+        _new_array(folder / "displacements_M.npy", np.float32, (count,))[:] = np.nan
     in_processes(_encode, (checkpoint, folder), processes)
 
 
-def _make(file: Path, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+def _new_array(file: Path, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
     return open_memmap(file, mode="w+", dtype=dtype, shape=shape)
 
 
@@ -56,22 +60,27 @@ def _encode(rank: int, processes: int, checkpoint: Path, folder: Path) -> None:
     torch.set_num_threads(1)
     model = load_model(str(checkpoint))
     lines = Lines(folder, "r+")
-    left = [m for m in range(rank, len(lines.latents), processes) if np.isnan(lines.displacements[m])]
+    missing = [m for m in range(rank, len(lines.latents), processes) if np.isnan(lines.displacements[m])]
     started = time.monotonic()
-    for done, m in enumerate(left):
+    for done, m in enumerate(missing):
         lines.latents[m], lines.embeddings[m], lines.displacements[m] = encode_line(model, m)
         if rank == 0 and done % 50 == 49:
             rate = (done + 1) / (time.monotonic() - started)
-            say(f"{m + 1} of {len(lines.latents)} lines, {(len(left) - done) / rate / 60:.0f} min left")
+            print_progress(f"{m + 1} of {len(lines.latents)} lines, {(len(missing) - done) / rate / 60:.0f} min left")
 
 
 @torch.no_grad()
-def encode_line(model: VideoModel, m: int) -> tuple[NDArray[np.float16], NDArray[np.float16], np.float32]:
-    """Of scene m: latents [L, C, h, w], embeddings [L, D] and displacement, as `Lines` keeps them."""
+def encode_line(
+    model: VideoModel, m: int, mixed_precision: bool = True
+) -> tuple[NDArray[np.float16], NDArray[np.float16], np.float32]:
+    """Latents [L, C, h, w], embeddings [L, D] and displacement of scene m, in the types of `Lines`.
+
+    mixed_precision: encode in bfloat16, as for the training. Slow on a CPU that has no bfloat16 arithmetic.
+    """
     scene = draw_scene(WORLD_SEED, m)
     frames_LHWC = scene.render(np.linspace(0, 1, LINE_FRAMES))
     pixels_LCHW = torch.from_numpy(frames_LHWC).permute(0, 3, 1, 2).to(model.device).float() / 127.5 - 1
-    with torch.autocast(model.device.type, torch.bfloat16):
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=mixed_precision):
         latents_LChw = model.vae.encode(pixels_LCHW).latent_dist.mode()
-    latents, embeddings = (each.float().cpu().numpy() for each in (latents_LChw, embed_image(model, pixels_LCHW)))
+    latents, embeddings = (part.float().cpu().numpy() for part in (latents_LChw, embed_image(model, pixels_LCHW)))
     return latents.astype(np.float16), embeddings.astype(np.float16), np.float32(scene.displacement)

@@ -1,4 +1,4 @@
-"""The U-Net's training: denoise videos of the world, given their first frame (Karras et al. 2022, as SVD has it).
+"""The U-Net's recipe and loss: denoise videos of the world, given their first frame (as SVD; Karras et al. 2022).
 
 Axes: B videos, T frames, C latent channels, h w latent cells, D embedding.
 """
@@ -22,16 +22,18 @@ from tools.tiny.training import Recipe
 
 UNET_RECIPE = Recipe(samples=120_000, batch=16, learning_rate=3e-3, warm_up=60, optimizer="muon")
 LOG_SIGMA_MEAN, LOG_SIGMA_STD = 1.3, 1.5
-"""Of the noise levels' natural logarithm: motion is decided between sigma 40 and 3, and sees half of the samples."""
+"""Natural logarithm of the noise levels. Half of the samples fall between sigma 3 and 40, where motion is decided."""
 LOG_SIGMA_RANGE = (-4.0, 4.5)
 FAST_SHARE = 0.6
-"""Of the videos that take every second frame of their line."""
+"""Share of videos that take every second frame of their line."""
 STILL_SHARE = 0.03
+"""Share of videos that repeat one frame."""
 UNCONDITIONAL_SHARE = 0.05
-"""Of the videos whose first frame is taken away, for classifier-free guidance."""
+"""Share of videos without the first frame as a condition, for classifier-free guidance."""
 ANY_MOTION_BUCKET = 127
-"""The pipelines' default says nothing of the motion; every other bucket says how much there is."""
+"""The pipelines' default bucket stands for any amount of motion. Every other bucket states the amount."""
 ANY_MOTION_SHARE = 0.5
+"""Share of videos trained with that bucket."""
 BUCKETS_PER_PX = 8
 """motion_bucket_id per pixel of displacement from the first frame to the last."""
 FPS = 7
@@ -39,35 +41,39 @@ NOISE_AUGMENTATION = 0.02
 
 
 def unet_task(lines: Path, checkpoint: Path) -> partial[UnetTask]:
-    """A task on encoded lines and the checkpoint that encoded them, to be made in each process."""
+    """What makes the task in each process. lines: folder of encoded lines. checkpoint: the one that encoded them."""
     config = json.loads((checkpoint / "vae" / "config.json").read_text())
     return partial(UnetTask, lines, config["scaling_factor"])
 
 
 class UnetTask:
-    """Squared error of the v-prediction."""
+    """Squared error of the v-prediction.
 
-    def __init__(self, folder: Path, scaling_factor: float, device: torch.device) -> None:
+    mixed_precision: compute in bfloat16, as the training does. Slow on a CPU that has no bfloat16 arithmetic.
+    """
+
+    def __init__(self, folder: Path, scaling_factor: float, device: torch.device, mixed_precision: bool = True) -> None:
         from diffusers.models.attention import BasicTransformerBlock, TemporalBasicTransformerBlock
         from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
         self.module: Any = new_unet().to(device)
         if device.type == "cpu":
-            # with eight frames to attend to, two products and a softmax are faster here than fused attention
+            # over eight frames, two products and a softmax are faster than fused attention on a CPU
             names = self.module.attn_processors
             self.module.set_attn_processor(
                 {name: AttnProcessor() if "temporal" in name else AttnProcessor2_0() for name in names}
             )
-        if shutil.which("g++"):  # that is what torch compiles with on a CPU
+        if shutil.which("g++"):  # torch needs it to compile for a CPU
             for block in self.module.modules():
                 if isinstance(block, BasicTransformerBlock | TemporalBasicTransformerBlock):
                     block.compile(dynamic=False)
         self.lines = Lines(folder)
         self.scaling_factor = scaling_factor
         self.device = device
+        self.mixed_precision = mixed_precision
 
     def loss(self, batch: int, seed: tuple[int, ...]) -> tuple[Tensor, dict[str, float]]:
-        """One batch of videos at random noise levels."""
+        """The loss of a batch of videos at random noise levels."""
         rng = np.random.default_rng(seed)
         videos = [_video(rng, self.lines) for _ in range(batch)]
         latents_BTChw, embeddings_B1D, buckets_B = (np.stack(part) for part in zip(*videos, strict=True))
@@ -88,7 +94,7 @@ class UnetTask:
         sigma = tensor(log_sigma_B).exp()[:, None, None, None, None]
         noisy = clean + sigma * tensor(noise_BTChw)
         sample = torch.cat([noisy / (sigma**2 + 1).sqrt(), frame[:, None].expand_as(clean)], dim=2)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed_precision):
             velocity = self.module(
                 sample,
                 0.25 * tensor(log_sigma_B),
@@ -98,11 +104,11 @@ class UnetTask:
             )[0]
         target = (noisy / (sigma**2 + 1) - clean) * (sigma**2 + 1).sqrt() / sigma
         error_B = ((velocity.float() - target) ** 2).mean(dim=(1, 2, 3, 4))
-        return error_B.mean(), _by_noise(error_B.detach().cpu().numpy(), log_sigma_B)
+        return error_B.mean(), _loss_by_noise(error_B.detach().cpu().numpy(), log_sigma_B)
 
 
 def draw_frames(rng: np.random.Generator) -> NDArray[np.int64]:
-    """The frames [T] of its line that a video is made of."""
+    """Indices [T] of a video's frames in its line."""
     stride = 0 if rng.random() < STILL_SHARE else 2 if rng.random() < FAST_SHARE else 1
     start = rng.integers(LINE_FRAMES - stride * (NUM_FRAMES - 1))
     frames_T = start + stride * np.arange(NUM_FRAMES)
@@ -110,7 +116,7 @@ def draw_frames(rng: np.random.Generator) -> NDArray[np.int64]:
 
 
 def _video(rng: np.random.Generator, lines: Lines) -> tuple[NDArray[Any], NDArray[Any], float]:
-    """Unscaled latents [T, C, h, w], the first frame's embedding [1, D], the motion bucket."""
+    """A random video: unscaled latents [T, C, h, w], embedding of the first frame [1, D], motion bucket."""
     m = rng.integers(len(lines.latents))
     frames = draw_frames(rng)
     displacement = lines.displacements[m] * abs(frames[-1] - frames[0]) / (LINE_FRAMES - 1)
@@ -120,9 +126,9 @@ def _video(rng: np.random.Generator, lines: Lines) -> tuple[NDArray[Any], NDArra
     return lines.latents[m][frames].astype(np.float32), lines.embeddings[m][frames[:1]].astype(np.float32), bucket
 
 
-def _by_noise(error_B: NDArray[Any], log_sigma_B: NDArray[Any]) -> dict[str, float]:
-    """The loss in four ranges of noise."""
-    named = {"below 1": (0, 1), "1 to 5": (1, 5), "5 to 20": (5, 20), "above 20": (20, np.inf)}
+def _loss_by_noise(error_B: NDArray[Any], log_sigma_B: NDArray[Any]) -> dict[str, float]:
+    """Mean loss in four ranges of sigma, for the log."""
+    ranges = {"below 1": (0, 1), "1 to 5": (1, 5), "5 to 20": (5, 20), "above 20": (20, np.inf)}
     sigma_B = np.exp(log_sigma_B)
-    within = {name: (low <= sigma_B) & (sigma_B < high) for name, (low, high) in named.items()}
+    within = {name: (low <= sigma_B) & (sigma_B < high) for name, (low, high) in ranges.items()}
     return {f"v {name}": float(error_B[mask].mean()) for name, mask in within.items() if mask.any()}

@@ -1,4 +1,7 @@
-"""The autoencoder's training: pictures of the world, there and back."""
+"""The autoencoder's recipe and loss: reconstruct pictures of the world.
+
+Axes: M pictures, C colours or latent channels, H W pixels or latent cells, T times.
+"""
 
 from __future__ import annotations
 
@@ -11,32 +14,36 @@ from torch.nn import functional as F
 
 from tools.tiny.architecture import new_vae
 from tools.tiny.training import Recipe
-from tools.tiny.world import Company, draw_scene
+from tools.tiny.world import SpriteSet, draw_scene
 
 VAE_RECIPE = Recipe(samples=24_000, batch=16, learning_rate=3e-4, ema_half_life=0.02)
 WORLD_SEED = 100
-"""Scenes that the autoencoder learns on; the U-Net's and the held-out ones have seeds of their own."""
+"""Seed of the autoencoder's scenes. The U-Net's scenes and the held-out ones have other seeds."""
 KL_WEIGHT = 1e-5
-"""Keeps the latents near zero mean and unit variance, and hardly anything more."""
+"""Small: it only keeps the latents near zero mean and unit variance."""
 CLIP_SHARE = 0.25
-"""Of the batches; the others are single pictures, which is what the encoder sees."""
+"""Share of batches made of short clips. The others are single pictures, which is what the encoder gets in use."""
 CLIP_FRAMES = 4
 
 
 class VaeTask:
-    """Squared and absolute error of the pictures, with a little of the latents' divergence from a unit Gaussian."""
+    """Squared and absolute error of the pictures, plus the KL divergence of the latents from a unit Gaussian.
 
-    def __init__(self, device: torch.device) -> None:
+    mixed_precision: compute in bfloat16, as the training does. Slow on a CPU that has no bfloat16 arithmetic.
+    """
+
+    def __init__(self, device: torch.device, mixed_precision: bool = True) -> None:
         self.module: Any = new_vae().to(device)
         self.device = device
+        self.mixed_precision = mixed_precision
 
     def loss(self, batch: int, seed: tuple[int, ...]) -> tuple[Tensor, dict[str, float]]:
-        """One batch of single pictures, or of short clips, for the temporal layers of the decoder."""
+        """The loss of a batch of single pictures, or of short clips, which train the decoder's temporal layers."""
         rng = np.random.default_rng(seed)
         frames = CLIP_FRAMES if rng.random() < CLIP_SHARE else 1
         pixels_MCHW = _pictures(rng, batch // frames, frames).to(self.device)
         noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed_precision):
             posterior = self.module.encode(pixels_MCHW).latent_dist
             drawn = torch.randn(posterior.mean.shape, generator=noise).to(self.device)
             latents_MCHW = posterior.mean + posterior.std * drawn
@@ -51,16 +58,16 @@ class VaeTask:
 
 @torch.no_grad()
 def latent_std(vae: Any, count: int = 64) -> float:
-    """Standard deviation of the latents of pictures of the world, over everything."""
+    """Standard deviation of the latents of `count` pictures, over all axes."""
     latents = vae.encode(_pictures(np.random.default_rng(0), count, 1)).latent_dist.mode()
     return float(latents.std())
 
 
 def _pictures(rng: np.random.Generator, count: int, frames: int) -> Tensor:
-    """[count x frames, 3, H, W] in [-1, 1]."""
+    """Frames of `count` random scenes, [count x frames, 3, H, W] in [-1, 1]."""
     pictures = []
     for index in rng.integers(2**31, size=count):
-        scene = draw_scene(WORLD_SEED, int(index), company=Company.ANYONE)
+        scene = draw_scene(WORLD_SEED, int(index), sprite_set=SpriteSet.ANY)
         times_T = np.sort(rng.random(frames)) if frames == 1 else np.linspace(0, rng.random(), frames)
         pictures.append(scene.render(times_T))
     pixels_MHWC = np.concatenate(pictures).astype(np.float32) / 127.5 - 1

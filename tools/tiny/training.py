@@ -1,7 +1,9 @@
-"""Training that goes on from what it saved: processes that average gradients, a running mean of weights, a log.
+"""A training loop that resumes: several processes that average gradients, a running mean of the weights, a log.
 
-A task is a module and its loss. Each process draws its own batches from a seed of its own, its rank's and its step's,
-so a run that was interrupted goes on with the batches that it would have seen.
+A task is a module and its loss. The seed of a batch is made of the recipe's seed, the step and the process's rank, so a
+resumed training sees the same batches as an uninterrupted one.
+
+A training's folder holds `recipe.json`, `state.pt` (weights, optimizer, progress) and `log.jsonl`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sgi2v.errors import ConfigError
 
@@ -36,19 +39,19 @@ class Recipe:
     """How a module is trained."""
 
     samples: int
-    """Seen in all; the learning rate falls to zero at their end."""
+    """Samples of the whole training. At their end the learning rate is zero."""
     batch: int
     """Samples per update, over all processes."""
     learning_rate: float
     warm_up: int = 200
-    """Updates over which the learning rate rises."""
+    """Updates over which the learning rate rises to its full value."""
     decay: float = 0.4
-    """The last share of the samples, over which the learning rate falls along a cosine."""
+    """Share of the samples, at the end, over which the learning rate falls along a cosine."""
     weight_decay: float = 0.01
     ema_half_life: float = 0.05
-    """Of the running mean of the weights, as a share of the samples seen so far."""
+    """Half-life of the running mean of the weights, as a share of the samples seen so far."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """Muon (Jordan et al. 2024) for what multiplies, AdamW for the rest; or AdamW for all."""
+    """`muon`: Muon (Jordan et al. 2024) for the inner weight matrices, AdamW for all else. `adamw`: AdamW for all."""
     seed: int = 1
 
     def rate_at(self, samples: int) -> float:
@@ -59,7 +62,7 @@ class Recipe:
 
 
 class Task(Protocol):
-    """What is trained."""
+    """A module to train, and its loss."""
 
     module: nn.Module
 
@@ -68,19 +71,19 @@ class Task(Protocol):
 
 
 class Optimizer:
-    """As the recipe says; with Muon, AdamW has biases, normalisations, embeddings, the first and the last layer."""
+    """The recipe's optimizer. With Muon, AdamW updates biases, normalisations, embeddings, first and last layers."""
 
     def __init__(self, module: nn.Module, recipe: Recipe) -> None:
         named = dict(module.named_parameters())
         self.parameters = list(named.values())
         with_muon = recipe.optimizer == "muon"
-        self.hidden = [each for name, each in named.items() if with_muon and each.ndim >= 2 and not _is_outer(name)]
-        hidden = {id(each) for each in self.hidden}
-        others = [each for each in self.parameters if id(each) not in hidden]
+        inner = {name for name, value in named.items() if with_muon and value.ndim >= 2 and not _is_outer(name)}
+        self.inner = [value for name, value in named.items() if name in inner]
+        others = [value for name, value in named.items() if name not in inner]
         adamw = torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
         self.parts: dict[str, torch.optim.Optimizer] = {"adamw": adamw}
-        # Muon takes matrices alone: a convolution's kernel is its outputs by all that each is made of
-        self.matrices = [nn.Parameter(each.detach().flatten(1)) for each in self.hidden]
+        # Muon accepts only matrices: a convolution's kernel becomes outputs x (inputs x height x width)
+        self.matrices = [nn.Parameter(value.detach().flatten(1)) for value in self.inner]
         if with_muon:
             decay = recipe.weight_decay
             self.parts["muon"] = torch.optim.Muon(
@@ -88,87 +91,93 @@ class Optimizer:
             )
 
     def step(self, learning_rate: float) -> None:
-        """Update the module by its gradients, and forget them."""
-        for matrix, parameter in zip(self.matrices, self.hidden, strict=True):
+        """Update the module with its gradients, then clear them."""
+        for matrix, parameter in zip(self.matrices, self.inner, strict=True):
             matrix.grad = None if parameter.grad is None else parameter.grad.flatten(1)
-        for each in self.parts.values():
-            for group in each.param_groups:
+        for part in self.parts.values():
+            for group in part.param_groups:
                 group["lr"] = learning_rate
-            each.step()
+            part.step()
         for parameter in (*self.parameters, *self.matrices):
             parameter.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What has to be kept to go on."""
+        """State to save, so that the training can resume."""
         return {name: part.state_dict() for name, part in self.parts.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with what was kept."""
+        """Restore a saved state."""
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
 
 
 def _is_outer(name: str) -> bool:
+    """Whether a parameter belongs to a first or last layer, or to an embedding."""
     return any(part in name for part in ("conv_in", "conv_out", "quant_conv", "embed", "mix_factor"))
 
 
 @dataclass
 class Progress:
-    """Where a training stands."""
+    """Samples seen and seconds spent by a training."""
 
     samples: int = 0
     seconds: float = 0.0
 
 
 def fit(make_task: Callable[[torch.device], Task], recipe: Recipe, folder: Path, processes: int | None = None) -> None:
-    """Train to the recipe's end, from what `folder` holds. processes: None is one per CPU core, or one on CUDA.
+    """Train to the end of the recipe, and resume if `folder` has a saved state.
 
-    make_task is called in each process. Raises ConfigError where the folder holds a training by another recipe.
+    make_task: called in each process. processes: None is one per CPU core, or one on CUDA. Raises ConfigError if the
+    folder has a training with another recipe.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _same_recipe(recipe, folder)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    in_processes(_train, (port, make_task, recipe, folder), processes)
+    _check_recipe(recipe, folder)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    in_processes(train_worker, (port, make_task, recipe, folder), processes)
 
 
 def in_processes(work: Callable[..., None], arguments: tuple[Any, ...], processes: int | None = None) -> None:
-    """Call work(rank, count, *arguments) in processes of one thread each: one per CPU core, or one alone on CUDA."""
+    """Call work(rank, count, *arguments) in `count` processes.
+
+    processes: None is one per CPU core. On CUDA it is always one.
+    """
     count = 1 if torch.cuda.is_available() else processes or len(os.sched_getaffinity(0))
-    spawn(_work_and_leave, (work, count, *arguments), nprocs=count)  # type: ignore[no-untyped-call]
+    spawn(_work_and_exit, (work, count, *arguments), nprocs=count)  # type: ignore[no-untyped-call]
 
 
-def _work_and_leave(rank: int, work: Callable[..., None], count: int, *arguments: Any) -> None:
-    """Leave at once when the work is done: a thread of Gloo's may still be there, and would abort the process."""
+def _work_and_exit(rank: int, work: Callable[..., None], count: int, *arguments: Any) -> None:
+    """Exit without cleanup: a thread of Gloo may still run, and would abort the process."""
     work(rank, count, *arguments)
     sys.stdout.flush()
     os._exit(0)
 
 
-def say(line: str) -> None:
-    """Tell the person who waits."""
+def print_progress(line: str) -> None:
+    """Print a line at once."""
     print(line, flush=True)  # noqa: T201
 
 
-def trained(module: nn.Module, folder: Path) -> Progress:
-    """Load the running mean of the weights that `folder` holds into `module`."""
+def load_trained(module: nn.Module, folder: Path) -> Progress:
+    """Load the running mean of the weights from a training's folder into `module`."""
     state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
     module.load_state_dict(state["ema"])
     return Progress(**state["progress"])
 
 
-def _same_recipe(recipe: Recipe, folder: Path) -> None:
+def _check_recipe(recipe: Recipe, folder: Path) -> None:
     file = folder / "recipe.json"
     now = json.dumps(asdict(recipe), indent=2) + "\n"
     if file.exists() and file.read_text() != now:
-        raise ConfigError(f"{file} is of another recipe than\n{now}train into another folder, or remove this one")
+        raise ConfigError(f"{file} has another recipe than\n{now}Train in another folder, or remove {folder}")
     file.write_text(now)
 
 
-def _train(
+def train_worker(
     rank: int, count: int, port: int, make_task: Callable[[torch.device], Task], recipe: Recipe, folder: Path
 ) -> None:
+    """One process of a training."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=count)
     torch.manual_seed(recipe.seed)
@@ -183,7 +192,7 @@ def _train(
     parent = os.getppid()
     while progress.samples < recipe.samples:
         if os.getppid() != parent:
-            return  # the one that waits for this process is dead
+            return  # the parent has died
         seed = (recipe.seed, progress.samples // recipe.batch, rank)
         loss, figures = task.loss(recipe.batch // count, seed)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -192,7 +201,7 @@ def _train(
         optimizer.step(recipe.rate_at(progress.samples))
         progress.samples += recipe.batch
         progress.seconds = time.monotonic() - started
-        _follow(ema, module, 0.5 ** (recipe.batch / max(1.0, recipe.ema_half_life * progress.samples)))
+        _update_ema(ema, module, 0.5 ** (recipe.batch / max(1.0, recipe.ema_half_life * progress.samples)))
         for name, value in {"loss": float(loss.detach()), "norm": norm, **figures}.items():
             sums.setdefault(name, []).append(value)
         is_last = progress.samples >= recipe.samples
@@ -235,7 +244,7 @@ def _log(folder: Path, progress: Progress, recipe: Recipe, sums: dict[str, list[
     rate = progress.samples / progress.seconds
     left = (recipe.samples - progress.samples) / rate / 60
     figures = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
-    say(f"{progress.samples} of {recipe.samples} samples, {rate:.1f}/s, {left:.0f} min left: {figures}")
+    print_progress(f"{progress.samples} of {recipe.samples} samples, {rate:.1f}/s, {left:.0f} min left: {figures}")
 
 
 def _average_gradients(module: nn.Module, count: int) -> None:
@@ -250,6 +259,6 @@ def _average_gradients(module: nn.Module, count: int) -> None:
         at += gradient.numel()
 
 
-@torch.no_grad()
-def _follow(ema: nn.Module, module: nn.Module, decay: float) -> None:
-    torch._foreach_lerp_(list(ema.parameters()), list(module.parameters()), 1 - decay)
+def _update_ema(ema: nn.Module, module: nn.Module, decay: float) -> None:
+    update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    update(list(ema.parameters()), list(module.parameters()), 0)
