@@ -78,7 +78,7 @@ class ManifestError(SGI2VError):
 
 
 class SampleError(SGI2VError):
-    """One sample failed, for a reason that lies in the sample. It becomes a failed record."""
+    """One sample failed. It becomes a failed record, and the run goes on."""
 
     def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(code, message)

@@ -37,10 +37,10 @@ def in_memory_tier(unet: Any, guidance: GuidanceConfig, tier: MemoryTier) -> Ite
 def with_oom_fallback(
     make: Callable[[MemoryTier], Result], tier: MemoryTier, memory: str, guidance: GuidanceConfig | None
 ) -> Result:
-    """`make(tier)`; where that runs out of memory and `memory` is `auto`, the same in the next lower tier that fits.
+    """Call `make` with a tier; if that runs out of memory and `memory` is `auto`, call it with the next lower tiers.
 
-    memory: the setting, a tier's name or `auto`. Raises the out-of-memory error of the last tier. Without guidance
-    all tiers are the same, so that there is no fallback.
+    memory: the setting, a tier's name or `auto`. Without guidance all tiers are the same, so there is no fallback.
+    Raises the out-of-memory error of the last tier.
     """
     falls_back = memory == "auto" and guidance is not None
     lower_tiers = list(MemoryTier)[list(MemoryTier).index(tier) + 1 :] if falls_back else []

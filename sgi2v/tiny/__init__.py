@@ -1,1 +1,1 @@
-"""The checkpoint that is inside the package: SVD's architecture at the size of a test."""
+"""The embedded checkpoint: a small trained model of SVD's architecture, with its model card."""

@@ -73,7 +73,7 @@ def test_generate_is_the_function_whatever_is_imported_first(statements: str) ->
     assert run(f"{statements}; print(type(generate).__name__, generate.__module__)") == ["function", "sgi2v.generate"]
 
 
-def test_the_module_of_generate_is_still_to_be_had() -> None:
+def test_the_submodule_generate_is_importable_by_name() -> None:
     module = import_module("sgi2v.generate")
     assert module.generate is sgi2v.generate
     assert sys.modules["sgi2v.generate"] is module
