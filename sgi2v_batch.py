@@ -1,7 +1,7 @@
-"""The entry of `sgi2v-batch`, under a name that no file of a user's has.
+"""The entry point of `sgi2v-batch`, in a module whose name no file of a user has.
 
-A user's folder may hold a `pipeline.py` or a folder `manifests`, and may come first on the path of a process, which
-would then import the user's module in place of ours. Whoever starts here loads our packages from beside this file.
+A user's folder with a `pipeline.py` or a folder `manifests` may come first on the path of a process, which would then
+import the user's module in place of ours. This module loads our packages from the folder that it lies in itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PACKAGES = ("sgi2v", "manifests", "pipeline", "jobs")
 
 
 def load_packages() -> None:
-    """Load our packages, whatever the path; modules below them are then found through them."""
+    """Load our packages, whatever the path is. Python finds their modules through them from then on."""
     for name in PACKAGES:
         if name not in sys.modules:
             spec = PathFinder.find_spec(name, [str(Path(__file__).parent)])

@@ -1,1 +1,1 @@
-"""The stages of a sample, and Ray: no other room of the pipeline imports it."""
+"""The stages of a sample, and the Ray pipeline that they form. No other part of `pipeline` imports Ray."""

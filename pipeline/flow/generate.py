@@ -47,7 +47,7 @@ class Generate:
         self.ledger = ledger
         if device == "cpu":
             torch.set_num_threads(config.execution.threads_per_worker)
-        # an error here travels with the first row: of what a constructor raises, the driver gets the text only
+        # an error travels with the first row: of an exception in a constructor, Ray would pass on the text only
         self.model: VideoModel | ConfigError
         try:
             self.model = load_model(config.model, device=device)

@@ -108,7 +108,7 @@ def plan_pools(
     needed = needs.reserved_cpus + MIN_WORKER_CPUS
     if cpus < needed:
         raise ConfigError(
-            f"the Ray cluster has {cpus:g} CPU, and a run needs {needed:g} at least: add a node or raise --num-cpus"
+            f"the Ray cluster has {cpus:g} CPU, and a run needs {needed:g} or more: add a node or raise --num-cpus"
         )
     wanted = max(rows, 1) if execution.workers is None else min(execution.workers, max(rows, 1))
     has_gpus = any(node.get("GPU") for node in nodes)
@@ -130,8 +130,8 @@ def _pools_on_cpus(
 ) -> Pools:
     spare_cpus = sum(node.get("CPU", 0.0) for node in nodes) - needs.reserved_cpus
     threads = execution.threads_per_worker
-    note = f"there is no GPU to give {per_worker:g} of to a worker: " if per_worker else ""
-    note += f"no GPU, {threads} CPU thread{'s' if threads > 1 else ''} per worker"
+    note = f"no GPU (--gpus-per-worker {per_worker:g} has no effect)" if per_worker else "no GPU"
+    note += f", {threads} CPU thread{'s' if threads > 1 else ''} per worker"
     workers = wanted
     if execution.workers is None:
         workers = min(workers, max(1, int(spare_cpus)))
@@ -139,7 +139,7 @@ def _pools_on_cpus(
             fit = max(1, sum(int(node.get("memory", 0.0) // worker_bytes) for node in nodes))
             if fit < workers:
                 workers = fit
-                note += f", as many as memory holds at {worker_bytes / 2**30:.1f} GiB each"
+                note += f", limited by memory at {worker_bytes / 2**30:.1f} GiB each"
     others = max(1, workers // 4)
     commit = Pool(1, others, needs.num_cpus)
     gpus = _gpus_beside_cpus(nodes)
@@ -160,7 +160,7 @@ def _pools_on_gpus(
     if not sum(fit):
         most = max(node.get("GPU", 0.0) for node in nodes)
         raise ConfigError(
-            f"no node of the Ray cluster has {per_worker:g} GPUs and a CPU: --gpus-per-worker may be {most:g} at most"
+            f"no node of the Ray cluster has {per_worker:g} GPUs and a CPU: give --gpus-per-worker {most:g} or less"
         )
     if needs.num_gpus:
         fit = _beside_one_tracker(per_worker, fit, gpus, needs, nodes)
@@ -176,7 +176,7 @@ def _pools_on_gpus(
         commit = _commit_pool_on_gpus(needs, committers, left, per_worker)
     note = f"{per_worker:g} GPU per worker"
     if asked is not None and wanted > sum(fit):
-        note += f", as many as the GPUs hold of the {asked} asked for"
+        note += f", too few GPUs for the {asked} workers asked for"
     generate = Pool(workers, workers, min(1.0, *shares), per_worker)
     return Pools(Pool(1, loaders, LOADER_CPUS), generate, commit, note)
 
@@ -187,6 +187,7 @@ def _gpus_beside_cpus(nodes: Sequence[Resources]) -> list[float]:
 
 
 def _how_often(share: float, gpus: float) -> int:
+    """How often a share fits into a number of GPUs."""
     return int(gpus / share + ROUNDING)
 
 

@@ -1,8 +1,8 @@
 """A row as it travels between the stages: a small JSON state, two blocks of pixels, and log lines.
 
 A row that failed travels on with its error and is committed as a failed record. An error that must end the run (a
-model that does not load, a store that refuses) travels on as well, and the driver raises it: of what a stage raises
-itself, Ray would pass on the text only.
+model that does not load, a store that refuses) travels on as well, and the driver raises it: of an exception in a
+stage, Ray would pass on the text only.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rows and stages in Ray Data, on a node with a pretended GPU."""
+"""Rows and stages in Ray Data: one row a block, and each stage with the resources of its pool."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ print(json.dumps(list(stream(rows))))
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_each_row_passes_every_stage_alone_with_the_resources_of_its_pool() -> None:
-    # the tests hide GPUs, and Ray would refuse to pretend one that is hidden
+def test_the_dataflow_works_on_the_installed_ray() -> None:
+    # the tests hide GPUs, but Ray refuses to start with a pretended GPU that is hidden
     environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     process = subprocess.run(
         [sys.executable, "-c", SCRIPT],

@@ -36,7 +36,7 @@ def test_each_gpu_gets_a_worker() -> None:
 
 
 def test_a_worker_is_never_split_over_nodes() -> None:
-    with pytest.raises(ConfigError, match=r"no node .* has 2 GPUs and a CPU: --gpus-per-worker may be 1 at most"):
+    with pytest.raises(ConfigError, match=r"no node .* has 2 GPUs and a CPU: give --gpus-per-worker 1 or less"):
         plan(GPU_NODE, GPU_NODE, gpus_per_worker=2)
     three = {**GPU_NODE, "GPU": 3.0}
     assert plan(three, three, gpus_per_worker=2).workers == 2
@@ -45,7 +45,7 @@ def test_a_worker_is_never_split_over_nodes() -> None:
 
 def test_the_note_says_that_there_are_fewer_gpus_than_workers() -> None:
     pools = plan(GPU_NODE, workers=4)
-    assert (pools.workers, pools.note) == (1, "1 GPU per worker, as many as the GPUs hold of the 4 asked for")
+    assert (pools.workers, pools.note) == (1, "1 GPU per worker, too few GPUs for the 4 workers asked for")
     assert plan(GPU_NODE, workers=4, rows=1).note == "1 GPU per worker"
 
 
@@ -70,19 +70,21 @@ def test_the_cpu_share_of_a_gpu_worker_fits_on_each_node(nodes: tuple[dict[str, 
 def test_without_a_gpu_the_workers_take_the_cpus() -> None:
     pools = plan(CPU_NODE)
     assert (pools.workers, pools.device, pools.note) == (6, "cpu", "no GPU, 1 CPU thread per worker")
-    assert plan(CPU_NODE, gpus_per_worker=1).note.startswith("there is no GPU to give 1 of to a worker: no GPU")
+    assert plan(CPU_NODE, gpus_per_worker=1).note == (
+        "no GPU (--gpus-per-worker 1 has no effect), 1 CPU thread per worker"
+    )
     assert plan(GPU_NODE, gpus_per_worker=0).device == "cpu"
     many = plan(CPU_NODE, workers=20)
     assert many.workers == 20
     assert many.workers * many.generate.num_cpus + LUCAS_KANADE.reserved_cpus <= 8
-    with pytest.raises(ConfigError, match="the Ray cluster has 1 CPU, and a run needs 2 at least"):
+    with pytest.raises(ConfigError, match="the Ray cluster has 1 CPU, and a run needs 2 or more"):
         plan({"CPU": 1.0})
 
 
 def test_memory_limits_the_default_number_of_workers() -> None:
     pools = plan(CPU_NODE, memory=int(5 * GIB))
     assert pools.workers == 3
-    assert pools.note == "no GPU, 1 CPU thread per worker, as many as memory holds at 5.0 GiB each"
+    assert pools.note == "no GPU, 1 CPU thread per worker, limited by memory at 5.0 GiB each"
     assert plan(CPU_NODE, memory=int(5 * GIB), rows=2).note == "no GPU, 1 CPU thread per worker"
     assert plan(CPU_NODE, memory=int(50 * GIB)).workers == 1
     assert plan(CPU_NODE, memory=int(5 * GIB), workers=6).workers == 6
@@ -103,7 +105,7 @@ def test_the_cpus_of_a_tracker_are_kept_free_of_workers() -> None:
     assert (pools.workers, pools.commit.num_cpus) == (4, 2.0)
     assert plan(GPU_NODE, needs=needs).generate.num_cpus == 1.0
     assert plan({"CPU": 4.0, "GPU": 2.0}, needs=needs).generate.num_cpus == (4 - needs.reserved_cpus) / 2
-    with pytest.raises(ConfigError, match=r"the Ray cluster has 2 CPU, and a run needs 3\.75 at least"):
+    with pytest.raises(ConfigError, match=r"the Ray cluster has 2 CPU, and a run needs 3\.75 or more"):
         plan({"CPU": 2.0}, needs=needs)
 
 
