@@ -115,7 +115,7 @@ def test_a_repaired_sample_is_made_again_by_the_next_run(output: Path, finished:
     repaired = cli("verify", output, "--repair")
     assert repaired.returncode == 1
     assert "[video_damaged]" in repaired.stdout
-    assert "1 samples will be made again" in repaired.stdout
+    assert "the next run makes 1 sample again" in repaired.stdout
     before = records(output)
     done = run_tiny(finished.parent / "m.parquet", output)
     assert done.returncode == 0, done.stderr
@@ -174,7 +174,7 @@ def test_without_the_manifest_only_counts_are_compared_and_verify_says_so(output
     done = cli("verify", output)
     why = f"{manifest} {'cannot be used: manifest: no such file' if gone else 'has changed since the run was started'}"
     first, last = done.stdout.splitlines()
-    assert first.startswith(f"counts were held against run.json alone: {why}")
+    assert first.startswith(f"the number of rows is checked against run.json only: {why}")
     assert (done.returncode, last) == (0, "3 made, 0 failed, 0 left, of 3 rows: everything is there and whole")
     change_run_file(output, rows=4 if gone else 2)
     verdict = check(str(output))
@@ -241,7 +241,7 @@ def test_videos_in_flight_and_stale_tables_are_no_flaws_during_a_run(output: Pat
     assert done.returncode == 1
     lines = done.stdout.splitlines()
     assert [line.rpartition("[")[2] for line in lines[:-2]] == ["video_damaged]"]
-    assert lines[1].startswith(f"a run is at work on it ({claim}): ")
+    assert lines[1].startswith(f"a run is writing to it ({claim}): ")
     assert check(str(output)).active_run is None
     assert {flaw.code for flaw in check(str(output)).flaws} == {"video_damaged", "video_orphan", "table_stale"}
 
