@@ -21,6 +21,7 @@ from sgi2v.memory import with_oom_fallback
 from sgi2v.model import VideoModel, load_model
 from sgi2v.sampling import PHASES
 from sgi2v.trial import moving_box
+from sgi2v.wording import counted
 
 
 @dataclass(frozen=True)
@@ -216,10 +217,10 @@ def _peak_of_process() -> int:
 
 def lines(result: Benchmark) -> list[str]:
     """The figures as a table, line by line."""
-    threads = "" if result.threads is None else f", {_counted(result.threads, 'thread')}"
-    steps, guided = _counted(result.steps, "step"), "unguided"
+    threads = "" if result.threads is None else f", {counted(result.threads, 'thread')}"
+    steps, guided = counted(result.steps, "step"), "unguided"
     if result.guided_steps:
-        guided = f"{result.guided_steps} of them guided, {_counted(result.iterations, 'iteration')}"
+        guided = f"{result.guided_steps} of them guided, {counted(result.iterations, 'iteration')}"
     compiled = ", compiled" if result.compiled else ""
     table = [
         f"{result.source} on {result.device}, {result.dtype}{threads}{compiled}",
@@ -247,10 +248,6 @@ def lines(result: Benchmark) -> list[str]:
     worker = "one worker" if result.threads is not None else "one GPU"
     table.append(
         f"{result.videos_per_hour:.1f} videos an hour and {result.videos_per_day:.0f} a day, {worker}; "
-        f"median of {_counted(result.samples, 'sample')}"
+        f"median of {counted(result.samples, 'sample')}"
     )
     return table
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
