@@ -30,8 +30,8 @@ COMMANDS = dict(commands(typer.main.get_command(app)))
 def test_every_command_is_in_the_readme_and_its_help_ends_with_an_example(path: tuple[str, ...]) -> None:
     words = " ".join(("sgi2v-batch", *path))
     assert words in README
-    told = COMMANDS[path].epilog or COMMANDS[path].help
-    assert f"Example: {words}" in told.replace("\n", " ")
+    text = COMMANDS[path].epilog or COMMANDS[path].help
+    assert f"Example: {words}" in text.replace("\n", " ")
 
 
 def test_every_option_of_run_is_in_the_readme() -> None:

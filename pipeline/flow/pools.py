@@ -11,6 +11,7 @@ from sgi2v.checkpoint import open_checkpoint
 from sgi2v.errors import ConfigError
 from sgi2v.fetch import COMPONENTS, weight_files
 from sgi2v.tracking import TRACKERS
+from sgi2v.wording import counted
 
 Resources = Mapping[str, float]
 """What a node has, in Ray's names: `CPU`, `GPU`, `memory` (bytes)."""
@@ -131,7 +132,7 @@ def _pools_on_cpus(
     spare_cpus = sum(node.get("CPU", 0.0) for node in nodes) - needs.reserved_cpus
     threads = execution.threads_per_worker
     note = f"no GPU (--gpus-per-worker {per_worker:g} has no effect)" if per_worker else "no GPU"
-    note += f", {threads} CPU thread{'s' if threads > 1 else ''} per worker"
+    note += f", {counted(threads, 'CPU thread')} per worker"
     workers = wanted
     if execution.workers is None:
         workers = min(workers, max(1, int(spare_cpus)))

@@ -166,14 +166,14 @@ def test_a_stopped_job_writes_its_tables_and_the_next_goes_on(ray_head: RayHead,
     begun = ray_job(ray_head, "submit", "--no-wait", "--submission-id", "to-be-stopped", "--", *words)
     assert begun.returncode == 0, begun
 
-    def told() -> str:
+    def output() -> str:
         return ray_job(ray_head, "logs", "to-be-stopped").stdout
 
-    until("a sample is finished", lambda: f"[1/{MANY}]" in told(), RUN_TIMEOUT_S)
+    until("a sample is finished", lambda: f"[1/{MANY}]" in output(), RUN_TIMEOUT_S)
     assert "was stopped" in ray_job(ray_head, "stop", "to-be-stopped").stdout
     made = table(output).num_rows
     assert 1 <= made < MANY
-    assert f"Interrupted with {MANY - made} rows left." in told()
+    assert f"Interrupted with {MANY - made} rows left." in output()
     ended = ray_job(ray_head, "submit", "--", *words, "--limit", str(made + 2))
     assert ended.returncode == 0, ended
     assert f"of {made + 2} rows" in ended.stdout
@@ -241,10 +241,10 @@ def test_ctrl_c_leaves_the_job_alone_and_a_stopped_one_is_130(ray_head: RayHead)
     name = process.stdout.readline().split()[1]
     assert any(line == "under way\n" for line in process.stdout)
     process.send_signal(signal.SIGINT)
-    told = process.stdout.read()
+    printed = process.stdout.read()
     assert process.wait(60) == 130
-    assert f"Stopped following {name}. The job goes on:" in told
-    assert f"ray job stop {name}" in told
+    assert f"Stopped following {name}. The job goes on:" in printed
+    assert f"ray job stop {name}" in printed
     assert "RUNNING" in ray_job(ray_head, "status", name).stdout
     ray_job(ray_head, "stop", name)
     stopped = subprocess.Popen(job(ray_head, words, {}), env=environment, stdout=subprocess.PIPE, text=True)

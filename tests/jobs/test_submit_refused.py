@@ -43,13 +43,13 @@ def test_an_output_must_be_given() -> None:
 
 
 @pytest.mark.parametrize("model", ["owner/name", "embedded", "hf://owner/name", "s3://bucket/checkpoint"])
-def test_a_model_from_elsewhere_goes_through_and_a_closed_port_is_told(model: str) -> None:
+def test_a_model_from_elsewhere_goes_through_and_a_closed_port_is_reported(model: str) -> None:
     result = cli("submit", *S3_JOB, "--model", model, *NOWHERE, RAY_ADDRESS="auto")
     assert result.returncode == 2
     assert result.stderr == "error: no Ray cluster answers at http://127.0.0.1:1 (ConnectionError)\n"
 
 
-def test_what_answers_but_is_no_cluster_is_told() -> None:
+def test_what_answers_but_is_no_cluster_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         result = cli("submit", *S3_JOB, "--address", f"http://127.0.0.1:{silent.getsockname()[1]}")
     assert result.returncode == 2

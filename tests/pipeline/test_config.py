@@ -122,7 +122,7 @@ def test_where_and_how_wide_a_run_goes_does_not_change_the_fingerprint(tmp_path:
     assert differences(read_back, here.deciding()) == [], "tuples come back as lists, and are the same"
 
 
-def test_differences_are_told_one_a_line() -> None:
+def test_differences_are_listed_one_per_line() -> None:
     there = settle().deciding()
     here = settle(sampler={"steps": 4}, run={"seed": 1}, guidance={"learning_rate": 0.1}).deciding()
     lr, steps = GuidanceConfig().learning_rate, there["sampler"]["steps"]

@@ -113,7 +113,7 @@ def test_a_job_gets_the_options_that_were_given(field: Any) -> None:
     assert received == [given]
 
 
-def test_a_job_is_told_what_was_switched_off() -> None:
+def test_a_job_gets_what_was_switched_off() -> None:
     assert command_line("m.parquet", RunOptions(compile=False, untrusted=False)) == [
         *("sgi2v-batch", "run", "m.parquet"),
         *("--no-compile", "--no-untrusted"),
