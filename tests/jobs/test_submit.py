@@ -166,14 +166,14 @@ def test_a_stopped_job_writes_its_tables_and_the_next_goes_on(ray_head: RayHead,
     begun = ray_job(ray_head, "submit", "--no-wait", "--submission-id", "to-be-stopped", "--", *words)
     assert begun.returncode == 0, begun
 
-    def output() -> str:
+    def job_log() -> str:
         return ray_job(ray_head, "logs", "to-be-stopped").stdout
 
-    until("a sample is finished", lambda: f"[1/{MANY}]" in output(), RUN_TIMEOUT_S)
+    until("a sample is finished", lambda: f"[1/{MANY}]" in job_log(), RUN_TIMEOUT_S)
     assert "was stopped" in ray_job(ray_head, "stop", "to-be-stopped").stdout
     made = table(output).num_rows
     assert 1 <= made < MANY
-    assert f"Interrupted with {MANY - made} rows left." in output()
+    assert f"Interrupted with {MANY - made} rows left." in job_log()
     ended = ray_job(ray_head, "submit", "--", *words, "--limit", str(made + 2))
     assert ended.returncode == 0, ended
     assert f"of {made + 2} rows" in ended.stdout
