@@ -147,8 +147,8 @@ class _Run:
         todo = plan.todo.num_rows
         if not result.interrupted and (missing := todo - result.finished.num_rows):
             raise ClusterError(
-                f"{missing} of {todo} rows were never reported: the Ray pipeline ended early. "
-                "Run the same command again"
+                f"{missing} of {todo} rows {'was' if missing == 1 else 'were'} never reported: "
+                "the Ray pipeline ended early. Run the same command again"
             )
         self.log.write("run_interrupted" if result.interrupted else "run_finished", seconds=round(result.seconds, 3))
         return result
