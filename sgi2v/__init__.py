@@ -7,6 +7,7 @@ torch nor NumPy.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -67,6 +68,10 @@ class _Package(ModuleType):
         if name == "generate" and isinstance(value, ModuleType):
             value = value.generate
         super().__setattr__(name, value)
+
+    def __reduce__(self) -> tuple[Callable[[str], ModuleType], tuple[str]]:
+        """Pickle by name, as Ray does with plain modules that a function uses."""
+        return import_module, (__name__,)
 
 
 sys.modules[__name__].__class__ = _Package

@@ -166,6 +166,7 @@ def cluster_for(at: Scene, monkeypatch: pytest.MonkeyPatch, cpus: int) -> Iterat
         cluster.shutdown()
 
 
+@pytest.mark.skipif(not IS_WHOLE, reason="tests/pipeline/flow/test_attempts.py kills one in every test run")
 def test_ledgers_killed(tmp_path: Path, judged: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     kills = scaled(2, 12)
     at = scene(tmp_path, scaled(12, 100), **{SECONDS: "0.3"})
@@ -191,6 +192,7 @@ def test_a_store_that_fails_one_call_in_twenty(tmp_path: Path, judged: Judge, s3
     judged(judged_scene(f"S3 fails 5 % of {proxy.calls} calls", at, sum(proxy.faults.values()), start))
 
 
+@pytest.mark.skipif(not IS_WHOLE, reason="a store that fails calls is in every test run")
 def test_a_store_that_is_killed_and_comes_back(tmp_path: Path, judged: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     kills = scaled(1, 4)
     (tmp_path / "s3").mkdir()
@@ -215,7 +217,8 @@ def test_a_store_that_is_killed_and_comes_back(tmp_path: Path, judged: Judge, mo
         store.kill()
 
 
-@pytest.mark.parametrize("what", ["output", "temporary files"] if IS_WHOLE else ["output"])
+@pytest.mark.skipif(not IS_WHOLE, reason="tests/pipeline/output/test_local_disk.py fills a disk in every test run")
+@pytest.mark.parametrize("what", ["output", "temporary files"])
 def test_a_disk_that_is_full(tmp_path: Path, judged: Judge, what: str) -> None:
     fills = scaled(1, 5) if what == "output" else 1
     disk = tmp_path / "disk"
@@ -244,6 +247,9 @@ def test_a_disk_that_is_full(tmp_path: Path, judged: Judge, what: str) -> None:
         judged(judged_scene(f"disk of {what} full", at, fills, start))
 
 
+@pytest.mark.skipif(
+    not IS_WHOLE, reason="tests/pipeline/flow/test_attempts.py limits the rows in flight in every test run"
+)
 def test_a_store_that_is_slower_than_the_workers(
     tmp_path: Path, judged: Judge, s3_server: S3Server, bucket: str
 ) -> None:

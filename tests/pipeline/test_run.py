@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import re
+import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ import pytest
 from PIL import Image
 from pyarrow.fs import S3FileSystem
 
+from pipeline.output.records import SampleRecord
 from sgi2v.video import decode_mp4
 from tests.pipeline.conftest import KEY, REGION, SECRET, S3Server
 from tests.pipeline.runs import (
@@ -139,17 +142,28 @@ def test_a_row_that_changed_since_it_was_made_is_refused(finished: Finished) -> 
     changed[1]["boxes"] = [[0.0, 0.0, 8.0, 8.0]]
     process = run_tiny(write_rows(finished.manifest.with_name("changed.parquet"), changed), finished.output)
     assert process.returncode == 2
-    assert "1 rows have changed since their samples were made: s01." in process.stderr
+    assert "1 finished row changed in the manifest: s01." in process.stderr
 
 
-def test_frames_do_not_depend_on_workers_order_or_other_rows(finished: Finished, tmp_path: Path) -> None:
-    rows = pq.read_table(finished.manifest).to_pylist()
-    without_one = write_rows(finished.manifest.with_name("reversed.parquet"), rows[:0:-1])
-    process = run_tiny(without_one, tmp_path / "out", "--workers", "1")
-    assert process.returncode == 0, process.stderr
-    expected = frames_of(finished.output)
-    del expected[rows[0]["sample_id"]]
-    assert frames_of(tmp_path / "out") == expected
+def test_a_replayed_sample_has_the_same_bits(finished: Finished, tmp_path: Path) -> None:
+    """So frames depend neither on the workers, nor on the order, nor on the other rows: a replay has one process."""
+    output = shutil.copytree(finished.output, tmp_path / "out")
+    same = cli("replay", output, "s01")
+    assert (same.returncode, same.stdout) == (0, "s01: bit-identical\n"), same.stderr
+    record = output / "records" / "s01.json"
+    record.write_bytes(replace(SampleRecord.from_json(record.read_bytes()), frames_sha256="0" * 64).to_json())
+    other = cli("replay", output, "s01")
+    assert other.returncode == 1
+    assert "not bit-identical (made on cpu, float32; now on cpu)" in other.stdout
+
+
+def test_a_sample_that_cannot_be_replayed_is_refused(finished: Finished, tmp_path: Path) -> None:
+    output = shutil.copytree(finished.output, tmp_path / "out")
+    unknown = cli("replay", output, "nobody")
+    assert (unknown.returncode, unknown.stderr) == (2, f"error: {output} has no sample 'nobody'\n")
+    run = json.loads((output / "run.json").read_text())
+    (output / "run.json").write_text(json.dumps({**run, "manifest": str(output / "none.parquet")}))
+    assert cli("replay", output, "s00").returncode == 2
 
 
 def test_from_s3_onto_s3(bucket: str, s3_server: S3Server, tmp_path: Path) -> None:
@@ -165,7 +179,8 @@ def test_from_s3_onto_s3(bucket: str, s3_server: S3Server, tmp_path: Path) -> No
     ]
     store.pipe_file(f"{bucket}/in/m.parquet", write_rows(tmp_path / "m.parquet", rows).read_bytes())
     output = f"{bucket}/out"
-    process = run_tiny(f"{bucket}/in/m.parquet", output, module=STAND_IN, **s3_server.environment)
+    words = (f"{bucket}/in/m.parquet", output, "--workers", "1")
+    process = run_tiny(*words, module=STAND_IN, **s3_server.environment)
     assert process.returncode == 1, process.stderr
     assert "missing FAILED image_missing" in process.stderr
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from importlib import import_module
@@ -81,3 +82,8 @@ def test_the_submodule_generate_is_importable_by_name() -> None:
 
 def test_type_checkers_see_the_types() -> None:
     assert (Path(sgi2v.__file__).parent / "py.typed").exists()
+
+
+def test_the_package_is_pickled_by_name() -> None:
+    """Ray pickles the modules that a user's function uses, and knows plain modules only."""
+    assert pickle.loads(pickle.dumps(sgi2v)) is sgi2v  # noqa: S301
