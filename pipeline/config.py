@@ -77,7 +77,7 @@ class ExecutionConfig(Settings):
     @model_validator(mode="after")
     def _roots_need_untrusted(self) -> Self:
         if self.roots and not self.untrusted:
-            raise ValueError("run.roots (--root) has no effect without run.untrusted: add --untrusted or remove --root")
+            raise ValueError("run.roots has no effect without run.untrusted: add --untrusted or remove --root")
         return self
 
     @property

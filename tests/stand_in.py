@@ -20,6 +20,7 @@ from pipeline.config import RunConfig
 from pipeline.flow.attempts import LedgerClient
 from pipeline.flow.generate import Generate
 from sgi2v.config import MemoryTier, SamplerConfig
+from sgi2v.trajectory import BoxTracks
 
 SECONDS = "SGI2V_STAND_IN_SECONDS"
 """Environment variable: seconds that a sample takes; 0 if unset."""
@@ -39,17 +40,19 @@ class StandIn(Generate):
         self,
         model: object,
         image_HWC: NDArray[np.uint8],
-        tracks: object,
+        tracks: BoxTracks,
         sampler: SamplerConfig,
         guidance: object,
         seed: int,
     ) -> Any:
-        """The picture, which moves to the right by one pixel a frame."""
+        """The picture, which moves to the right by one pixel a frame, with the seed in its first row."""
         time.sleep(float(os.environ.get(SECONDS, "0")))
+        frames_THWC = np.stack([np.roll(image_HWC, t, axis=1) for t in range(sampler.num_frames)])
+        frames_THWC[:, 0, :8, 0] = list(seed.to_bytes(8, "big", signed=True))
         return SimpleNamespace(
-            frames=np.stack([np.roll(image_HWC, t, axis=1) for t in range(sampler.num_frames)]),
+            frames=frames_THWC,
             losses=np.zeros((1, 1)),
-            is_guided=guidance is not None,
+            is_guided=guidance is not None and tracks.num_boxes > 0,
             seconds={"encode": 0.0, "guide": 0.0, "denoise": 0.0, "decode": 0.0},
             skipped_updates=0,
             latent_drift=0.0,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.options import SampleOptions, settings_of, takes
+from pipeline.cli.options import SampleOptions, errors_name_flags, settings_of, takes
 
 app = typer.Typer()
 
@@ -27,7 +27,8 @@ def bench(
     from sgi2v.model import quiet_libraries
 
     toml = read_toml(options.config) if options.config else {}
-    config, _ = resolve("bench.parquet", None, toml, settings_of(options), options.unguided)
+    with errors_name_flags(options):
+        config, _ = resolve("bench.parquet", None, toml, settings_of(options), options.unguided)
     quiet_libraries()
     execution = config.execution
     measured = benchmark(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli import exit_codes
-from pipeline.cli.options import AccessOptions, settings_of, takes
+from pipeline.cli.options import AccessOptions, errors_name_flags, settings_of, takes
 from pipeline.cli.run import Manifest
 from sgi2v.wording import counted
 
@@ -33,7 +33,8 @@ def validate(
     from manifests.validate import validate as find_problems
     from pipeline.config import ExecutionConfig
 
-    access = ExecutionConfig(**settings_of(options).get("run", {})).access
+    with errors_name_flags(options):
+        access = ExecutionConfig(**settings_of(options).get("run", {})).access
     table = read_manifest(manifest)
     problems = find_problems(table, manifest, images, access)
     for problem in problems:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import Field, dataclass, fields
 from functools import wraps
 from typing import Annotated, Any, NamedTuple, get_type_hints
@@ -190,20 +191,40 @@ def settings_of(options: AccessOptions | SampleOptions) -> dict[str, dict[str, A
     return sections
 
 
+@contextmanager
+def errors_name_flags(options: AccessOptions | SampleOptions) -> Iterator[None]:
+    """Let a ConfigError about a setting name the option that set it: `--workers` for `run.workers`."""
+    from sgi2v.errors import ConfigError
+
+    try:
+        yield
+    except ConfigError as error:
+        message = str(error)
+        for field, target in _targets(type(options)):
+            if target is not None and getattr(options, field.name) not in NOT_GIVEN:
+                message = message.replace(f"{target.section}.{target.name}", _flag(field.name))
+        raise type(error)(message) from error
+
+
+def _flag(name: str) -> str:
+    """The flag of an option: `--retry-failed` for `retry_failed`."""
+    return "--" + name.replace("_", "-")
+
+
 def command_line(manifest: str, options: RunOptions) -> list[str]:
     """The `sgi2v-batch run` command with these options."""
     words = ["sgi2v-batch", "run", manifest]
     for field in fields(RunOptions):
         value = getattr(options, field.name)
-        flag = field.name.replace("_", "-")
+        flag = _flag(field.name)
         if value in NOT_GIVEN or value == field.default:
             continue
         if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
+            words.append(flag if value else flag.replace("--", "--no-", 1))
         elif isinstance(value, list):
-            words += [word for item in value for word in (f"--{flag}", item)]
+            words += [word for item in value for word in (flag, item)]
         else:
-            words += [f"--{flag}", str(value)]
+            words += [flag, str(value)]
     return words
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli import exit_codes
-from pipeline.cli.options import LocalRunOptions, RunOptions, command_line, settings_of, takes
+from pipeline.cli.options import LocalRunOptions, RunOptions, command_line, errors_name_flags, settings_of, takes
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
@@ -38,7 +38,8 @@ def request_of(manifest: str, options: LocalRunOptions) -> Request:
 
     toml = read_toml(options.config) if options.config else {}
     weights = not options.dry_run
-    config, checkpoint = resolve(manifest, options.output, toml, settings_of(options), options.unguided, weights)
+    with errors_name_flags(options):
+        config, checkpoint = resolve(manifest, options.output, toml, settings_of(options), options.unguided, weights)
     return Request(config, checkpoint, options.limit, options.retry_failed, options.take_over, options.dry_run)
 
 
@@ -127,7 +128,8 @@ def _locations(manifest: str, options: RunOptions) -> dict[str, str]:
     if options.output is None:
         raise ConfigError("a job needs --output, such as s3://bucket/name: the default folder is on one machine only")
     settings = merge(read_toml(options.config) if options.config else {}, settings_of(options))
-    check_settings(settings)
+    with errors_name_flags(options):
+        check_settings(settings)
     source = ModelConfig(**settings["model"]).source
     is_place = "://" in source or source.startswith((".", "/", "~")) or Path(source).exists()
     return {"manifest": manifest, "output": options.output, **({"model": source} if is_place else {})}

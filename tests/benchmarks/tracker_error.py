@@ -12,6 +12,7 @@ Axes: T frames, H W pixels, C colours, Q query points; 2 is xy.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,7 @@ class TrackerError(NamedTuple):
     lost: float
 
 
+@cache
 def moving_photograph(name: str, height: int, width: int, step_px: tuple[float, float]) -> NDArray[np.uint8]:
     """A scikit-image photograph that shifts by `step_px` each frame, uint8 [T, H, W, 3]."""
     import cv2

@@ -111,7 +111,7 @@ def test_unknown_settings_are_named(manifest: Path) -> None:
     for text, message in {
         "[sampler]\nstep = 3\n": "unknown setting sampler.step: known are height, width, num_frames, steps",
         "[sampling]\nsteps = 3\n": "unknown section [sampling]: known are model, sampler, guidance, metrics, run",
-        "[sampler]\nfps = 'many'\n": "sampler.fps must be int, not 'many'",
+        "[sampler]\nfps = 'many'\n": "sampler.fps must be an integer, not 'many'",
         "[sampler\n": "cannot be read as TOML",
     }.items():
         settings.write_text(text)
@@ -119,7 +119,7 @@ def test_unknown_settings_are_named(manifest: Path) -> None:
         assert (process.returncode, process.stdout) == (2, "")
         assert message in process.stderr
     process = run_tiny(manifest, manifest.parent / "out", "--preset", "slow")
-    assert (process.returncode, process.stderr) == (2, "error: unknown preset 'slow': known are paper, fast\n")
+    assert (process.returncode, process.stderr) == (2, "error: --preset must be one of paper, fast, not 'slow'\n")
 
 
 def test_an_output_that_cannot_be_written_is_a_storage_error(manifest: Path) -> None:

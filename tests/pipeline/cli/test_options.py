@@ -149,3 +149,14 @@ def test_bench_takes_the_options_of_a_sample() -> None:
 
 def test_the_readme_has_the_table_of_options() -> None:
     assert with_table(README.read_text()) == README.read_text(), "run `python -m tools.reference`"
+
+
+def test_an_error_about_an_option_names_the_option(tmp_path: Path) -> None:
+    from sgi2v.errors import ConfigError
+
+    with pytest.raises(ConfigError, match=r"^--workers must be 1 or more, not 0$"):
+        request_of("m.parquet", replace(PLAIN, workers=0))
+    file = tmp_path / "settings.toml"
+    file.write_text("[run]\nworkers = 0\n")
+    with pytest.raises(ConfigError, match=r"^run\.workers must be 1 or more, not 0$"):
+        request_of("m.parquet", replace(PLAIN, config=str(file)))
