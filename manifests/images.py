@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import posixpath
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +45,16 @@ def resolve_uri(image: str, manifest_uri: str, access: Access | None = None) -> 
     uri = _absolute(image, manifest_uri)
     (access or Access()).check(uri, manifest_uri)
     return uri
+
+
+def relative_path(image: Path, relative_to: str) -> str:
+    """How a manifest in the folder `relative_to` names a local image: relative to the folder where that is possible."""
+    absolute = image.parent.resolve() / image.name
+    if "://" in relative_to:
+        return str(absolute)
+    start = Path(relative_to).resolve()
+    shared = os.path.commonpath([absolute, start])
+    return str(absolute) if shared == absolute.anchor else os.path.relpath(absolute, start)
 
 
 def _absolute(image: str, manifest_uri: str) -> str:

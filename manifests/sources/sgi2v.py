@@ -6,7 +6,6 @@ corner in frame 0, then the P points of the path of the box's centre.
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from manifests.images import relative_path
 from manifests.schema import MANIFEST_SCHEMA, conform
 from sgi2v.errors import ManifestError, Problem
 
@@ -59,19 +59,10 @@ def _row(example: Path, relative_to: str) -> dict[str, Any]:
         raise ValueError(f"{PATHS} is {found}, expected numbers [boxes, 2 + points, 2] with two points or more")
     return {
         "sample_id": example.name,
-        "image": _image_path(example / IMAGE, relative_to),
+        "image": relative_path(example / IMAGE, relative_to),
         "boxes": array[:, :2].reshape(-1, 4).tolist(),
         "trajectories": array[:, 2:].tolist(),
     }
-
-
-def _image_path(image: Path, relative_to: str) -> str:
-    absolute = image.parent.resolve() / image.name
-    if "://" in relative_to:
-        return str(absolute)
-    start = Path(relative_to).resolve()
-    shared = os.path.commonpath([absolute, start])
-    return str(absolute) if shared == absolute.anchor else os.path.relpath(absolute, start)
 
 
 def _natural(name: str) -> list[tuple[bool, int, str]]:

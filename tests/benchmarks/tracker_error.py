@@ -12,13 +12,14 @@ Axes: T frames, H W pixels, C colours, Q query points; 2 is xy.
 
 from __future__ import annotations
 
+import argparse
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sgi2v.tracking.lucas_kanade import LucasKanade
+from sgi2v.tracking import load_tracker
 from sgi2v.tracking.tracker import PointTracker
 from sgi2v.video import decode_mp4, encode_mp4
 
@@ -85,7 +86,9 @@ def measure(tracker: PointTracker, height: int, width: int, *, delivered: bool) 
 
 
 def main() -> None:
-    tracker = LucasKanade()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tracker", nargs="?", default="lucas-kanade", help="name in sgi2v.tracking.TRACKERS")
+    tracker = load_tracker(parser.parse_args().tracker)
     print(f"{tracker.name} {tracker.version}")
     print(f"{'frame':>10}  {'video':>9}  {'mean px':>7}  {'p95 px':>7}  {'lost':>6}")
     for height, width in SIZES:
