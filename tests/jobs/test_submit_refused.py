@@ -15,6 +15,7 @@ S3_JOB = ("s3://bucket/m.parquet", "--output", "s3://bucket/out")
 NOWHERE = ("--address", "http://127.0.0.1:1")
 
 
+@pytest.mark.slow
 def test_every_local_location_is_named_at_once(tmp_path: Path) -> None:
     words = ("m.parquet", "--output", "file:///data/out", "--model", tmp_path, "--shared-path", "/mnt/nfs", *NOWHERE)
     result = cli("submit", *words)
@@ -28,6 +29,7 @@ def test_every_local_location_is_named_at_once(tmp_path: Path) -> None:
     assert "--shared-path" in result.stderr.splitlines()[4]
 
 
+@pytest.mark.slow
 def test_a_model_that_a_settings_file_names_is_looked_at_too(tmp_path: Path) -> None:
     settings = tmp_path / "settings.toml"
     settings.write_text("[model]\nsource = './checkpoint'\n")
@@ -36,12 +38,14 @@ def test_a_model_that_a_settings_file_names_is_looked_at_too(tmp_path: Path) -> 
     assert "  model: ./checkpoint" in result.stderr.splitlines()
 
 
+@pytest.mark.slow
 def test_an_output_must_be_given() -> None:
     result = cli("submit", "s3://bucket/m.parquet", *NOWHERE)
     assert result.returncode == 2
     assert result.stderr.startswith("error: a job needs --output, such as s3://bucket/name: the default")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["owner/name", "embedded", "hf://owner/name", "s3://bucket/checkpoint"])
 def test_a_model_from_elsewhere_goes_through_and_a_closed_port_is_reported(model: str) -> None:
     result = cli("submit", *S3_JOB, "--model", model, *NOWHERE, RAY_ADDRESS="auto")
@@ -49,6 +53,7 @@ def test_a_model_from_elsewhere_goes_through_and_a_closed_port_is_reported(model
     assert result.stderr == "error: no Ray cluster answers at http://127.0.0.1:1 (ConnectionError)\n"
 
 
+@pytest.mark.slow
 def test_what_answers_but_is_no_cluster_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         result = cli("submit", *S3_JOB, "--address", f"http://127.0.0.1:{silent.getsockname()[1]}")

@@ -26,6 +26,7 @@ def drawn_on(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return np.asarray((np.abs(picture.astype(int) - GREY) > 3).any(axis=-1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("height", "width", "shown"),
     [(576, 1024, (576, 1024)), (48, 64, (576, 768)), (3000, 4000, (1200, 1600)), (4000, 1000, (1600, 400))],
@@ -58,6 +59,7 @@ def test_tracks_of_another_frame_size_are_rescaled_to_the_image() -> None:
     assert (direct != rescaled).any(axis=-1).mean() < 0.001
 
 
+@pytest.mark.slow
 def test_a_margin_shows_what_leaves_the_frame() -> None:
     inside = draw_sample(grey(600, 1000), tracks([[100, 100, 200, 180]], [[10, 0]], 600, 1000), None)
     leaving = draw_sample(grey(600, 1000), tracks([[100, 100, 200, 180]], [[-250, 0]], 600, 1000), None)

@@ -81,6 +81,7 @@ def test_too_large_rows_are_reported(folder: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_rows_are_numbered_across_batches(folder: Path) -> None:
     rows = [row(sample_id=f"s{n}", image="none.png" if n == 4999 else "cat.png") for n in range(5000)]
     assert summary(validate(table(*rows), str(folder / "m.csv"))) == [(4999, "s4999", "image", "image_missing")]
@@ -99,6 +100,7 @@ def test_an_unreachable_image_is_reported_as_unreadable(folder: Path) -> None:
     assert summary(validate(unreachable, str(folder / "m.csv"))) == [(0, "cat", "image", "image_unreadable")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("free_mib", [160, 400], ids=["reading", "decoding"])
 def test_an_image_too_large_for_the_memory_is_reported(folder: Path, free_mib: int) -> None:
     Image.new("1", (8000, 7999)).save(folder / "cat.png")

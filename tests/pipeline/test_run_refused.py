@@ -55,6 +55,7 @@ MANIFESTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MANIFESTS)
 def test_a_manifest_that_cannot_be_run(kind: str, tmp_path: Path) -> None:
     make, message = MANIFESTS[kind]
@@ -76,6 +77,7 @@ def _error_for_model(model: str, manifest: Path) -> str:
     return process.stderr
 
 
+@pytest.mark.slow
 def test_a_place_without_a_model_is_refused(manifest: Path) -> None:
     folder = manifest.parent
     assert "there is no model folder ./nothing" in _error_for_model("./nothing", manifest)
@@ -85,6 +87,7 @@ def test_a_place_without_a_model_is_refused(manifest: Path) -> None:
     assert "is not a complete checkpoint in diffusers layout: it lacks unet/config.json, vae/config.json" in error
 
 
+@pytest.mark.slow
 def test_an_incomplete_or_pickled_model_is_refused(manifest: Path) -> None:
     model = manifest.parent / "model"
     shutil.copytree(open_checkpoint(ModelConfig(source="embedded")).path, model)
@@ -97,6 +100,7 @@ def test_an_incomplete_or_pickled_model_is_refused(manifest: Path) -> None:
     assert "only pickled weights are there, which are never read: convert them to safetensors" in error
 
 
+@pytest.mark.slow
 def test_for_an_invalid_size_the_nearest_valid_one_is_named(manifest: Path) -> None:
     multiple = open_checkpoint(ModelConfig(source="embedded"), weights=False).size_multiple
     process = run_tiny(manifest, manifest.parent / "out", "--height", "100", "--width", "70")
@@ -106,6 +110,7 @@ def test_for_an_invalid_size_the_nearest_valid_one_is_named(manifest: Path) -> N
     assert f"the nearest valid size is {nearest[0]} x {nearest[1]}\n" in process.stderr
 
 
+@pytest.mark.slow
 def test_unknown_settings_are_named(manifest: Path) -> None:
     settings = manifest.parent / "settings.toml"
     for text, message in {
@@ -122,6 +127,7 @@ def test_unknown_settings_are_named(manifest: Path) -> None:
     assert (process.returncode, process.stderr) == (2, "error: --preset must be one of paper, fast, not 'slow'\n")
 
 
+@pytest.mark.slow
 def test_an_output_that_cannot_be_written_is_a_storage_error(manifest: Path) -> None:
     for output in (f"{manifest}/out", "/proc/out"):
         process = run_tiny(manifest, output)
@@ -130,6 +136,7 @@ def test_an_output_that_cannot_be_written_is_a_storage_error(manifest: Path) -> 
         assert process.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_cluster_that_does_not_answer_leaves_failed_records_as_they_are(manifest: Path) -> None:
     output = manifest.parent / "out"
     storage = Storage(str(output))
@@ -141,12 +148,14 @@ def test_a_cluster_that_does_not_answer_leaves_failed_records_as_they_are(manife
     assert Catalog(storage).get("s00") == failed
 
 
+@pytest.mark.slow
 def test_a_status_without_a_run_is_refused(tmp_path: Path) -> None:
     process = cli("status", tmp_path / "none")
     assert (process.returncode, process.stdout) == (2, "")
     assert f"there is no run at {tmp_path / 'none'}: it has no run.json" in process.stderr
 
 
+@pytest.mark.slow
 def test_numbers_that_are_too_small_are_usage_errors(manifest: Path) -> None:
     for words in (("--workers", "0"), ("--limit", "0"), ("--frames", "1"), ("--steps", "0"), ("--no-such-option",)):
         process = cli("run", manifest, *TINY, *words)

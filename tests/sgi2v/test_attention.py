@@ -29,6 +29,7 @@ def test_more_than_one_token_is_refused() -> None:
         attention(torch.randn(3, 7, 6), encoder_hidden_states=torch.randn(3, 2, 5))
 
 
+@pytest.mark.slow
 def test_a_whole_unet_gives_the_same_values_and_gradients(model: VideoModel) -> None:
     torch.manual_seed(0)
     config = model.unet.config

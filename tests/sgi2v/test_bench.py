@@ -72,6 +72,7 @@ def run_out_of_memory(monkeypatch: pytest.MonkeyPatch, *tiers: MemoryTier) -> No
     monkeypatch.setattr(sgi2v.bench, "generate", generate_or_not)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("too_large", "tier", "least", "most"),
     [((MemoryTier.HIGH, MemoryTier.MEDIUM), "low", 1.2, 1.5)],
@@ -91,6 +92,7 @@ def test_a_lower_tier_is_measured_and_reported_where_memory_runs_out(
     assert result.phases["denoise"].flops == in_high["denoise"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("memory", "advice"),
     [
@@ -107,6 +109,7 @@ def test_frames_that_fit_no_tier_are_an_error(monkeypatch: pytest.MonkeyPatch, m
     assert str(caught.value).partition(": ")[2] == advice
 
 
+@pytest.mark.slow
 def test_a_chosen_tier_does_not_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
     run_out_of_memory(monkeypatch, MemoryTier.HIGH)
     with pytest.raises(ConfigError):
@@ -162,6 +165,7 @@ def test_the_matrix_rate_is_in_tf32_where_convolutions_are(monkeypatch: pytest.M
     assert torch.backends.cuda.matmul.allow_tf32 == before
 
 
+@pytest.mark.slow
 def test_a_compiled_model_is_reported_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     unets: list[object] = []
     monkeypatch.setattr(sgi2v.bench, "compile_blocks", unets.append)
@@ -171,6 +175,7 @@ def test_a_compiled_model_is_reported_as_such(monkeypatch: pytest.MonkeyPatch) -
     assert lines(result)[0] == "embedded on cpu, float32, 1 thread, compiled"
 
 
+@pytest.mark.slow
 def test_a_missing_compiler_is_an_error_with_advice(tmp_path: Path) -> None:
     command = [Path(sys.executable).with_name("sgi2v-batch"), "bench", *SMALL, "--compile"]
     environment = {**os.environ, "PATH": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
@@ -180,6 +185,7 @@ def test_a_missing_compiler_is_an_error_with_advice(tmp_path: Path) -> None:
     assert done.stderr.endswith("install a C++ compiler there, or leave --compile out\n")
 
 
+@pytest.mark.slow
 def test_a_missing_model_is_an_error() -> None:
     done = cli("bench", "--model", "/nowhere")
     assert done.returncode == 2

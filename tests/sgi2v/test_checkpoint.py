@@ -144,6 +144,7 @@ def test_auto_is_a_type_that_the_gpu_computes_in(
     assert resolve_dtype("auto", torch.device("cuda")) is dtype
 
 
+@pytest.mark.slow
 def test_bfloat16_weights_keep_float32_latents(folder: Path) -> None:
     from sgi2v.config import SamplerConfig
     from sgi2v.generate import generate

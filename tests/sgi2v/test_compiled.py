@@ -58,6 +58,7 @@ def generate_small(
     return generate(model, image, tracks(), sampler, guidance, seed=1, memory=tier)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tier", "feature"),
     [
@@ -83,6 +84,7 @@ def test_a_compiled_model_makes_the_same_video(
     assert backend.graphs > 0
 
 
+@pytest.mark.slow
 def test_the_shortest_sample_leaves_nothing_to_compile(
     compiled: VideoModel, backend: EagerBackend, photograph: NDArray[np.uint8]
 ) -> None:
@@ -100,6 +102,7 @@ def test_a_block_runs_uncompiled_inside_the_context_only(compiled: VideoModel) -
     assert block.forward is before
 
 
+@pytest.mark.slow
 def test_inductor_compiles_a_block_and_caches_the_result(
     golden_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

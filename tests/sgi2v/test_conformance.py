@@ -20,12 +20,14 @@ CASES = [GOLDEN / "case-a", GOLDEN / "case-b"]
 GUIDED_STEP_STAGES = ("losses", "latents_before", "latents_after_adamw", "latents_after_fft")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_every_stage_conforms(model: VideoModel, case: Path) -> None:
     over = [difference for difference in run_case(model, case) if not difference.conforms]
     assert over == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "shape"),
     [
@@ -66,6 +68,7 @@ def test_cases_of_other_shapes_are_compared(
     assert over == ["final_latents"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "first"),
     [
@@ -90,6 +93,7 @@ def test_a_wrong_setting_is_detected(model: VideoModel, tmp_path: Path, changes:
     assert first in over
 
 
+@pytest.mark.slow
 def test_the_script_prints_a_table_and_exits_with_its_verdict(tmp_path: Path, golden_checkpoint: Path) -> None:
     config = json.loads((CASES[1] / "config.json").read_text())
     changes = {"num_inference_steps": 3, "optimize_steps_counted_down": [2], "lr": 1.0}

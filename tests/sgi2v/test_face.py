@@ -57,6 +57,7 @@ def test_light_names_load_no_torch(statement: str) -> None:
     assert not {name for name in loaded if name.startswith(HEAVY)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "statements",
     [

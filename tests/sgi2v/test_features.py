@@ -33,6 +33,7 @@ def processors(unet: Any) -> dict[str, int]:
     return {name: id(processor) for name, processor in unet.attn_processors.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("feature", list(Feature))
 @pytest.mark.parametrize("layers", [((1, 0),), ((2, 1), (2, 2)), ((3, 2), (1, 1))])
 def test_shapes_of_every_kind_and_layer(

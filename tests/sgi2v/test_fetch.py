@@ -265,6 +265,7 @@ def open_from_hub(endpoint: str, home: Path, script: str) -> subprocess.Complete
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.slow
 def test_a_hugging_face_id_is_downloaded_and_its_commit_recorded(folder: Path, tmp_path: Path) -> None:
     (folder / "unet" / "big.bin").write_bytes(b"pickle")
     (folder / "vae" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"not asked for")

@@ -24,6 +24,7 @@ def tracks(frames: int = 4, scale: float = 1.0) -> BoxTracks:
     return BoxTracks.from_paths(np.array([[16.0, 16, 56, 48]]) * scale, path, frames, int(64 * scale), int(128 * scale))
 
 
+@pytest.mark.slow
 def test_shapes_types_and_telemetry_of_a_generation(model: VideoModel, photograph: NDArray[np.uint8]) -> None:
     generation = generate(model, photograph, tracks(), SAMPLER, GUIDANCE, seed=1)
     assert generation.frames.shape == (4, 64, 128, 3)
@@ -37,6 +38,7 @@ def test_shapes_types_and_telemetry_of_a_generation(model: VideoModel, photograp
     assert generation.peak_gpu_bytes is None
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits_after_other_samples(
     model: VideoModel, photograph: NDArray[np.uint8]
 ) -> None:
@@ -48,6 +50,7 @@ def test_the_same_seed_gives_the_same_bits_after_other_samples(
     assert not np.array_equal(first.frames, other.frames)
 
 
+@pytest.mark.slow
 def test_without_guidance_tracks_or_boxes_it_is_plain_svd(model: VideoModel, photograph: NDArray[np.uint8]) -> None:
     plain = generate(model, photograph, tracks(), SAMPLER, None, seed=3)
     no_boxes = BoxTracks(np.zeros((0, 4, 4)), 64, 128)
@@ -59,6 +62,7 @@ def test_without_guidance_tracks_or_boxes_it_is_plain_svd(model: VideoModel, pho
     assert not np.allclose(plain.latents, guided.latents)
 
 
+@pytest.mark.slow
 def test_tracks_of_another_size_and_length_are_rescaled_and_resampled(
     model: VideoModel, photograph: NDArray[np.uint8]
 ) -> None:
@@ -73,6 +77,7 @@ def test_the_checkpoints_own_settings_are_the_default(model: VideoModel, photogr
     assert generate(with_defaults, photograph, None).frames.shape == (3, 64, 64, 3)
 
 
+@pytest.mark.slow
 def test_boxes_that_leave_after_frame_0_guide_nothing(model: VideoModel, photograph: NDArray[np.uint8]) -> None:
     gone = BoxTracks.from_paths(np.array([[16.0, 16, 56, 48]]), [np.array([[0.0, 0.0], [900.0, 0.0]])], 2, 64, 128)
     sampler = SAMPLER.replace(num_frames=2)
@@ -100,6 +105,7 @@ def test_a_box_outside_the_first_frame_is_an_error(model: VideoModel, photograph
     assert caught.value.code is ErrorCode.BOX_OUTSIDE
 
 
+@pytest.mark.slow
 def test_diverging_latents_are_an_error_of_the_sample(model: VideoModel, photograph: NDArray[np.uint8]) -> None:
     with pytest.raises(SampleError) as caught:
         generate(model, photograph, tracks(), SAMPLER, GuidanceConfig(learning_rate=1e30))

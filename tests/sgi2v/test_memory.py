@@ -45,6 +45,7 @@ def guided_pass(model: VideoModel, guidance: GuidanceConfig, tier: MemoryTier) -
     return features.detach(), gradient, sum(kept.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("feature", "layers"),
     [*((feature, ((2, 1), (2, 2))) for feature in Feature), (Feature.UPSAMPLE_BLOCK, ((0, 1), (3, 2)))],
@@ -66,6 +67,7 @@ def test_a_lower_tier_keeps_less_and_changes_no_bit(
     assert not any("forward" in vars(module) for module in model.unet.modules())
 
 
+@pytest.mark.slow
 def test_a_video_is_the_same_in_every_tier(model: VideoModel, photograph: NDArray[np.uint8]) -> None:
     high, *lower = (
         generate(model, photograph, tracks(), SAMPLER, GUIDANCE, seed=1, memory=tier) for tier in MemoryTier
@@ -87,6 +89,7 @@ def test_the_peak_counts_only_living_tensors_and_no_views() -> None:
     assert third.sum() == 2000
 
 
+@pytest.mark.slow
 def test_the_fastest_tier_that_fits_is_taken(model: VideoModel) -> None:
     # enough frames that the guided pass is what needs the most memory
     sampler = SAMPLER.replace(num_frames=32, decode_chunk_size=1)
@@ -133,6 +136,7 @@ def test_the_tier_is_chosen_by_what_torch_can_still_allocate(
     assert choose_tier("auto", on_gpu, SAMPLER, GUIDANCE, gpu_share) is tier
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_frames", "gib"), [(14, 22), (25, 40)])
 def test_full_size_fits_the_cards_that_it_is_meant_for_at_the_stated_cost(
     tmp_path: Path, num_frames: int, gib: int

@@ -55,6 +55,7 @@ def pattern() -> NDArray[np.uint8]:
     return image_HWC.astype(np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "max_cfg_scale", "decode_chunk_size"), [(3, 3.0, 8), (4, 1.5, 3), (5, 1.0, 8)])
 def test_unguided_frames_match_diffusers_pipeline(
     embedded: VideoModel, pattern: NDArray[np.uint8], seed: int, max_cfg_scale: float, decode_chunk_size: int
@@ -83,6 +84,7 @@ def test_unguided_frames_match_diffusers_pipeline(
     assert np.abs(ours_THWC - stock_THWC * 255.0).max() < 0.51
 
 
+@pytest.mark.slow
 def test_its_default_settings_move_objects_along_their_paths(embedded: VideoModel) -> None:
     """The bounds hold for these samples and seeds.
 
@@ -170,6 +172,7 @@ def test_image_encoder_is_drawn_from_its_seed() -> None:
     assert all(torch.equal(drawn[name], weight) for name, weight in shipped.items())
 
 
+@pytest.mark.slow
 def test_autoencoder_losses_match_the_start_and_the_end_of_its_log() -> None:
     """The shipped weights have a loss of 0.0014 on the last two batches. Halfway through, the log has 0.005."""
     log = _training()["vae"]["log"]
@@ -185,6 +188,7 @@ def test_autoencoder_losses_match_the_start_and_the_end_of_its_log() -> None:
     assert last == pytest.approx(np.mean([line["loss"] for line in log[-5:]]), rel=0.2)
 
 
+@pytest.mark.slow
 def test_unet_losses_match_the_start_and_the_end_of_its_log(
     embedded: VideoModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +229,7 @@ def _shapes(file: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
     return {name: (weight.shape, weight.dtype) for name, weight in load_file(file).items()}
 
 
+@pytest.mark.slow
 def test_autoencoder_reconstructs_held_out_pictures(embedded: VideoModel) -> None:
     for index in range(3):
         frames_THWC = draw_scene(Split.TEST, index, sprite_set=SpriteSet.ANY).render(TIMES_T[::3])

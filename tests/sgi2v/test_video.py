@@ -152,6 +152,7 @@ def test_same_frames_give_the_same_bytes(frames_THWC, mp4):
     assert encode_mp4(frames_THWC.copy(), fps=7) == mp4
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_memory_contents():
     """Encode five pans over a photograph in turns, among arrays of random bytes that are allocated and freed.
 

@@ -59,6 +59,7 @@ def train_here(task: type[LineTask], folder: Path, port: int) -> None:
     training.train_worker(0, 1, port, task, RECIPE, folder)
 
 
+@pytest.mark.slow
 def test_several_processes_learn_and_write_a_log(tmp_path: Path) -> None:
     fit(LineTask, RECIPE, tmp_path, processes=2)
     assert torch.allclose(weights(tmp_path), torch.tensor([2.0, 1.0]), atol=0.1)
@@ -68,6 +69,7 @@ def test_several_processes_learn_and_write_a_log(tmp_path: Path) -> None:
     assert lines[-1]["loss"] < 0.1 * lines[0]["loss"]
 
 
+@pytest.mark.slow
 def test_a_killed_training_resumes_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_ports: list[int]
 ) -> None:
@@ -93,6 +95,7 @@ def test_the_learning_rate_rises_holds_and_falls_to_zero() -> None:
     assert rates == pytest.approx([0.01, 1.0, 1.0, 0.5, 0.0])
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_untrained_parts_pass_colours_through() -> None:
     torch.manual_seed(0)
@@ -112,6 +115,7 @@ def test_untrained_parts_pass_colours_through() -> None:
     assert (velocity + first_BTChw).square().mean() < 0.2 * first_BTChw.square().mean()
 
 
+@pytest.mark.slow
 def test_the_autoencoders_loss_decreases() -> None:
     torch.manual_seed(0)
     task = VaeTask(torch.device("cpu"), mixed_precision=False)

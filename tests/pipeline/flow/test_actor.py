@@ -33,6 +33,7 @@ def run_code(code: str, timeout_s: float, cwd: Path = ROOT, stdin: bytes = b"") 
     return process.stdout.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the exit handlers are glibc's")
 def test_native_exit_handlers_do_not_keep_the_process() -> None:
     assert run_code(EXIT.format(calls=True), 60) == "started\na library's handler\n"
@@ -53,6 +54,7 @@ class Greeter:
         self.name = name
 
 
+@pytest.mark.slow
 def test_an_actor_passes_calls_on() -> None:
     code = f"""{UNPICKLE}
 greeter = actor(*arguments)
@@ -66,6 +68,7 @@ def test_an_actor_has_the_name_of_its_stage() -> None:
     assert in_actor(Load, ())[0].__name__ == "Load"
 
 
+@pytest.mark.slow
 def test_an_actor_finds_our_packages_behind_a_users(tmp_path: Path) -> None:
     (tmp_path / "pipeline.py").write_text("raise SystemExit('the user's module was run')\n")
     pickled = cloudpickle.dumps(in_actor(Load, (None,)))

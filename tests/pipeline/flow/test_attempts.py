@@ -118,6 +118,7 @@ def test_starts_that_lasted_until_the_deadline_timed_out(one: OnNode) -> None:
     assert "`generate` took more than 0.05 s in 3 attempts of 3: raise --sample-timeout" in error.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", ["time.sleep(60)", "re.match('(a*)*b', 'a' * 60)"], ids=["waits", "holds the lock"])
 def test_the_deadline_ends_the_process(body: str) -> None:
     script = f"""
@@ -159,6 +160,7 @@ def test_rows_wait_while_too_many_are_in_flight(one: OnNode) -> None:
     assert not one.admit("b")
 
 
+@pytest.mark.slow
 def test_rows_of_a_dead_node_lose_their_places(ledger: Ledger, alive: set[str]) -> None:
     dead, worker = OnNode(ledger, "one"), OnNode(ledger, "two")
     admitted = [client.admit(sample_id) for client, sample_id in ((dead, "a"), (worker, "b"), (worker, "c"))]
@@ -234,6 +236,7 @@ class Client:
         pass"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "timeout_s", "code", "message"),
     [
@@ -260,6 +263,7 @@ with attempt(Client(), "generate", "a", {timeout_s}):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_row_that_costs_a_worker_its_gpu_is_counted_with_its_error(tmp_path: Path, reporting: OnNode) -> None:
     manifest = write_good(tmp_path / "in", 1)
     script = f"""{client_code(tmp_path)}
@@ -299,6 +303,7 @@ def test_a_failed_row_leaves_no_crash_report(tmp_path: Path, reporting: OnNode) 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_processes_on_one_node_write_different_crash_reports(tmp_path: Path) -> None:
     script = f"""{client_code(tmp_path)}
 import sys

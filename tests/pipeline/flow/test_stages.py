@@ -51,6 +51,7 @@ def rows_of(manifest: Path) -> pa.Table:
     return InFlight.begin(read_manifest(str(manifest)))
 
 
+@pytest.mark.slow
 def test_a_row_goes_from_the_manifest_to_its_record(tmp_path: Path) -> None:
     manifest = write_good(tmp_path, 1)
     config = config_of(manifest)
@@ -93,6 +94,7 @@ def test_weights_that_do_not_load_end_the_run_without_a_record(tmp_path: Path) -
     assert not (tmp_path / "out" / "records").exists()
 
 
+@pytest.mark.slow
 def test_a_store_that_refuses_ends_the_run(tmp_path: Path) -> None:
     manifest = write_good(tmp_path, 1)
     config = dataclasses.replace(config_of(manifest), output=f"{manifest}/out")
@@ -217,6 +219,7 @@ def records_with(generator: RunsOut, config: RunConfig, monkeypatch: pytest.Monk
     return [json.loads(outcome["record"]) for outcome in outcomes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "without_room", "tried", "stays"),
     [
@@ -239,6 +242,7 @@ def test_a_worker_that_runs_out_of_memory_stays_in_a_lower_tier(
     assert [(record["status"], record["memory"]) for record in records] == [("committed", stays)] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("memory", "tried"), [("auto", ["high", "medium", "low"]), *((tier, [tier]) for tier in ("high", "medium", "low"))]
 )
@@ -264,6 +268,7 @@ def test_an_unguided_sample_is_tried_in_one_tier_since_its_tiers_are_equal(
     assert (record["status"], record["error_code"]) == ("failed", "out_of_memory")
 
 
+@pytest.mark.slow
 def test_a_worker_that_starts_in_the_medium_tier_falls_back_from_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,6 +283,7 @@ def with_compile(config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, execution=config.execution.replace(compile=True))
 
 
+@pytest.mark.slow
 def test_a_worker_compiles_before_its_first_sample_and_then_knows_its_memory_tier(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,6 +47,7 @@ def leave(storage: Storage, **changes: object) -> Claim:
     return claim
 
 
+@pytest.mark.slow
 def test_one_of_several_drivers_that_start_together_gets_the_lease(storage: Storage) -> None:
     for _ in range(ROUNDS):
         start = threading.Barrier(TOGETHER)
@@ -94,6 +95,7 @@ def test_an_expired_claim_is_replaced(disk: Storage) -> None:
     assert acquire(disk).epoch == 4
 
 
+@pytest.mark.slow
 def test_a_silent_driver_is_given_until_its_lease_expires(disk: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "POLL_S", 0.05)
     leave(disk, renewed_at=time.time() - EXPIRY_S + 1)

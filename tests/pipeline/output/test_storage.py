@@ -63,6 +63,7 @@ def test_a_repeated_conditional_put_of_the_same_bytes_succeeds(storage: Storage)
     assert storage.put_new("records/a.json", b"mine")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["disk", "s3"], indirect=True)
 def test_exactly_one_of_many_concurrent_writers_wins(storage: Storage) -> None:
     for round_number in range(2):
@@ -201,6 +202,7 @@ def test_files_are_put_and_objects_are_read_as_streams(storage: Storage, tmp_pat
         storage.read("tables/a.bin", refuse)
 
 
+@pytest.mark.slow
 def test_deleting_many_objects_leaves_the_others(storage: Storage) -> None:
     names = [f"records/{number}.json" for number in range(5)] + ["records/[x].json", "records/a b.json"]
     for name in names:
@@ -259,6 +261,7 @@ def test_uploads_are_aborted_page_by_page_and_only_below_the_root(bucket: str, m
     assert {upload["Key"] for upload in left} == {"aaa/big", "zzz/big"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [PermissionError("AccessDenied"), NotImplementedError("a header that you provided")])
 def test_a_store_without_uploads_is_asked_once(bucket: str, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     storage = Storage(bucket)

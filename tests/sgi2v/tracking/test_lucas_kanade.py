@@ -36,6 +36,7 @@ def sliding(height, width, step_x, num_frames=14):
     return np.stack([wide_HWC[:, margin - step_x * t :][:, :width] for t in range(num_frames)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("height", "width", "delivered"),
     [pytest.param(*case, marks=[pytest.mark.slow] if case[0] == 576 else []) for case in STATED_ERRORS],
