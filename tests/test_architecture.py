@@ -98,6 +98,7 @@ def test_ray_is_imported_in_its_rooms_only() -> None:
     assert wrong == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("statement", "unwanted"),
     [

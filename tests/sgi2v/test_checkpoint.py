@@ -79,6 +79,7 @@ def test_a_file_as_source_is_an_error(folder: Path) -> None:
         open_checkpoint(ModelConfig(source=str(folder / "model_index.json")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("component", WEIGHTS)
 @pytest.mark.parametrize("fault", ["truncated", "garbage"])
 def test_damaged_weights_are_a_model_error(folder: Path, component: str, fault: str) -> None:
@@ -111,6 +112,7 @@ def test_missing_and_misshapen_tensors_are_named(folder: Path, component: str, f
         load_model(str(folder), device="cpu")
 
 
+@pytest.mark.slow
 def test_a_tensor_that_the_model_does_not_have_is_ignored(folder: Path) -> None:
     weights = folder / "image_encoder" / "model.safetensors"
     tensors = {**load_file(weights), "vision_model.embeddings.position_ids": torch.arange(5)[None]}

@@ -153,6 +153,7 @@ def check_directions(score: Callable[[Tensor], Tensor], frozen: Callable[[Tensor
         assert float((gradient * direction).sum()) == pytest.approx(float(difference), rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("feature", [Feature.SELF_ATTENTION, Feature.TEMPORAL_ATTENTION, Feature.UPSAMPLE_BLOCK])
 def test_gradient_to_the_latents_equals_finite_differences(model: VideoModel, feature: Feature) -> None:
     unet = copy.deepcopy(model.unet).double()
@@ -166,6 +167,7 @@ def test_gradient_to_the_latents_equals_finite_differences(model: VideoModel, fe
     check_directions(score, score, fixed["sample"])
 
 
+@pytest.mark.slow
 def test_gradient_of_the_methods_loss_holds_frame_0_fixed(model: VideoModel) -> None:
     """The difference quotients keep frame 0's keys, values and features fixed at the point of the gradient."""
     unet = copy.deepcopy(model.unet).double()

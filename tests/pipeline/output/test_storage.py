@@ -21,7 +21,7 @@ from sgi2v.errors import ConfigError, StorageError
 WRITERS = 8
 
 
-@pytest.fixture(params=["disk", "memory", "s3"])
+@pytest.fixture(params=["disk", "memory", pytest.param("s3", marks=pytest.mark.slow)])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "disk":
         return Storage(str(tmp_path / "out"))
@@ -64,7 +64,7 @@ def test_a_repeated_conditional_put_of_the_same_bytes_succeeds(storage: Storage)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("storage", ["disk", "s3"], indirect=True)
+@pytest.mark.parametrize("storage", ["disk", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
 def test_exactly_one_of_many_concurrent_writers_wins(storage: Storage) -> None:
     for round_number in range(2):
         together = threading.Barrier(WRITERS)
@@ -158,6 +158,7 @@ def test_a_wrong_key_is_a_storage_error(bucket: str, monkeypatch: pytest.MonkeyP
         storage.put_new("run.json", b"{}")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_delays")
 def test_an_unreachable_server_is_a_storage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -243,6 +244,7 @@ def test_uploads_of_a_killed_process_are_aborted(bucket: str) -> None:
     assert Storage("memory://x").abort_uploads() == 0
 
 
+@pytest.mark.slow
 def test_uploads_are_aborted_page_by_page_and_only_below_the_root(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = Storage(f"{bucket}/out")
     call_s3, name = storage._filesystem.call_s3, bucket.removeprefix("s3://")
