@@ -18,8 +18,6 @@ EXPECTED = {
     "string_type": "text",
     "bool_type": "true or false",
     "tuple_type": "a list",
-    "dict_type": "a section",
-    "model_type": "a section",
 }
 """pydantic's type of an error -> what the value must be."""
 

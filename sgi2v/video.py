@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgi2v.errors import ErrorCode, SampleError
+from sgi2v.wording import counted
 
 Frames = NDArray[np.uint8]
 
@@ -198,4 +199,4 @@ def _require_frames(frames_THWC: NDArray[Any]) -> None:
 
 def _describe(shape: tuple[int, ...]) -> str:
     num_frames, height, width = shape
-    return f"{num_frames} {'frame' if num_frames == 1 else 'frames'} of {height} x {width} px (height x width)"
+    return f"{counted(num_frames, 'frame')} of {height} x {width} px (height x width)"

@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 
 from typer.models import OptionInfo
 
-from pipeline.cli.options import LocalRunOptions
+from pipeline.cli.options import LocalRunOptions, flag_of
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- options of run: python -m tools.reference -->\n", "<!-- end of options -->"
@@ -32,9 +32,9 @@ def options_table() -> str:
 
 def _flags(name: str, annotation: Any) -> str:
     """The flags of an option; `--no-...` for one that can be switched off."""
-    flag = name.replace("_", "-")
+    flag = flag_of(name)
     can_be_switched = bool in {annotation.__origin__, *getattr(annotation.__origin__, "__args__", ())}
-    return f"`--{flag}`, `--no-{flag}`" if can_be_switched else f"`--{flag}`"
+    return f"`{flag}`, `{flag.replace('--', '--no-', 1)}`" if can_be_switched else f"`{flag}`"
 
 
 def with_table(readme: str) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.options import SampleOptions, errors_name_flags, settings_of, takes
+from pipeline.cli.options import SampleOptions, settle, takes
 
 app = typer.Typer()
 
@@ -22,13 +22,10 @@ def bench(
     """Measure seconds, FLOP/s and memory of a sample on this machine, phase by phase; no manifest, no Ray."""
     from json import dumps
 
-    from pipeline.config import read_toml, resolve
     from sgi2v.bench import benchmark, lines
     from sgi2v.model import quiet_libraries
 
-    toml = read_toml(options.config) if options.config else {}
-    with errors_name_flags(options):
-        config, _ = resolve("bench.parquet", None, toml, settings_of(options), options.unguided)
+    config, _ = settle("bench.parquet", None, options)
     quiet_libraries()
     execution = config.execution
     measured = benchmark(

@@ -12,9 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import Field, dataclass, fields
 from functools import wraps
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
 import typer
+
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig
+    from sgi2v.checkpoint import Checkpoint
 
 NOT_GIVEN: tuple[object, ...] = (None, [])
 
@@ -202,11 +206,29 @@ def errors_name_flags(options: AccessOptions | SampleOptions) -> Iterator[None]:
         message = str(error)
         for field, target in _targets(type(options)):
             if target is not None and getattr(options, field.name) not in NOT_GIVEN:
-                message = message.replace(f"{target.section}.{target.name}", _flag(field.name))
+                message = message.replace(f"{target.section}.{target.name}", flag_of(field.name))
         raise type(error)(message) from error
 
 
-def _flag(name: str) -> str:
+def settings_file_of(options: SampleOptions) -> dict[str, dict[str, Any]]:
+    """The settings of the --config file, by section; none without a file. Raises ConfigError."""
+    from pipeline.config import read_toml
+
+    return read_toml(options.config) if options.config else {}
+
+
+def settle(
+    manifest: str, output: str | None, options: SampleOptions, weights: bool = True
+) -> tuple[RunConfig, Checkpoint]:
+    """Settle the options of a command that makes samples. Raises ConfigError or ModelError, as `resolve` does."""
+    from pipeline.config import resolve
+
+    toml = settings_file_of(options)
+    with errors_name_flags(options):
+        return resolve(manifest, output, toml, settings_of(options), options.unguided, weights)
+
+
+def flag_of(name: str) -> str:
     """The flag of an option: `--retry-failed` for `retry_failed`."""
     return "--" + name.replace("_", "-")
 
@@ -216,7 +238,7 @@ def command_line(manifest: str, options: RunOptions) -> list[str]:
     words = ["sgi2v-batch", "run", manifest]
     for field in fields(RunOptions):
         value = getattr(options, field.name)
-        flag = _flag(field.name)
+        flag = flag_of(field.name)
         if value in NOT_GIVEN or value == field.default:
             continue
         if isinstance(value, bool):

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli import exit_codes
-from pipeline.cli.options import LocalRunOptions, RunOptions, command_line, errors_name_flags, settings_of, takes
+from pipeline.cli.options import (
+    LocalRunOptions,
+    RunOptions,
+    command_line,
+    errors_name_flags,
+    settings_file_of,
+    settings_of,
+    settle,
+    takes,
+)
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
@@ -34,12 +43,7 @@ class Request:
 
 def request_of(manifest: str, options: LocalRunOptions) -> Request:
     """Settle the options of `run`. Raises ConfigError or ModelError."""
-    from pipeline.config import read_toml, resolve
-
-    toml = read_toml(options.config) if options.config else {}
-    weights = not options.dry_run
-    with errors_name_flags(options):
-        config, checkpoint = resolve(manifest, options.output, toml, settings_of(options), options.unguided, weights)
+    config, checkpoint = settle(manifest, options.output, options, weights=not options.dry_run)
     return Request(config, checkpoint, options.limit, options.retry_failed, options.take_over, options.dry_run)
 
 
@@ -121,13 +125,13 @@ def submit(
 
 def _locations(manifest: str, options: RunOptions) -> dict[str, str]:
     """Where a run reads and writes, by option. Raises ConfigError without an output, and for a bad setting."""
-    from pipeline.config import check_settings, merge, read_toml
+    from pipeline.config import check_settings, merge
     from sgi2v.config import ModelConfig
     from sgi2v.errors import ConfigError
 
     if options.output is None:
         raise ConfigError("a job needs --output, such as s3://bucket/name: the default folder is on one machine only")
-    settings = merge(read_toml(options.config) if options.config else {}, settings_of(options))
+    settings = merge(settings_file_of(options), settings_of(options))
     with errors_name_flags(options):
         check_settings(settings)
     source = ModelConfig(**settings["model"]).source

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pipeline.config import ExecutionConfig, RunConfig, cluster_address
 from sgi2v.checkpoint import open_checkpoint
@@ -73,7 +72,7 @@ class Needs:
     @staticmethod
     def of_tracker(name: str) -> Needs:
         """What the tracker of that name asks for."""
-        tracker: Any = TRACKERS[name]
+        tracker = TRACKERS[name]
         return Needs(name, tracker.num_cpus, tracker.num_gpus)
 
     @property
