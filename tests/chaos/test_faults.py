@@ -116,7 +116,7 @@ def judged_scene(kind: str, at: Scene, faults: int, start: float) -> Outcome:
 
 @pytest.mark.parametrize("stages", ["generate", "commit"] if IS_WHOLE else ["generate,commit"])
 def test_workers_killed(tmp_path: Path, judged: Judge, stages: str) -> None:
-    rows = scaled(10, 100)
+    rows = scaled(8, 100)
     at = scene(tmp_path, rows, **{DEATHS: f"{stages}:{scaled(30, 45) / 100}:{SEED}"})
     start = time.monotonic()
     at.finish()

@@ -8,7 +8,6 @@ import math
 import os
 import re
 import struct
-import subprocess
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,8 +15,10 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.test_faults import RUN_S, SETTINGS
-from tests.pipeline.runs import BOX, PATH, STAND_IN, command, picture, records, row, write_rows
+from tests.chaos.outcome import IS_WHOLE
+from tests.chaos.test_faults import SETTINGS
+from tests.pipeline.in_process import here, without_ray
+from tests.pipeline.runs import BOX, PATH, STAND_IN, cli, picture, records, row, write_rows
 from tests.pipeline.test_run_bad_rows import BAD_BOXES, BAD_IMAGES, BAD_PATHS, GOOD
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -134,13 +135,11 @@ def test_a_table_of_hostile_rows(tmp_path: Path) -> None:
     manifest, output = write_rows(tmp_path / "m.parquet", rows), tmp_path / "out"
     words = ("run", manifest, "--output", output, *SETTINGS, "--sample-timeout", str(TIMEOUT_S), "--untrusted")
     words += tuple(word for root in ROOTS for word in ("--root", root))
-    process = subprocess.run(
-        command(*words, module=STAND_IN),
-        capture_output=True,
-        text=True,
-        timeout=RUN_S,
-        check=False,
-    )
+    if IS_WHOLE:
+        process = cli(*words, module=STAND_IN)
+    else:
+        with without_ray():
+            process = here(*words)
     assert process.returncode == 1, process.stderr
     written = records(output)
     print(f"\n{len(codes)} kinds of hostile or broken input")

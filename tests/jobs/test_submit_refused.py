@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs.submit import SubmissionError, environment, visible_locations
-from tests.pipeline.runs import cli
+from tests.pipeline.in_process import here
 
 S3_JOB = ("s3://bucket/m.parquet", "--output", "s3://bucket/out")
 NOWHERE = ("--address", "http://127.0.0.1:1")
@@ -18,7 +18,7 @@ NOWHERE = ("--address", "http://127.0.0.1:1")
 @pytest.mark.slow
 def test_every_local_location_is_named_at_once(tmp_path: Path) -> None:
     words = ("m.parquet", "--output", "file:///data/out", "--model", tmp_path, "--shared-path", "/mnt/nfs", *NOWHERE)
-    result = cli("submit", *words)
+    result = here("submit", *words)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.splitlines()[:4] == [
         "error: the cluster cannot see these locations, which are on this machine:",
@@ -33,22 +33,25 @@ def test_every_local_location_is_named_at_once(tmp_path: Path) -> None:
 def test_a_model_that_a_settings_file_names_is_looked_at_too(tmp_path: Path) -> None:
     settings = tmp_path / "settings.toml"
     settings.write_text("[model]\nsource = './checkpoint'\n")
-    result = cli("submit", *S3_JOB, "--config", settings, *NOWHERE)
+    result = here("submit", *S3_JOB, "--config", settings, *NOWHERE)
     assert result.returncode == 2
     assert "  model: ./checkpoint" in result.stderr.splitlines()
 
 
 @pytest.mark.slow
 def test_an_output_must_be_given() -> None:
-    result = cli("submit", "s3://bucket/m.parquet", *NOWHERE)
+    result = here("submit", "s3://bucket/m.parquet", *NOWHERE)
     assert result.returncode == 2
     assert result.stderr.startswith("error: a job needs --output, such as s3://bucket/name: the default")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["owner/name", "embedded", "hf://owner/name", "s3://bucket/checkpoint"])
-def test_a_model_from_elsewhere_goes_through_and_a_closed_port_is_reported(model: str) -> None:
-    result = cli("submit", *S3_JOB, "--model", model, *NOWHERE, RAY_ADDRESS="auto")
+def test_a_model_from_elsewhere_goes_through_and_a_closed_port_is_reported(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    result = here("submit", *S3_JOB, "--model", model, *NOWHERE)
     assert result.returncode == 2
     assert result.stderr == "error: no Ray cluster answers at http://127.0.0.1:1 (ConnectionError)\n"
 
@@ -56,11 +59,11 @@ def test_a_model_from_elsewhere_goes_through_and_a_closed_port_is_reported(model
 @pytest.mark.slow
 def test_what_answers_but_is_no_cluster_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        result = cli("submit", *S3_JOB, "--address", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        result = here("submit", *S3_JOB, "--address", f"http://127.0.0.1:{silent.getsockname()[1]}")
     assert result.returncode == 2
     assert "no Ray cluster answers at" in result.stderr
     assert "(ReadTimeout)" in result.stderr
-    result = cli("submit", *S3_JOB, "--address", "127.0.0.1:8265")
+    result = here("submit", *S3_JOB, "--address", "127.0.0.1:8265")
     assert (
         result.stderr == "error: --address 127.0.0.1:8265 is not the URL of a Ray dashboard, such as http://HEAD:8265\n"
     )
@@ -93,4 +96,4 @@ def test_environment_from_here_and_as_given(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_help_ends_with_an_example() -> None:
-    assert "Example: sgi2v-batch submit s3://" in " ".join(cli("submit", "--help").stdout.split())
+    assert "Example: sgi2v-batch submit s3://" in " ".join(here("submit", "--help").stdout.split())

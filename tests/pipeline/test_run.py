@@ -21,10 +21,10 @@ from pyarrow.fs import S3FileSystem
 from pipeline.output.records import SampleRecord
 from sgi2v.video import decode_mp4
 from tests.pipeline.conftest import KEY, REGION, SECRET, S3Server
+from tests.pipeline.in_process import here, run_tiny_here, without_ray
 from tests.pipeline.runs import (
     FRAMES,
     SIDE,
-    STAND_IN,
     cli,
     picture,
     records,
@@ -111,7 +111,7 @@ def test_a_finished_run_does_nothing_when_repeated(finished: Finished) -> None:
 
 
 def test_a_dry_run_on_a_finished_output_says_so(finished: Finished) -> None:
-    process = run_tiny(finished.manifest, finished.output, "--dry-run")
+    process = run_tiny_here(finished.manifest, finished.output, "--dry-run")
     assert process.returncode == 0, process.stderr
     assert f"  done before {ROWS:>6}\n" in process.stdout
     assert f"  to do       {0:>6}  -> {finished.output}\n" in process.stdout
@@ -130,7 +130,7 @@ def test_an_output_of_other_settings_is_refused_and_not_changed(finished: Finish
         ("--seed", "1"): "seed: 817 there, 1 here",
         ("--unguided",): "guidance: {",
     }.items():
-        process = run_tiny(finished.manifest, finished.output, *words)
+        process = run_tiny_here(finished.manifest, finished.output, *words)
         assert process.returncode == 2
         assert process.stderr.startswith(f"error: {finished.output} belongs to a run with other settings")
         assert f"\n  {difference}" in process.stderr
@@ -140,7 +140,7 @@ def test_an_output_of_other_settings_is_refused_and_not_changed(finished: Finish
 def test_a_row_that_changed_since_it_was_made_is_refused(finished: Finished) -> None:
     changed = pq.read_table(finished.manifest).to_pylist()
     changed[1]["boxes"] = [[0.0, 0.0, 8.0, 8.0]]
-    process = run_tiny(write_rows(finished.manifest.with_name("changed.parquet"), changed), finished.output)
+    process = run_tiny_here(write_rows(finished.manifest.with_name("changed.parquet"), changed), finished.output)
     assert process.returncode == 2
     assert "1 finished row changed in the manifest: s01." in process.stderr
 
@@ -148,22 +148,22 @@ def test_a_row_that_changed_since_it_was_made_is_refused(finished: Finished) -> 
 def test_a_replayed_sample_has_the_same_bits(finished: Finished, tmp_path: Path) -> None:
     """So frames depend neither on the workers, nor on the order, nor on the other rows: a replay has one process."""
     output = shutil.copytree(finished.output, tmp_path / "out")
-    same = cli("replay", output, "s01")
+    same = here("replay", output, "s01")
     assert (same.returncode, same.stdout) == (0, "s01: bit-identical\n"), same.stderr
     record = output / "records" / "s01.json"
     record.write_bytes(replace(SampleRecord.from_json(record.read_bytes()), frames_sha256="0" * 64).to_json())
-    other = cli("replay", output, "s01")
+    other = here("replay", output, "s01")
     assert other.returncode == 1
     assert "not bit-identical (made on cpu, float32; now on cpu)" in other.stdout
 
 
 def test_a_sample_that_cannot_be_replayed_is_refused(finished: Finished, tmp_path: Path) -> None:
     output = shutil.copytree(finished.output, tmp_path / "out")
-    unknown = cli("replay", output, "nobody")
+    unknown = here("replay", output, "nobody")
     assert (unknown.returncode, unknown.stderr) == (2, f"error: {output} has no sample 'nobody'\n")
     run = json.loads((output / "run.json").read_text())
     (output / "run.json").write_text(json.dumps({**run, "manifest": str(output / "none.parquet")}))
-    assert cli("replay", output, "s00").returncode == 2
+    assert here("replay", output, "s00").returncode == 2
 
 
 def test_from_s3_onto_s3(bucket: str, s3_server: S3Server, tmp_path: Path) -> None:
@@ -179,8 +179,8 @@ def test_from_s3_onto_s3(bucket: str, s3_server: S3Server, tmp_path: Path) -> No
     ]
     store.pipe_file(f"{bucket}/in/m.parquet", write_rows(tmp_path / "m.parquet", rows).read_bytes())
     output = f"{bucket}/out"
-    words = (f"{bucket}/in/m.parquet", output, "--workers", "1")
-    process = run_tiny(*words, module=STAND_IN, **s3_server.environment)
+    with without_ray():
+        process = run_tiny_here(f"{bucket}/in/m.parquet", output)
     assert process.returncode == 1, process.stderr
     assert "missing FAILED image_missing" in process.stderr
 
@@ -194,18 +194,18 @@ def test_from_s3_onto_s3(bucket: str, s3_server: S3Server, tmp_path: Path) -> No
             assert len(decode_mp4(stream.read())) == FRAMES
     assert pq.read_table(f"{root}/failures.parquet", filesystem=arrow)["error_code"].to_pylist() == ["image_missing"]
 
-    again = run_tiny(f"{bucket}/in/m.parquet", output, **s3_server.environment)
+    again = run_tiny_here(f"{bucket}/in/m.parquet", output)
     assert (again.returncode, again.stderr) == (1, f"3 rows: 3 done before, 0 to do -> {output}\n")
-    status = cli("status", output, **s3_server.environment)
+    status = here("status", output)
     assert status.stdout.startswith("2 made, 1 failed, 0 left, of 3 rows\n")
     assert len(store.find(f"{root}/videos")) == 2
 
 
 def test_a_sheet_is_drawn_of_one_or_two_outputs(finished: Finished, tmp_path: Path) -> None:
     one, two = tmp_path / "one.png", tmp_path / "new folder" / "two.png"
-    drawn = cli("sheet", finished.manifest, finished.output, "-o", one, "--frames", "3", "--limit", "2")
+    drawn = here("sheet", finished.manifest, finished.output, "-o", one, "--frames", "3", "--limit", "2")
     assert (drawn.returncode, drawn.stdout) == (0, f"wrote {one}\n"), drawn.stderr
-    assert cli("sheet", finished.manifest, finished.output, finished.output, "-o", two, "--limit", "1").returncode == 0
+    assert here("sheet", finished.manifest, finished.output, finished.output, "-o", two, "--limit", "1").returncode == 0
     width, height = Image.open(one).size
     assert Image.open(two).height < height
     assert Image.open(two).width > width
@@ -213,10 +213,10 @@ def test_a_sheet_is_drawn_of_one_or_two_outputs(finished: Finished, tmp_path: Pa
 
 
 def test_a_sheet_without_a_run_or_a_writable_place_is_refused(finished: Finished, tmp_path: Path) -> None:
-    nothing = cli("sheet", finished.manifest, tmp_path / "nothing", "-o", tmp_path / "sheet.png")
+    nothing = here("sheet", finished.manifest, tmp_path / "nothing", "-o", tmp_path / "sheet.png")
     assert nothing.returncode == 2
     assert "there is no run at" in nothing.stderr
     (tmp_path / "file").write_text("")
-    nowhere = cli("sheet", finished.manifest, finished.output, "-o", tmp_path / "file" / "sheet.png")
+    nowhere = here("sheet", finished.manifest, finished.output, "-o", tmp_path / "file" / "sheet.png")
     assert nowhere.returncode == 2
     assert "cannot be written" in nowhere.stderr

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.pipeline.runs import BOX, PATH, SIDE, STAND_IN, cli, picture, records, row, run_tiny, table, write_rows
+from tests.pipeline.in_process import here, run_tiny_here, without_ray
+from tests.pipeline.runs import BOX, PATH, SIDE, STAND_IN, picture, records, row, run_tiny, table, write_rows
 
 pytestmark = pytest.mark.slow
 
@@ -136,7 +137,8 @@ def test_every_bad_row_has_its_code_and_every_other_row_its_video(tmp_path: Path
 
     # one image is there now: its row is made, the others fail again
     picture().save(tmp_path / "missing.png")
-    again = run_tiny(manifest, output, "--retry-failed", "--workers", "1", module=STAND_IN)
+    with without_ray():
+        again = run_tiny_here(manifest, output, "--retry-failed")
     assert again.returncode == 1, again.stderr
     assert f"{len(written)} rows: {len(works)} done before, {len(codes)} to do" in again.stderr
     written = records(output)
@@ -146,14 +148,14 @@ def test_every_bad_row_has_its_code_and_every_other_row_its_video(tmp_path: Path
     assert {line["attempts"] for line in failures.values()} == {2}
     assert set(table(output)["sample_id"].to_pylist()) == works | {"missing.png"}
 
-    status = cli("status", output)
+    status = here("status", output)
     assert status.returncode == 0
     assert status.stdout.startswith(f"{len(works) + 1} made, {len(codes) - 1} failed, 0 left, of {len(written)} rows\n")
 
 
 def test_a_dry_run_lists_the_same_rows_and_makes_nothing(tmp_path: Path) -> None:
     manifest, codes = write_table_of_bad_rows(tmp_path)
-    process = run_tiny(manifest, tmp_path / "out", "--dry-run")
+    process = run_tiny_here(manifest, tmp_path / "out", "--dry-run")
     assert process.returncode == 2, process.stderr
     assert not (tmp_path / "out").exists()
     for name in set(codes) - {"unreachable.png"}:

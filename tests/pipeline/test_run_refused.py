@@ -16,7 +16,8 @@ from pipeline.output.records import SampleRecord, commit
 from pipeline.output.storage import Storage
 from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import ModelConfig
-from tests.pipeline.runs import TINY, cli, row, run_tiny, write_good, write_rows
+from tests.pipeline.in_process import here, run_tiny_here
+from tests.pipeline.runs import TINY, row, run_tiny, write_good, write_rows
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_a_manifest_that_cannot_be_run(kind: str, tmp_path: Path) -> None:
     make, message = MANIFESTS[kind]
     path = tmp_path / "m.parquet"
     make(path)
-    process = run_tiny(path, tmp_path / "out")
+    process = run_tiny_here(path, tmp_path / "out")
     assert process.returncode == 2, process.stderr
     assert process.stderr.startswith(f"error: {path} cannot be used:\n")
     assert message in process.stderr
@@ -71,7 +72,7 @@ def test_a_manifest_that_cannot_be_run(kind: str, tmp_path: Path) -> None:
 
 def _error_for_model(model: str, manifest: Path) -> str:
     """Standard error of a run that is refused for its model."""
-    process = run_tiny(manifest, manifest.parent / "out", "--model", model)
+    process = run_tiny_here(manifest, manifest.parent / "out", "--model", model)
     assert process.returncode == 2, process.stderr
     assert not (manifest.parent / "out").exists()
     return process.stderr
@@ -103,7 +104,7 @@ def test_an_incomplete_or_pickled_model_is_refused(manifest: Path) -> None:
 @pytest.mark.slow
 def test_for_an_invalid_size_the_nearest_valid_one_is_named(manifest: Path) -> None:
     multiple = open_checkpoint(ModelConfig(source="embedded"), weights=False).size_multiple
-    process = run_tiny(manifest, manifest.parent / "out", "--height", "100", "--width", "70")
+    process = run_tiny_here(manifest, manifest.parent / "out", "--height", "100", "--width", "70")
     assert process.returncode == 2
     nearest = [round(side / multiple) * multiple for side in (100, 70)]
     assert "embedded cannot make frames of 100 x 70 (height x width)" in process.stderr
@@ -120,17 +121,17 @@ def test_unknown_settings_are_named(manifest: Path) -> None:
         "[sampler\n": "cannot be read as TOML",
     }.items():
         settings.write_text(text)
-        process = run_tiny(manifest, manifest.parent / "out", "--config", settings)
+        process = run_tiny_here(manifest, manifest.parent / "out", "--config", settings)
         assert (process.returncode, process.stdout) == (2, "")
         assert message in process.stderr
-    process = run_tiny(manifest, manifest.parent / "out", "--preset", "slow")
+    process = run_tiny_here(manifest, manifest.parent / "out", "--preset", "slow")
     assert (process.returncode, process.stderr) == (2, "error: --preset must be one of paper, fast, not 'slow'\n")
 
 
 @pytest.mark.slow
 def test_an_output_that_cannot_be_written_is_a_storage_error(manifest: Path) -> None:
     for output in (f"{manifest}/out", "/proc/out"):
-        process = run_tiny(manifest, output)
+        process = run_tiny_here(manifest, output)
         assert process.returncode == 3, process.stderr
         assert re.match(rf"error: (reading|writing) {re.escape(output)}/\S+ failed: ", process.stderr), process.stderr
         assert process.stderr.count("\n") == 1
@@ -150,7 +151,7 @@ def test_a_cluster_that_does_not_answer_leaves_failed_records_as_they_are(manife
 
 @pytest.mark.slow
 def test_a_status_without_a_run_is_refused(tmp_path: Path) -> None:
-    process = cli("status", tmp_path / "none")
+    process = here("status", tmp_path / "none")
     assert (process.returncode, process.stdout) == (2, "")
     assert f"there is no run at {tmp_path / 'none'}: it has no run.json" in process.stderr
 
@@ -158,6 +159,6 @@ def test_a_status_without_a_run_is_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_numbers_that_are_too_small_are_usage_errors(manifest: Path) -> None:
     for words in (("--workers", "0"), ("--limit", "0"), ("--frames", "1"), ("--steps", "0"), ("--no-such-option",)):
-        process = cli("run", manifest, *TINY, *words)
+        process = here("run", manifest, *TINY, *words)
         assert process.returncode == 2, words
         assert words[0] in process.stderr

@@ -25,7 +25,7 @@ def write_module(path: Path, marker: Path) -> None:
 
 @pytest.mark.slow
 def test_the_users_modules_are_never_run(tmp_path: Path) -> None:
-    manifest = write_good(tmp_path / "in", 2)
+    manifest = write_good(tmp_path / "in", 1)
     folder, markers = tmp_path / "folder", tmp_path / "markers"
     markers.mkdir()
     for name in (*PACKAGES, *LIBRARIES):
@@ -43,4 +43,4 @@ def test_the_users_modules_are_never_run(tmp_path: Path) -> None:
     )
     assert process.returncode == 0, process.stderr
     assert {path.name: path.read_text() for path in markers.iterdir()} == {}
-    assert set(records(folder / "out")) == {"s00", "s01"}, "relative paths mean the driver's folder in every worker"
+    assert set(records(folder / "out")) == {"s00"}, "relative paths mean the driver's folder in every worker"

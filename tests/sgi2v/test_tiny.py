@@ -56,7 +56,7 @@ def pattern() -> NDArray[np.uint8]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("seed", "max_cfg_scale", "decode_chunk_size"), [(3, 3.0, 8), (4, 1.5, 3), (5, 1.0, 8)])
+@pytest.mark.parametrize(("seed", "max_cfg_scale", "decode_chunk_size"), [(4, 1.5, 3), (5, 1.0, 8)])
 def test_unguided_frames_match_diffusers_pipeline(
     embedded: VideoModel, pattern: NDArray[np.uint8], seed: int, max_cfg_scale: float, decode_chunk_size: int
 ) -> None:
@@ -65,7 +65,7 @@ def test_unguided_frames_match_diffusers_pipeline(
     pipeline = StableVideoDiffusionPipeline.from_pretrained(str(CHECKPOINT), torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     sampler = embedded.checkpoint.sampler().replace(
-        steps=6, max_cfg_scale=max_cfg_scale, decode_chunk_size=decode_chunk_size
+        steps=4, max_cfg_scale=max_cfg_scale, decode_chunk_size=decode_chunk_size
     )
     stock_THWC = pipeline(
         Image.fromarray(pattern),

@@ -20,7 +20,8 @@ from pipeline.output.lease import LeaseError, acquire
 from pipeline.output.records import SampleRecord
 from pipeline.output.storage import Storage
 from sgi2v.errors import ConfigError
-from tests.pipeline.runs import STAND_IN, cli, records, row, run_tiny, table, write_good, write_rows
+from tests.pipeline.in_process import here, run_tiny_here, without_ray
+from tests.pipeline.runs import records, row, table, write_good, write_rows
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +31,8 @@ ROWS = 3
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
-    done = run_tiny(write_good(folder, ROWS), folder / "out", "--workers", "1", module=STAND_IN)
+    with without_ray():
+        done = run_tiny_here(write_good(folder, ROWS), folder / "out")
     assert done.returncode == 0, done.stderr
     return folder / "out"
 
@@ -91,7 +93,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], list[tuple[str, str]]]] = {
 
 
 def test_a_finished_output_is_complete(output: Path) -> None:
-    done = cli("verify", output)
+    done = here("verify", output)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "3 made, 0 failed, 0 left, of 3 rows: everything is there and whole\n"
 
@@ -112,12 +114,13 @@ def test_damage_is_found_and_repaired(output: Path, kind: str) -> None:
 
 def test_a_repaired_sample_is_made_again_by_the_next_run(output: Path, finished: Path) -> None:
     truncate(output)
-    repaired = cli("verify", output, "--repair")
+    repaired = here("verify", output, "--repair")
     assert repaired.returncode == 1
     assert "[video_damaged]" in repaired.stdout
     assert "the next run makes 1 sample again" in repaired.stdout
     before = records(output)
-    done = run_tiny(finished.parent / "m.parquet", output, "--workers", "1", module=STAND_IN)
+    with without_ray():
+        done = run_tiny_here(finished.parent / "m.parquet", output)
     assert done.returncode == 0, done.stderr
     assert check(str(output)).flaws == []
     after = records(output)
@@ -143,7 +146,7 @@ def put_manifest(output: Path, *ids: str) -> None:
 def test_an_unfinished_run_is_not_complete(output: Path) -> None:
     put_manifest(output, "s00", "s01", "s02", "s03")
     change_run_file(output, rows=4)
-    done = cli("verify", output)
+    done = here("verify", output)
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout == "3 made, 0 failed, 1 left, of 4 rows: no flaws, but the run is not finished\n"
 
@@ -171,7 +174,7 @@ def test_without_the_manifest_only_counts_are_compared_and_verify_says_so(output
         manifest.unlink()
     else:
         write_rows(manifest, [row("x00")])
-    done = cli("verify", output)
+    done = here("verify", output)
     why = f"{manifest} {'cannot be used: manifest: no such file' if gone else 'has changed since the run was started'}"
     first, last = done.stdout.splitlines()
     assert first.startswith(f"the number of rows is checked against run.json only: {why}")
@@ -236,7 +239,7 @@ def test_videos_in_flight_and_stale_tables_are_no_flaws_during_a_run(output: Pat
     with acquire(Storage(str(output))) as lease:
         assert check(str(output)).flaws == []
         truncate(output, "s01")
-        done = cli("verify", output)
+        done = here("verify", output)
         claim = lease.claim.describe()
     assert done.returncode == 1
     lines = done.stdout.splitlines()
