@@ -6,9 +6,8 @@ FLOPs are torch's own count, attention included. Memory is the largest sum of by
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import cached_property
 from time import perf_counter
 from typing import Any
@@ -22,28 +21,11 @@ from torch.utils._python_dispatch import TorchDispatchMode  # no public name; to
 from sgi2v.attention import replace_cross_attention
 from sgi2v.checkpoint import Checkpoint
 from sgi2v.config import GuidanceConfig, MemoryTier, SamplerConfig
+from sgi2v.costs import Cost, cost_key, keep_cost, known_cost
 from sgi2v.guidance import LossPlan, guided_features, plan_loss, trajectory_loss
 from sgi2v.model import VideoModel
 from sgi2v.sampling import PHASES
 from sgi2v.trajectory import BoxTracks
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one sample costs."""
-
-    phase_flops: dict[str, float]
-    """Phase -> floating-point operations; a multiply-add is two."""
-    weights_bytes: int
-    """Bytes of all weights of the model."""
-    working_bytes: Mapping[MemoryTier, int]
-    """Tier -> peak bytes beside the weights; a device needs some more for its kernels and its allocator."""
-
-    @property
-    def flops(self) -> float:
-        """Floating-point operations of all phases."""
-        return sum(self.phase_flops.values())
-
 
 ALLOCATOR_SLACK = 1.15
 """Memory that a device needs, relative to its tensors: the allocator's unused pieces and kernels' workspaces on top."""
@@ -93,7 +75,18 @@ def estimate_cost(
     guidance: GuidanceConfig | None,
     dtype: torch.dtype,
 ) -> Cost:
-    """What a sample costs with weights of type `dtype`; FLOPs are those of the high tier."""
+    """What a sample costs with weights of type `dtype`; it is counted once, and then read from a file."""
+    key = cost_key(checkpoint, sampler, guidance, str(dtype).removeprefix("torch."))
+    if (cost := known_cost(key)) is None:
+        cost = count_cost(checkpoint, sampler, guidance, dtype)
+        keep_cost(key, cost)
+    return cost
+
+
+def count_cost(
+    checkpoint: Checkpoint, sampler: SamplerConfig, guidance: GuidanceConfig | None, dtype: torch.dtype
+) -> Cost:
+    """What a sample costs with weights of type `dtype`. Counting takes tens of seconds."""
     with fake_model(checkpoint, sampler, dtype) as model:
         working = {tier: model.peak(guidance, tier) for tier in MemoryTier}
         return Cost(model.flops(guidance, MemoryTier.HIGH), model.weights_bytes, working)

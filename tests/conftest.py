@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +16,14 @@ ROOT = Path(__file__).parents[1]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide GPUs from all tests but those marked `gpu`, and let workers of the tests' runs import the tests."""
+    """Hide GPUs from all tests but those marked `gpu`, let workers of runs import the tests, and use a new cache."""
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     if config.getoption("markexpr") != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if "PYTEST_XDIST_WORKER" not in os.environ:  # the processes of `pytest -n` share the folder of the first
+        folder = tempfile.TemporaryDirectory(prefix="sgi2v-tests")
+        os.environ["SGI2V_CACHE"] = folder.name
+        config.add_cleanup(folder.cleanup)
 
 
 @pytest.fixture(scope="session", autouse=True)

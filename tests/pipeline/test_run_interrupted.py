@@ -153,7 +153,7 @@ def test_ctrl_c_on_a_terminal_stops_cleanly_and_says_how_to_continue(tmp_path: P
 def test_a_second_driver_is_refused_and_may_take_over(tmp_path: Path) -> None:
     manifest, output = write_good(tmp_path, ROWS), tmp_path / "out"
     words = ("run", manifest, "--output", output, *TINY, "--workers", "1")
-    options = {"module": STAND_IN, "env": {**os.environ, SECONDS: "2"}}
+    options = {"module": STAND_IN, "env": {**os.environ, SECONDS: "1"}}
     with (tmp_path / "log").open("ab") as log, started(*words, **options, stdout=log, stderr=log) as driver:
         until("a record is there", lambda: number_of_records(output) > 0, 120)
         refused = run_tiny(manifest, output)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +14,11 @@ from sgi2v.bench import Benchmark, Phase, benchmark, lines
 from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import GuidanceConfig, MemoryTier, ModelConfig, SamplerConfig
 from sgi2v.errors import ConfigError
-from sgi2v.estimate import estimate_cost, matrix_rate, uses_tf32
+from sgi2v.estimate import count_flops, matrix_rate, uses_tf32
 from sgi2v.generate import Generation, generate
 from sgi2v.sampling import PHASES
 from sgi2v.trial import shortest
+from tests.pipeline.in_process import here
 from tests.pipeline.runs import cli
 
 SMALL = ("--model", "embedded", "--frames", "4", "--steps", "2", "--samples", "1")
@@ -87,7 +85,7 @@ def test_a_lower_tier_is_measured_and_reported_where_memory_runs_out(
     assert f"GiB in the {tier} tier, after memory ran out in a higher tier; " in table
     assert f"the {tier} tier computes blocks of the guided passes twice; both are counted in the TFLOP" in table
     checkpoint = open_checkpoint(ModelConfig(source="embedded"))
-    in_high = estimate_cost(checkpoint, *small_settings(), torch.float32).phase_flops
+    in_high = count_flops(checkpoint, *small_settings(), torch.float32)
     assert least * in_high["guide"] < result.phases["guide"].flops < most * in_high["guide"]
     assert result.phases["denoise"].flops == in_high["denoise"]
 
@@ -177,9 +175,7 @@ def test_a_compiled_model_is_reported_as_such(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.slow
 def test_a_missing_compiler_is_an_error_with_advice(tmp_path: Path) -> None:
-    command = [Path(sys.executable).with_name("sgi2v-batch"), "bench", *SMALL, "--compile"]
-    environment = {**os.environ, "PATH": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    done = cli("bench", *SMALL, "--compile", PATH=str(tmp_path), TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: embedded cannot be compiled on ")
     assert done.stderr.endswith("install a C++ compiler there, or leave --compile out\n")
@@ -187,6 +183,6 @@ def test_a_missing_compiler_is_an_error_with_advice(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_missing_model_is_an_error() -> None:
-    done = cli("bench", "--model", "/nowhere")
+    done = here("bench", "--model", "/nowhere")
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
