@@ -60,7 +60,9 @@ def make_plan(
         digested = rows.append_column("_digest", index["row_digest"].take(positions))
         _check_unchanged(digested.filter(pc.invert(is_todo)))
     other_samples = index.num_rows - (len(rows) - positions.null_count)
-    rows = rows.append_column("_attempts", pc.fill_null(index["attempts"].take(positions), 0)).slice(0, limit)
+    attempts = pc.fill_null(index["attempts"].take(positions), 0)
+    attempts = pc.max_element_wise(attempts, catalog.lost_attempts(rows["sample_id"]))  # whose keys are not used again
+    rows = rows.append_column("_attempts", attempts).slice(0, limit)
     return Plan(rows.filter(is_todo.slice(0, limit)), rows.num_rows, catalog, other_samples)
 
 

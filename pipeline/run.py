@@ -22,6 +22,7 @@ from pipeline.flow.load import Load
 from pipeline.flow.pools import Pools
 from pipeline.flow.row import RUN_ERRORS
 from pipeline.flow.session import cluster_errors, ray_session
+from pipeline.output.keys import is_own_key
 from pipeline.output.lease import Lease, acquire
 from pipeline.output.log import RunLog
 from pipeline.output.records import SampleRecord
@@ -171,7 +172,7 @@ class _Run:
     def _abort_uploads(self) -> None:
         """Abort uploads that killed runs left unfinished. A failure is only logged: such uploads merely take space."""
         try:
-            if aborted := self.storage.abort_uploads():
+            if aborted := self.storage.abort_uploads(is_own_key):
                 self.log.write("uploads_aborted", uploads=aborted)
         except StorageError as error:
             self.log.write("uploads_not_aborted", message=str(error))

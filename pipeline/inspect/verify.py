@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -18,8 +18,8 @@ from pipeline.output.catalog import Catalog, count
 from pipeline.output.lease import Lease, acquire, check_epoch, is_alive, read_claim
 from pipeline.output.records import VIDEOS, SampleRecord, Status
 from pipeline.output.run_file import RUN_FILE, RunFile, require_run
-from pipeline.output.storage import Storage
-from pipeline.output.tables import FAILURES, METADATA, read_ids, write_tables
+from pipeline.output.storage import ABANDONED_S, Storage
+from pipeline.output.tables import FAILURES, METADATA, is_replaced_by_older, read_ids, write_tables
 from sgi2v.errors import ConfigError, SampleError, SGI2VError
 from sgi2v.wording import counted
 
@@ -37,7 +37,7 @@ class Flaw:
     """One thing that is wrong with an output."""
 
     code: str
-    """video_missing, video_damaged, video_shared, video_orphan, row_missing, table_stale."""
+    """record_damaged, part_damaged, lease_damaged, video_missing, video_damaged, video_orphan, row_missing, table_stale."""
     key: str
     """Sample id, or the key of an object that belongs to no sample."""
     message: str
@@ -61,6 +61,8 @@ class Verdict:
     flaws: list[Flaw] = field(default_factory=list)
     active_run: str | None = None
     """The run that was at work during the verification, if any: flaws of NORMAL_DURING_RUN are then left out."""
+    young_videos: int = 0
+    """Videos without a record that are too young to be judged: their records may be on their way."""
     manifest_problem: str | None = None
     """Why the sample ids were not compared with the manifest's, but only counted; None if they were compared."""
 
@@ -77,12 +79,17 @@ def verify(output: str) -> Verdict:
     first_claim = read_claim(storage)
     was_alive = first_claim is not None and is_alive(first_claim)
     videos = _list_videos(storage)
-    catalog = Catalog(storage)
+    catalog = Catalog(storage, without_damaged_parts=True)
     index = catalog.index
     run = require_run(storage)  # after the records: a run updates run.json before it finishes a row of its manifest
     verdict = Verdict(run.rows, count(index, "committed"), count(index, "failed"))
+    verdict.flaws += _check_records(catalog)
     verdict.flaws += _check_rows(run, index, verdict)
-    verdict.flaws += _check_videos(catalog, videos)
+    orphans = _orphans(catalog, videos)
+    old_orphans = [key for key in orphans if _is_abandoned(storage, key)]
+    verdict.young_videos = len(orphans) - len(old_orphans)
+    verdict.flaws += [Flaw("video_orphan", key, "no record names it") for key in old_orphans]
+    verdict.flaws += _check_videos(catalog)
     verdict.flaws += _check_tables(catalog)
     last_claim = read_claim(storage)
     if last_claim is not None:
@@ -109,23 +116,46 @@ def repair(output: str, flaws: Sequence[Flaw]) -> int:
 
 def _repair(storage: Storage, flaws: Sequence[Flaw], lease: Lease) -> int:
     videos = _list_videos(storage)
-    catalog = Catalog(storage)
+    catalog = Catalog(storage, without_damaged_parts=True)
+    # the videos of a damaged part are kept until the next repair: a copy of the part may be found
+    orphans = _orphans(catalog, videos) & {flaw.key for flaw in flaws if flaw.code == "video_orphan"}
+    lost = catalog.remove_damaged(lease.epoch)
     catalog.delete_superseded(lease.epoch)
     # checked again: a run may have come and gone, and workers of a dead driver may have committed what they had
-    current_flaws = list(_check_videos(catalog, videos, only={flaw.key for flaw in flaws}))
-    flawed_keys = pa.array([flaw.key for flaw in current_flaws], pa.string())
+    flawed_keys = pa.array(
+        [flaw.key for flaw in _check_videos(catalog, only={flaw.key for flaw in flaws})], pa.string()
+    )
     index = catalog.index
     flawed = index.filter(pc.is_in(index["sample_id"], value_set=flawed_keys))
     catalog.remove(flawed["sample_id"].to_pylist(), lease.epoch)
     no_manifest = pa.table({"sample_id": pa.array([], pa.string())})  # the tables keep the manifest columns they have
     write_tables(catalog, no_manifest, lease.epoch)
     # after the tables, which must never name a video that is deleted
-    orphans = [flaw.key for flaw in current_flaws if flaw.code == "video_orphan"]
-    named_videos = set(catalog.index["file_name"].to_pylist())
-    flawed_videos = [name for name in flawed["file_name"].drop_null().to_pylist() if name not in named_videos]
     check_epoch(storage, lease.epoch)
-    storage.delete_many([*orphans, *flawed_videos])
-    return int(flawed.num_rows)
+    old_orphans = [key for key in orphans if _is_abandoned(storage, key)]
+    storage.delete_many([*old_orphans, *flawed["file_name"].drop_null().to_pylist()])
+    return len(lost) + int(flawed.num_rows)
+
+
+def _check_records(catalog: Catalog) -> Iterator[Flaw]:
+    """The records and parts that cannot be used, and the claim."""
+    for damage in catalog.damaged:
+        if damage.sample_id is None:
+            yield Flaw("part_damaged", damage.key, damage.problem)
+        else:
+            yield Flaw("record_damaged", damage.sample_id, f"{damage.key} {damage.problem}")
+
+
+def _orphans(catalog: Catalog, videos: set[str]) -> set[str]:
+    """The videos that no record names. videos: of `_list_videos`. None while a part cannot be read."""
+    if any(damage.sample_id is None for damage in catalog.damaged):
+        return set()
+    return videos - set(catalog.index["file_name"].to_pylist())
+
+
+def _is_abandoned(storage: Storage, video: str) -> bool:
+    """Whether a video without a record is so old that no worker will put its record."""
+    return time.time() - storage.changed_at(video) > ABANDONED_S
 
 
 def _list_videos(storage: Storage) -> set[str]:
@@ -166,22 +196,15 @@ def _manifest_ids(run: RunFile) -> pa.Array:
     return read_manifest(run.manifest)["sample_id"].combine_chunks()
 
 
-def _check_videos(catalog: Catalog, videos: set[str], only: set[str] | None = None) -> Iterator[Flaw]:
-    """Compare the videos with the records. videos: of `_list_videos`. only: sample ids and keys to check; None: all."""
+def _check_videos(catalog: Catalog, only: set[str] | None = None) -> Iterator[Flaw]:
+    """Compare the videos with the records. only: sample ids to check; None: all."""
     storage = catalog.storage
-    names = Counter(catalog.index["file_name"].drop_null().to_pylist())
-    orphans = videos - set(names)
-    yield from (
-        Flaw("video_orphan", key, "no record names it") for key in sorted(orphans if only is None else orphans & only)
-    )
     with _Decoders() as decoders:
         for batch in _record_batches(catalog, "committed"):
             records = [record for record in batch if only is None or record.sample_id in only]
             contents = storage.get_many(record.file_name for record in records if record.file_name is not None)
             for record in records:
-                if names[record.file_name] > 1:
-                    yield Flaw("video_shared", record.sample_id, f"{record.file_name} is another sample's too")
-                elif record.file_name not in contents:
+                if record.file_name not in contents:
                     yield Flaw("video_missing", record.sample_id, f"{record.file_name} is not there")
                 elif damage := _damage(record, contents[record.file_name], decoders):
                     yield Flaw("video_damaged", record.sample_id, f"{record.file_name} {damage}")
@@ -209,6 +232,9 @@ def _check_tables(catalog: Catalog) -> Iterator[Flaw]:
     status_of: dict[str, Status] = {METADATA: "committed", FAILURES: "failed"}
     for name, status in status_of.items():
         expected = set(index.filter(pc.equal(index["status"], status))["sample_id"].to_pylist())
+        if is_replaced_by_older(catalog.storage, name):
+            yield Flaw("table_stale", name, "is of an earlier run than the last one: run again to update it")
+            continue
         listed = read_ids(catalog.storage, name)
         missing, extra = len(expected - listed), len(listed - expected)
         if missing or extra:

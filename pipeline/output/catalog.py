@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +17,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.io import read_parquet
+from manifests.schema import SAMPLE_ID_PATTERN
+from pipeline.output.keys import names_own_videos, parse_record_key
 from pipeline.output.lease import check_epoch
-from pipeline.output.records import RECORD_SCHEMA, RECORDS, SampleRecord, Status, record_key
+from pipeline.output.records import RECORD_SCHEMA, RECORDS, SampleRecord, Status, parse_records, record_key
 from pipeline.output.storage import Storage
 from sgi2v.errors import ConfigError
 
@@ -36,6 +39,8 @@ INDEX_SCHEMA = pa.schema(
 )
 """The columns that are held in memory of every sample: a few hundred bytes."""
 
+REMOVED = "removed"
+"""Status of a row in a part that takes the sample's records away: those with as many attempts or fewer."""
 _UNSEALED = np.iinfo(np.int32).max
 """Part number of an unsealed record: behind every part."""
 _NUMBERED_SCHEMA = INDEX_SCHEMA.append(pa.field("_part", pa.int32()))
@@ -45,17 +50,58 @@ Unsealed = tuple[str, SampleRecord]
 """The key of an unsealed record, and the record."""
 
 
+@dataclass(frozen=True)
+class Damage:
+    """A record, or a whole part, that is not one that this program writes. It counts for no sample."""
+
+    key: str
+    """Of the object."""
+    sample_id: str | None
+    """Sample that the record's key or the part's row states; None for a whole part."""
+    attempts: int
+    """Attempts that these state; 0 for a whole part."""
+    problem: str
+    """What is wrong with it, as the end of a sentence."""
+
+    @property
+    def in_part(self) -> bool:
+        """Whether it is a part, or a row of one."""
+        return self.key.startswith(f"{PARTS}/")
+
+
 class Catalog:
     """The finished samples of an output: as they were when it was read, and what its run has added since."""
 
-    def __init__(self, storage: Storage) -> None:
-        """Read every record. Raises StorageError; ConfigError for a part of another program."""
+    def __init__(self, storage: Storage, without_damaged_parts: bool = False) -> None:
+        """Read every record. Raises StorageError, and ConfigError for a damaged part.
+
+        without_damaged_parts: go on without them, though their samples are then missing; `damaged` names them.
+        """
         self.storage = storage
-        unsealed = _read_unsealed(storage, but=set())  # before the parts: a record sealed meanwhile is then read twice
-        self._parts = [key for key in storage.keys(PARTS) if key.endswith(".parquet")]
-        indexes = [_read_part(storage, key).select(INDEX_SCHEMA.names) for key in self._parts]
-        numbered = [_numbered(index, part) for part, index in enumerate(indexes)]
-        self._index_of_parts = pa.concat_tables([_NUMBERED_SCHEMA.empty_table(), *numbered])
+        self.damaged: list[Damage] = []
+        """Records and parts that cannot be used, as they were when the catalog was read."""
+        unsealed = self._read_unsealed(but=set())  # before the parts: a record sealed meanwhile is then read twice
+        self._parts: list[str] = []
+        indexes = [_NUMBERED_SCHEMA.empty_table()]
+        for key in storage.keys(PARTS):
+            if not key.endswith(".parquet"):
+                continue
+            try:
+                part = _read_part(storage, key)
+            except ConfigError as error:
+                if not without_damaged_parts:
+                    raise
+                self.damaged.append(Damage(key, None, 0, str(error)))
+                continue
+            indexes.append(_numbered(part.select(INDEX_SCHEMA.names), len(self._parts)))
+            self._parts.append(key)
+        rows = pa.concat_tables(indexes)
+        is_removal = pc.equal(rows["status"], REMOVED)
+        self._removed = _most_attempts(rows.filter(is_removal))
+        rows = rows.filter(pc.invert(is_removal))
+        is_sound = names_own_videos(rows)
+        self.damaged += self._damaged_rows(rows.filter(pc.invert(is_sound)))
+        self._index_of_parts = rows.filter(is_sound)
         self._replaced_ids: list[str] = []
         self._added_ids: set[str] = set()
         self._unsealed: dict[str, Unsealed] = {}
@@ -128,22 +174,16 @@ class Catalog:
     def seal(self, epoch: int) -> None:
         """Write the unsealed records into a part, then delete their objects. epoch, errors: as `seal_if_due`."""
         records = self._unsealed_records()
-        check_epoch(self.storage, epoch)
-        number = sum(key.startswith(_part_prefix(epoch)) for key in self._parts)
-        key = f"{_part_prefix(epoch)}{number:04d}.parquet"
-        table = pa.Table.from_pylist([record.row() for record in records], RECORD_SCHEMA)
-        if not self.storage.put_new(key, _parquet(table)):
-            raise ConfigError(f"{self.storage.url}/{key} is not of this run: move it away")
+        number = self._put_part([record.row() for record in records], epoch)
         check_epoch(self.storage, epoch)
         self.storage.delete_many(key for key, _ in self._unsealed.values())
-        self._index_of_parts = pa.concat_tables([self._sealed, _numbered(_index(records), len(self._parts))])
-        self._parts.append(key)
+        self._index_of_parts = pa.concat_tables([self._sealed, _numbered(_index(records), number)])
         self._unsealed = {}
 
     def refresh(self) -> None:
         """Read the unsealed records that were not added: of workers that could not report to their driver."""
         known = [*self._unsealed.values(), *self._superseded]
-        self._choose_current([*known, *_read_unsealed(self.storage, but={key for key, _ in known})])
+        self._choose_current([*known, *self._read_unsealed(but={key for key, _ in known})])
 
     def delete_superseded(self, epoch: int) -> None:
         """Delete the unsealed records that are not current, and their videos. epoch, errors: as `seal_if_due`."""
@@ -162,21 +202,84 @@ class Catalog:
         self._superseded = []
 
     def remove(self, sample_ids: Iterable[str], epoch: int) -> None:
-        """Delete every record of these samples, so that the next run makes them. epoch, errors: as `seal_if_due`."""
-        check_epoch(self.storage, epoch)
-        removed = set(sample_ids)
-        for key, record in [*self._superseded, *self._unsealed.values()]:
-            if record.sample_id in removed:
-                self.storage.delete(key)
-        ids = pa.array(sorted(removed), pa.string())
+        """Take every record of these samples away, so that the next run makes them. epoch, errors: as `seal_if_due`.
+
+        A new part says so: a driver that was stopped may still put a part with such a record, or delete its object.
+        """
+        removed = dict.fromkeys(sorted(set(sample_ids)), 1)
+        if not removed:
+            return
+        pairs = [*self._superseded, *self._unsealed.values()]
+        found = [(record.sample_id, record.attempts) for _, record in pairs]
+        found += [(damage.sample_id, damage.attempts) for damage in self.damaged if damage.sample_id is not None]
+        ids = pa.array(list(removed), pa.string())
         for key in self._parts:
             part = _read_part(self.storage, key)
-            kept = part.filter(pc.invert(pc.is_in(part["sample_id"], value_set=ids)))
-            if kept.num_rows < part.num_rows:
-                self.storage.put(key, _parquet(kept))
+            found += _most_attempts(part.filter(pc.is_in(part["sample_id"], value_set=ids))).items()
+        for sample_id, attempts in found:
+            if sample_id in removed:
+                removed[sample_id] = max(removed[sample_id], attempts)
+        rows = [{"sample_id": name, "status": REMOVED, "attempts": number} for name, number in removed.items()]
+        self._put_part(rows, epoch)
+        check_epoch(self.storage, epoch)
+        self.storage.delete_many(key for key, record in pairs if record.sample_id in removed)
+        self._removed.update(removed)
         self._replaced_ids.extend(removed)
         self._unsealed = {sample_id: pair for sample_id, pair in self._unsealed.items() if sample_id not in removed}
         self._superseded = [(key, record) for key, record in self._superseded if record.sample_id not in removed]
+
+    def remove_damaged(self, epoch: int) -> list[str]:
+        """Take every damaged record and part away, and nothing that one names. epoch, errors: as `seal_if_due`.
+
+        Returns the samples that have no other record, so that the next run makes them.
+        """
+        check_epoch(self.storage, epoch)
+        self.storage.delete_many(damage.key for damage in self.damaged if damage.sample_id is None)
+        finished = set(self.index["sample_id"].to_pylist())
+        lost = {damage.sample_id for damage in self.damaged if damage.sample_id is not None} - finished
+        self.remove(lost, epoch)
+        check_epoch(self.storage, epoch)
+        self.storage.delete_many(damage.key for damage in self.damaged if not damage.in_part)
+        for key in {damage.key for damage in self.damaged if damage.in_part and damage.sample_id is not None}:
+            part = _read_part(self.storage, key)
+            self.storage.put(key, _parquet(part.filter(names_own_videos(part))))
+        self.damaged = []
+        return sorted(lost)
+
+    def lost_attempts(self, sample_ids: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Per sample the highest attempt that was taken away or is damaged, else 0. No later record may have it."""
+        lost = dict(self._removed)
+        for sample_id, attempts in _most_attempts_of(self.damaged).items():
+            lost[sample_id] = max(lost.get(sample_id, 0), attempts)
+        return _look_up(lost, sample_ids)
+
+    def _damaged_rows(self, rows: pa.Table) -> Iterator[Damage]:
+        """The damage of rows of parts that name another video than one of their sample, unless they were taken away."""
+        rows = rows.filter(pc.greater(rows["attempts"], _look_up(self._removed, rows["sample_id"])))
+        for row in rows.to_pylist():
+            problem = f"names {row['file_name']!r} as the video of {row['sample_id']!r}"
+            yield Damage(self._parts[row["_part"]], row["sample_id"], row["attempts"], problem)
+
+    def _put_part(self, rows: list[dict[str, Any]], epoch: int) -> int:
+        """Write a new part. Returns its position in `_parts`. Raises as `seal_if_due`."""
+        check_epoch(self.storage, epoch)
+        number = sum(key.startswith(_part_prefix(epoch)) for key in self._parts)
+        key = f"{_part_prefix(epoch)}{number:04d}.parquet"
+        if not self.storage.put_new(key, _parquet(pa.Table.from_pylist(rows, RECORD_SCHEMA))):
+            raise ConfigError(f"{self.storage.url}/{key} is not of this run: move it away")
+        self._parts.append(key)
+        return len(self._parts) - 1
+
+    def _read_unsealed(self, but: set[str]) -> list[Unsealed]:
+        """The unsealed records, by key. Notes the damaged ones. but: keys to skip."""
+        keys = [key for key in self.storage.keys(RECORDS) if parse_record_key(key) and key not in but]
+        unsealed, problems = parse_records(sorted(self.storage.get_many(keys).items()))
+        known = {damage.key for damage in self.damaged}
+        for key, problem in problems.items():
+            stated = parse_record_key(key)
+            if stated is not None and key not in known:
+                self.damaged.append(Damage(key, stated.sample_id, stated.attempts, problem))
+        return unsealed
 
     def _unsealed_records(self) -> list[SampleRecord]:
         """The unsealed current records, by sample id."""
@@ -185,7 +288,7 @@ class Catalog:
     def _choose_current(self, unsealed: list[Unsealed]) -> None:
         """Divide the records into current and superseded ones. unsealed: all that there are."""
         records = pa.concat_tables([self._sealed, _numbered(_index(record for _, record in unsealed), _UNSEALED)])
-        is_current = _is_current(records)
+        is_current = _is_current(records, _look_up(self._removed, records["sample_id"]))
         self._index_of_parts = records.filter(pa.array(is_current & (records["_part"].to_numpy() != _UNSEALED)))
         is_unsealed_current = is_current[len(is_current) - len(unsealed) :]
         pairs = list(zip(unsealed, is_unsealed_current, strict=True))
@@ -231,35 +334,57 @@ def _numbered(index: pa.Table, part: int) -> pa.Table:
     return index.append_column("_part", pa.array(np.full(index.num_rows, part, np.int32)))
 
 
-def _read_unsealed(storage: Storage, but: set[str]) -> list[Unsealed]:
-    """The unsealed records, by key. but: keys to skip."""
-    keys = [key for key in storage.keys(RECORDS) if key.endswith(".json") and key not in but]
-    return [(key, SampleRecord.from_json(data)) for key, data in sorted(storage.get_many(keys).items())]
-
-
 def _read_part(storage: Storage, key: str) -> pa.Table:
-    """RECORD_SCHEMA of a part; columns that an earlier version did not write are null."""
+    """RECORD_SCHEMA of a part; columns that an earlier version did not write are null. Raises ConfigError."""
     try:
-        part = read_parquet(storage.get(key) or b"")
+        part = read_parquet(storage.get_many([key]).get(key, b""))
         columns = [
             part[field.name].cast(field.type) if field.name in part.column_names else pa.nulls(len(part), field.type)
             for field in RECORD_SCHEMA
         ]
-        part["sample_id"], part["status"], part["attempts"]
+        part = pa.Table.from_arrays(columns, schema=RECORD_SCHEMA)
+        is_id = pc.match_substring_regex(part["sample_id"], SAMPLE_ID_PATTERN)
+        is_status = pc.is_in(part["status"], value_set=pa.array([*get_args(Status), REMOVED]))
+        is_sound = pc.and_(pc.and_(is_id, is_status), pc.greater_equal(part["attempts"], 1))
+        if not pc.all(pc.fill_null(is_sound, False)).as_py():
+            raise KeyError("a column of every record")
     except (pa.ArrowException, KeyError, OSError) as error:
-        raise ConfigError(f"{storage.url}/{key} is not a part of this program: move it away") from error
-    return pa.Table.from_arrays(columns, schema=RECORD_SCHEMA)
+        raise ConfigError(
+            f"{storage.url}/{key} is not a part of this program, or is damaged, so its samples are unknown: restore it "
+            "from a copy, or take it away with `sgi2v-batch verify --repair`; the next run then makes them again"
+        ) from error
+    return part
 
 
-def _is_current(records: pa.Table) -> np.ndarray:
-    """Which rows of _NUMBERED_SCHEMA are the current records of their samples."""
+def _most_attempts(rows: pa.Table) -> dict[str, int]:
+    """The highest attempt of each sample of an index."""
+    grouped = rows.group_by("sample_id").aggregate([("attempts", "max")])
+    return dict(zip(grouped["sample_id"].to_pylist(), grouped["attempts_max"].to_pylist(), strict=True))
+
+
+def _most_attempts_of(damaged: Iterable[Damage]) -> dict[str, int]:
+    """The highest attempt of each sample that has a damaged record."""
+    known = ((damage.sample_id, damage.attempts) for damage in damaged if damage.sample_id is not None)
+    return dict(sorted(known, key=lambda pair: pair[1]))
+
+
+def _look_up(attempts: Mapping[str, int], sample_ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The attempts of each of these samples; 0 for a sample that is not there."""
+    positions = pc.index_in(sample_ids, value_set=pa.array(list(attempts), pa.string()))
+    return pc.fill_null(pa.array(list(attempts.values()), pa.int64()).take(positions), 0)
+
+
+def _is_current(records: pa.Table, removed: pa.ChunkedArray) -> np.ndarray:
+    """Which rows of _NUMBERED_SCHEMA are current records. removed: the highest attempt of each that was taken away."""
+    is_current = np.array(pc.greater(records["attempts"], removed))
+    records = records.append_column("_row", pa.array(np.arange(records.num_rows))).filter(pa.array(is_current))
     if pc.count_distinct(records["sample_id"]).as_py() == records.num_rows:
-        return np.ones(records.num_rows, bool)
+        return is_current
     ranked = records.append_column("_failed", pc.not_equal(records["status"], "committed"))
     keys = [("sample_id", "ascending"), ("_failed", "ascending"), ("attempts", "descending"), ("_part", "ascending")]
     order = pc.sort_indices(ranked, sort_keys=keys)
     ids = records["sample_id"].take(order).combine_chunks()
     is_first = np.r_[True, pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)]
-    is_current = np.zeros(records.num_rows, bool)
-    is_current[order.to_numpy()[is_first]] = True
+    is_current[:] = False
+    is_current[records["_row"].to_numpy()[order.to_numpy()[is_first]]] = True
     return is_current

@@ -15,6 +15,9 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.output.keys import epoch_of, is_own_key
 from pipeline.output.storage import Storage
 from sgi2v.errors import ConfigError, SGI2VError, StorageError
 
@@ -25,6 +28,8 @@ EXPIRY_S = 60.0
 """After the last heartbeat, seconds; the clocks of two machines may differ by less than this."""
 MISSED_HEARTBEATS = 2.5
 """Heartbeats without a sign of life after which the next driver waits for the expiry, in place of giving up."""
+UNKNOWN = ""
+"""Owner in place of the one of a damaged claim."""
 POLL_S = 1.0
 """Between two looks at the claim while the next driver waits, seconds."""
 
@@ -54,8 +59,8 @@ class Claim:
 
     def describe(self) -> str:
         """`host-7, process 4711, since 2026-01-31 22:04 UTC`."""
-        since = datetime.fromtimestamp(self.started_at, UTC)
-        return f"{self.host}, process {self.pid}, since {since:%Y-%m-%d %H:%M} UTC"
+        since = f"since {datetime.fromtimestamp(self.started_at, UTC):%Y-%m-%d %H:%M} UTC"
+        return f"{self.host}, {since}" if self.owner == UNKNOWN else f"{self.host}, process {self.pid}, {since}"
 
 
 class Lease:
@@ -96,7 +101,7 @@ class Lease:
     def _send_heartbeats(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
             try:
-                check_epoch(self.storage, self.epoch)
+                check_owner(self.storage, self.claim)
                 renewed = replace(self.claim, renewed_at=time.time())
                 _write(self.storage, renewed)
                 self.claim = renewed
@@ -118,17 +123,18 @@ def acquire(storage: Storage, take_over: bool = False, on_wait: Callable[[str], 
     """Claim the output, and wait for the expiry of a claim whose heartbeats have stopped.
 
     take_over: even from a driver that seems alive. on_wait: called with one line when the wait begins. Raises
-    LeaseError if another driver is alive.
+    LeaseError if another driver is alive; ConfigError for a store without conditional puts.
     """
+    storage.check_conditional_puts()
     waiting = False
     while True:
         holder = read_claim(storage)
         if holder is None or take_over or not is_alive(holder):
             now = time.time()
-            epoch = 1 if holder is None else holder.epoch + 1
+            epoch = 1 + (_last_epoch(storage) if holder is None else holder.epoch)
             claim = Claim(epoch, uuid.uuid4().hex, socket.gethostname(), os.getpid(), _machine(), now, now)
             if storage.put_new(_key(epoch), _to_json(claim)):
-                check_epoch(storage, epoch)  # a stale listing may have led to an epoch that was used before
+                check_owner(storage, claim)  # a stale listing may have led to an epoch that was used before
                 _delete_older_claims(storage, epoch)
                 return Lease(storage, claim)
             take_over = False  # a third driver was faster, and --take-over did not mean that one
@@ -152,21 +158,58 @@ def check_epoch(storage: Storage, epoch: int) -> None:
     """Raise LeaseError if a later run has claimed the output: the fencing of a write. epoch: of the run's lease."""
     holder = read_claim(storage)
     if holder is not None and holder.epoch > epoch:
-        raise LeaseError(
-            f"{storage.url} has been taken over by another run: {holder.describe()}. This one has stopped."
-        )
+        raise LeaseError(_taken_over(storage, holder))
+
+
+def check_owner(storage: Storage, claim: Claim) -> None:
+    """Raise LeaseError if the output is another driver's: by a later epoch, or by a claim with this epoch.
+
+    Two claims with one epoch only come from a store that lets a conditional put replace an object.
+    """
+    holder = read_claim(storage)
+    if holder is not None and holder.epoch >= claim.epoch and holder.owner != claim.owner:
+        raise LeaseError(_taken_over(storage, holder))
+
+
+def _taken_over(storage: Storage, holder: Claim) -> str:
+    return f"{storage.url} has been taken over by another run: {holder.describe()}. This one has stopped."
 
 
 def read_claim(storage: Storage) -> Claim | None:
-    """The claim with the highest epoch; None if there has been none."""
-    keys = sorted(key for key in storage.keys(FOLDER) if key.endswith(".json"))
-    data = storage.get(keys[-1]) if keys else None
+    """The claim with the highest epoch; None if there has been none.
+
+    A claim that cannot be read is one of an unknown driver whose last heartbeat was when the object was last changed.
+    """
+    keys = [key for key in storage.keys(FOLDER) if is_own_key(key) and epoch_of(key)]
+    if not keys:
+        return None
+    key = max(keys, key=epoch_of)
+    data = storage.get_many([key]).get(key)
     if data is None:
-        return None if not keys else read_claim(storage)  # deleted meanwhile, so there is a later one
+        return read_claim(storage)  # deleted meanwhile, so there is a later one
+    claim = _parse(key, data)
+    if claim is None:
+        changed_at = storage.changed_at(key)
+        claim = Claim(
+            epoch_of(key), UNKNOWN, f"an unknown driver (its claim {key} is damaged)", 0, "", changed_at, changed_at
+        )
+    return claim
+
+
+def _parse(key: str, data: bytes) -> Claim | None:
+    """The claim in an object's content; None if it is damaged."""
     try:
-        return Claim(**json.loads(data))
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{storage.url}/{keys[-1]} is not a lease of this program: move it away") from error
+        claim = TypeAdapter(Claim).validate_json(data, strict=True)
+        claim.describe()
+    except (ValidationError, OverflowError, ValueError, OSError):  # the last three: of a time that no clock shows
+        return None
+    is_process = 0 < claim.pid < 1 << 31
+    return claim if is_process and claim.epoch == epoch_of(key) else None
+
+
+def _last_epoch(storage: Storage) -> int:
+    """The highest epoch that left its number in the output, for an output whose claims were lost."""
+    return max((epoch_of(key) for folder in ("parts", "tables") for key in storage.keys(folder)), default=0)
 
 
 def is_alive(claim: Claim) -> bool:
@@ -194,7 +237,7 @@ def _machine() -> str:
 
 def _delete_older_claims(storage: Storage, epoch: int) -> None:
     for key in storage.keys(FOLDER):
-        if key < _key(epoch):
+        if is_own_key(key) and 0 < epoch_of(key) < epoch:
             storage.delete(key)
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 
+from pipeline.output.keys import RecordKey, names_own_videos, parse_record_key
 from pipeline.output.lease import LeaseError
-from pipeline.output.storage import Storage
+from pipeline.output.storage import ABANDONED_S, Storage
+from sgi2v.errors import StorageError
 from sgi2v.metrics.objmc import Fidelity
 from sgi2v.metrics.quality import SampleQuality
 
@@ -21,6 +24,8 @@ VIDEOS = "videos"
 RECORD_VERSION = "record/v1"
 
 Status = Literal["committed", "failed"]
+REQUIRED = ("sample_id", "status", "attempts", "row_digest", "fingerprint")
+"""Columns that no record leaves out."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +164,63 @@ def video_key(sample_id: str, attempt: str) -> str:
     return f"{VIDEOS}/{sample_id}.{attempt}.mp4"
 
 
+class DamagedRecordError(ValueError):
+    """An object is not a record that this program writes at its key. The text is the end of a sentence about it."""
+
+
+def parse_record(key: str, data: bytes) -> SampleRecord:
+    """The record in an object. Raises DamagedRecordError."""
+    (record,) = _parse([(key, data)])
+    return record
+
+
+def parse_records(objects: Sequence[tuple[str, bytes]]) -> tuple[list[tuple[str, SampleRecord]], dict[str, str]]:
+    """The records in objects, each with its key; and by key what is wrong with the others. objects: keys and bytes."""
+    if not objects:
+        return [], {}
+    try:
+        return list(zip((key for key, _ in objects), _parse(objects), strict=True)), {}
+    except DamagedRecordError as error:
+        if len(objects) == 1:
+            return [], {objects[0][0]: str(error)}
+    middle = len(objects) // 2
+    left, problems_left = parse_records(objects[:middle])
+    right, problems_right = parse_records(objects[middle:])
+    return left + right, problems_left | problems_right
+
+
+def _parse(objects: Sequence[tuple[str, bytes]]) -> list[SampleRecord]:
+    """The records in objects, all at once, since Arrow is slow with one. Raises DamagedRecordError if one is none."""
+    rows = [_parse_json(data) for _, data in objects]
+    try:
+        table = pa.Table.from_pylist(rows, RECORD_SCHEMA)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        raise DamagedRecordError(f"has a value of another type: {error}") from error
+    is_own = names_own_videos(table).to_pylist()
+    for (key, _), row, names_own_video in zip(objects, rows, is_own, strict=True):
+        stated = RecordKey(row["sample_id"], row["attempts"])
+        if stated != parse_record_key(key) or type(stated.attempts) is not int:
+            raise DamagedRecordError(f"says that it is of {stated.sample_id!r}, attempt {stated.attempts}")
+        if row["status"] not in get_args(Status):
+            raise DamagedRecordError(f"has the status {row['status']!r}")
+        if not names_own_video:
+            raise DamagedRecordError(f"names {row['file_name']!r}, which is not a video of this sample")
+    return [SampleRecord.from_row(row) for row in rows]
+
+
+def _parse_json(data: bytes) -> dict[str, Any]:
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DamagedRecordError("is not JSON" if data.strip() else "is empty") from error
+    if not isinstance(values, dict):
+        raise DamagedRecordError("is not a JSON object")
+    missing = [name for name in REQUIRED if values.get(name) is None]
+    if missing:
+        raise DamagedRecordError(f"lacks {', '.join(missing)}")
+    return values
+
+
 def commit(
     storage: Storage, record: SampleRecord, video: bytes | None, fence: Callable[[], None] = lambda: None
 ) -> SampleRecord:
@@ -170,6 +232,7 @@ def commit(
     """
     key = record_key(record.sample_id, record.attempts)
     fence()
+    start = time.time()
     if video is not None:
         assert record.file_name is not None
         storage.put(record.file_name, video)
@@ -179,9 +242,15 @@ def commit(
             storage.delete(record.file_name)
             raise
     if storage.put_new(key, record.to_json()):
+        if video is not None and time.time() - start > ABANDONED_S / 2:
+            assert record.file_name is not None
+            storage.put(record.file_name, video)  # `verify --repair` may have deleted it as one without a record
         return record
     if video is not None:
         assert record.file_name is not None
         storage.delete(record.file_name)
-    faster = storage.get(key)
-    return record if faster is None else SampleRecord.from_json(faster)
+    try:
+        faster = storage.get(key)
+        return record if faster is None else parse_record(key, faster)
+    except DamagedRecordError as error:
+        raise StorageError(f"{storage.url}/{key} {error}: check the output with `sgi2v-batch verify`") from error

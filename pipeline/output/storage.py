@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -24,9 +25,11 @@ from sgi2v.retry import ATTEMPTS, FINAL_ERRORS, with_retries
 PARALLEL_DELETES = 16
 """Objects that are deleted at the same time."""
 ABANDONED_S = 3600.0
-"""Seconds since the last change of a temporary file after which its writer counts as killed."""
+"""Seconds since the last change of an unfinished or unnamed object after which its writer counts as killed."""
 
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.partial")
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}\.partial")
+_NO_HARD_LINKS = {errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+"""Answers of a disk to a hard link in a folder where a file could be made just before."""
 ResultT = TypeVar("ResultT")
 
 
@@ -46,6 +49,27 @@ class Storage:
         self.root = str(root).rstrip("/")
         protocols = filesystem.protocol if isinstance(filesystem.protocol, (list, tuple)) else [filesystem.protocol]
         self.is_local = "file" in protocols
+
+    def check_conditional_puts(self) -> None:
+        """Raise ConfigError if a conditional put replaces an object: two runs could overwrite each other's results.
+
+        Makes two different puts of one new key, and deletes it.
+        """
+        key = f"lease/probe-{uuid.uuid4().hex}"
+        try:
+            both = self.put_new(key, b"first") and self.put_new(key, b"second")
+        finally:
+            with suppress(StorageError):
+                self.delete(key)
+        if both:
+            raise self._refusal("ignores the condition of a put (If-None-Match: *)")
+
+    def _refusal(self, reason: str) -> ConfigError:
+        return ConfigError(
+            f"{self.url} cannot hold an output, because the store {reason}: two runs could overwrite each other's "
+            "results. Use a local disk, or a store with conditional writes: Amazon S3, Google Cloud Storage, Azure "
+            "Blob Storage, or a recent MinIO, Ceph or SeaweedFS"
+        )
 
     def put_new(self, key: str, data: bytes) -> bool:
         """Conditional put: write an object if the key is free. Returns False if another writer's object is there.
@@ -103,7 +127,7 @@ class Storage:
         return self._with_retries(f"reading {self.url}/{key}", operation)
 
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
-        """The bytes of those objects that exist, fetched concurrently if the store can."""
+        """The bytes of those objects that exist, fetched concurrently if the store can; of a folder none."""
         wanted = list(keys)
 
         def operation() -> dict[str, bytes]:
@@ -111,10 +135,14 @@ class Storage:
             paths = [self._path(key) for key in wanted]
             answers = self._filesystem.cat_ranges(paths, None, None, on_error="return")
             for answer in answers:
-                if isinstance(answer, Exception) and not isinstance(answer, FileNotFoundError):
+                if isinstance(answer, Exception) and not isinstance(answer, (FileNotFoundError, IsADirectoryError)):
                     raise answer
             pairs = zip(wanted, answers, strict=True)
-            return {key: bytes(answer) for key, answer in pairs if not isinstance(answer, Exception)}
+            return {
+                key: b"" if isinstance(answer, IsADirectoryError) else bytes(answer)
+                for key, answer in pairs
+                if not isinstance(answer, FileNotFoundError)
+            }
 
         return self._with_retries(f"reading from {self.url}", operation)
 
@@ -137,7 +165,7 @@ class Storage:
         return result
 
     def keys(self, folder: str) -> list[str]:
-        """Every key below a folder; empty if there is none."""
+        """Every key below a folder; empty if there is none. On a local disk also a folder in the place of an object."""
 
         def operation() -> list[str]:
             if self.is_local:
@@ -152,14 +180,29 @@ class Storage:
 
         return self._with_retries(f"listing {self.url}/{folder}", operation)
 
+    def changed_at(self, key: str) -> float:
+        """When an object was last changed, seconds since 1970; now if it is gone, or the store tells no times."""
+
+        def operation() -> float:
+            self._filesystem.invalidate_cache()
+            try:
+                modified: datetime = self._filesystem.modified(self._path(key))
+            except (FileNotFoundError, NotImplementedError):
+                return time.time()
+            return modified.timestamp()
+
+        return self._with_retries(f"reading the time of {self.url}/{key}", operation)
+
     def delete(self, key: str) -> None:
-        """Delete an object if it exists."""
+        """Delete an object if it exists. An empty folder in its place is removed; one with files is a StorageError."""
 
         def operation() -> None:
             try:
                 self._filesystem.rm_file(self._path(key))
             except FileNotFoundError:
                 return
+            except IsADirectoryError:
+                self._filesystem.rmdir(self._path(key))
 
         self._with_retries(f"deleting {self.url}/{key}", operation)
 
@@ -170,10 +213,11 @@ class Storage:
             for _ in pool.map(self.delete, keys):
                 pass
 
-    def abort_uploads(self) -> int:
+    def abort_uploads(self, is_own: Callable[[str], bool]) -> int:
         """Remove the unfinished uploads of killed writers: multipart uploads, and on a local disk temporary files.
 
-        They take space, and no listing shows them. Returns their number. Only for the holder of the lease. One
+        They take space, and no listing shows them. Returns their number. Only for the holder of the lease. is_own:
+        whether a key is one of this program's; other uploads stay, since others may write below the root too. One
         attempt, since a store may not have this call, or not allow it. Raises StorageError.
         """
         if self.is_local:
@@ -183,33 +227,39 @@ class Storage:
         else:
             return 0
         what = f"aborting the uploads that killed writers have left in {self.url}"
-        return self._with_retries(what, remove, attempts=1)
+        return self._with_retries(what, lambda: remove(is_own), attempts=1)
 
-    def _abort_multipart_uploads(self) -> int:
+    def _abort_multipart_uploads(self, is_own: Callable[[str], bool]) -> int:
         bucket, _, prefix = self.root.partition("/")
         below = f"{prefix}/" if prefix else ""
+        aborted = 0
         seen: set[str] = set()
+        markers: dict[str, str] = {}
         while True:
-            # always the first page: the uploads of the last one are gone, and stores differ in their page markers
-            page = self._filesystem.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=below)
-            uploads = {
-                upload["UploadId"]: upload["Key"]
-                for upload in page.get("Uploads", [])
-                if upload["Key"].startswith(below) and upload["UploadId"] not in seen
-            }
-            for upload_id, key in uploads.items():
-                with suppress(FileNotFoundError):  # finished or aborted meanwhile
-                    self._filesystem.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload_id)
-            seen.update(uploads)
+            page = self._filesystem.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=below, **markers)
+            uploads = [upload for upload in page.get("Uploads", []) if upload["UploadId"] not in seen]
+            for upload in uploads:
+                key, upload_id = upload["Key"], upload["UploadId"]
+                seen.add(upload_id)
+                if key.startswith(below) and is_own(key[len(below) :]):
+                    with suppress(FileNotFoundError):  # finished or aborted meanwhile
+                        self._filesystem.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload_id)
+                    aborted += 1
             if not uploads or not page.get("IsTruncated"):
-                return len(seen)
+                return aborted
+            # not the markers that the page names: stores differ in them
+            markers = {"KeyMarker": uploads[-1]["Key"], "UploadIdMarker": uploads[-1]["UploadId"]}
 
-    def _remove_temporary_files(self) -> int:
+    def _remove_temporary_files(self, is_own: Callable[[str], bool]) -> int:
         """Only old ones: a worker of a run that has lost its lease may still be writing a young one."""
         removed = 0
         for folder, _, names in os.walk(self.root):
-            for file in (Path(folder) / name for name in names if _TEMPORARY.fullmatch(name)):
+            for name in names:
+                match = _TEMPORARY.fullmatch(name)
+                if match is None or not is_own((Path(folder) / match[1]).relative_to(self.root).as_posix()):
+                    continue
                 with suppress(FileNotFoundError):
+                    file = Path(folder) / name
                     if time.time() - file.stat().st_mtime > ABANDONED_S:
                         file.unlink()
                         removed += 1
@@ -242,7 +292,13 @@ class Storage:
                 raise error
 
         walked = os.walk(self._local(folder), onerror=ignore_missing)
-        files = (Path(parent) / name for parent, _, names in walked for name in names if not name.startswith("."))
+        files = (
+            Path(parent) / name
+            for parent, folders, names in walked
+            # a folder with an extension stands where an object should be
+            for name in [*names, *(folder for folder in folders if Path(folder).suffix)]
+            if not name.startswith(".")
+        )
         return sorted(file.relative_to(self.root).as_posix() for file in files)
 
     def _write_temporary(self, key: str, source: BinaryIO) -> Path:
@@ -268,14 +324,33 @@ class Storage:
         temporary = self._write_temporary(key, io.BytesIO(data))
         try:
             os.link(temporary, self._local(key))
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            raise ConfigError(
+                f"{self.url} is on a disk without hard links ({error.strerror}), which an output needs so that two "
+                "runs cannot overwrite each other's results. Use another disk (one with ext4, XFS, APFS or NTFS has "
+                "them), or an object store"
+            ) from error
         finally:
             temporary.unlink(missing_ok=True)
 
     def _create_remote(self, key: str, data: bytes) -> None:
-        """As `_create_local`. S3: If-None-Match: *; s3fs raises EINVAL for a failed precondition."""
+        """As `_create_local`. S3: If-None-Match: *; s3fs raises EINVAL for a failed precondition.
+
+        Raises ConfigError if the store or its client has no conditional put.
+        """
+        from fsspec import AbstractFileSystem
+
+        if getattr(self._filesystem.pipe_file, "__func__", None) is AbstractFileSystem.pipe_file:
+            raise self._refusal("has no conditional put")  # it looks first and then replaces
         try:
             self._filesystem.pipe_file(self._path(key), data, mode="create")
+        except NotImplementedError as error:
+            raise self._refusal("has no conditional put") from error
         except OSError as error:
+            if error.errno == errno.ENOSYS:  # the answer NotImplemented of S3
+                raise self._refusal(f"refuses a conditional put ({error})") from error
             self._filesystem.invalidate_cache()
             if error.errno == errno.EINVAL and self._filesystem.exists(self._path(key)):
                 raise FileExistsError(self._path(key)) from error

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.output.catalog import Catalog
+from pipeline.output.keys import epoch_of
 from pipeline.output.lease import check_epoch
 from pipeline.output.records import RECORD_SCHEMA, Status
 from pipeline.output.storage import Storage
@@ -19,6 +20,10 @@ from sgi2v.errors import ConfigError, StorageError
 
 METADATA = "metadata.parquet"
 FAILURES = "failures.parquet"
+COPIES = "tables"
+"""Folder of the copies of the tables, each under a key of its run."""
+_EPOCH = b"sgi2v_epoch"
+"""Entry of a table's schema metadata: the run that wrote it."""
 METADATA_COLUMNS = (
     *("file_name", "sample_id"),
     *(name for name in RECORD_SCHEMA.names if name not in {"file_name", "sample_id", "error_code", "message"}),
@@ -50,6 +55,21 @@ def read_ids(storage: Storage, name: str) -> set[str]:
     return set() if table is None else {str(sample_id) for sample_id in table["sample_id"].to_pylist()}
 
 
+def is_replaced_by_older(storage: Storage, name: str) -> bool:
+    """Whether a table is of an earlier run than the newest copy of it: a driver that was stopped has put it late."""
+    epoch = _read(storage, name, lambda file: int((file.schema_arrow.metadata or {}).get(_EPOCH, 0)))
+    return epoch is not None and epoch < epoch_of(_newest_copy(storage, name))
+
+
+def _newest_copy(storage: Storage, name: str) -> str:
+    """The key of the copy of a table that belongs to the last run; the table's own if there are no copies.
+
+    No other run writes a copy, so no driver that was stopped and woken can replace it by an older one.
+    """
+    copies = [key for key in storage.keys(COPIES) if key.endswith(f"-{name}")]
+    return max(copies, key=epoch_of, default=name)
+
+
 def _write(
     catalog: Catalog,
     manifest: pa.Table,
@@ -63,15 +83,19 @@ def _write(
     index = catalog.index
     ids = index.filter(pc.equal(index["status"], status))["sample_id"]
     own, rows = _own_columns(ids, manifest, catalog.storage, name, reserved)
-    schema = pa.schema([*(RECORD_SCHEMA.field(column) for column in columns), *own.schema])
+    schema = pa.schema([*(RECORD_SCHEMA.field(column) for column in columns), *own.schema], {_EPOCH: str(epoch)})
+    storage = catalog.storage
     try:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / name
             with pq.ParquetWriter(file, schema, compression="zstd") as writer:
                 for table in _with_own_columns(catalog.tables(status), columns, own, rows):
                     writer.write_table(table)
-            check_epoch(catalog.storage, epoch)  # as late as possible: the driver may have been suspended meanwhile
-            catalog.storage.put_file(name, file)
+            check_epoch(storage, epoch)  # as late as possible: the driver may have been suspended meanwhile
+            storage.put_file(f"{COPIES}/{epoch:06d}-{name}", file)
+            storage.put_file(name, file)
+            copies = (key for key in storage.keys(COPIES) if key.endswith(f"-{name}"))
+            storage.delete_many(key for key in copies if epoch_of(key) < epoch)
     except OSError as error:  # of this machine's disk: the store raises StorageError
         message = f"making {name} in {tempfile.gettempdir()} failed: {error}"
         raise StorageError(f"{message}: make room there, or set TMPDIR to another folder") from error
@@ -109,7 +133,9 @@ def _own_columns(
                 stored_as = f"manifest_{stored_as}"
             columns[stored_as] = manifest[column]
     rows = pc.index_in(ids, value_set=manifest["sample_id"].combine_chunks())
-    existing = _read(storage, name, lambda file: _read_own_columns(file, reserved)) if rows.null_count else None
+    existing = None
+    if rows.null_count:
+        existing = _read(storage, _newest_copy(storage, name), lambda file: _read_own_columns(file, reserved))
     if existing is None:
         existing = pa.table({"sample_id": pa.array([], pa.string())})
     else:

@@ -1,0 +1,66 @@
+"""The keys of an output: which ones this program makes, and for which sample. See docs/output-format.md, Files."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from manifests.schema import SAMPLE_ID_PATTERN
+
+_SAMPLE_ID = SAMPLE_ID_PATTERN.removeprefix(r"\A").removesuffix(r"\z")
+_ATTEMPT = r"\.[0-9a-f]{8}\.mp4"
+_RECORD = re.compile(rf"records/(?:attempt-([1-9][0-9]*)/)?({_SAMPLE_ID})\.json")
+_VIDEO = re.compile(rf"videos/({_SAMPLE_ID}){_ATTEMPT}")
+_EPOCH = re.compile(r"(?:lease|parts|tables)/([0-9]{6,})[.-].+")
+_OTHERS = re.compile(
+    r"run\.json|metadata\.parquet|failures\.parquet|lease/[0-9]{6,}\.json|lease/probe-[0-9a-f]{32}"
+    r"|parts/[0-9]{6,}-[0-9]{4,}\.parquet|tables/[0-9]{6,}-[a-z]+\.parquet|logs/[0-9]{6,}/[0-9]{4,}\.jsonl"
+)
+_ATTEMPT_LENGTH = len(".01234567.mp4")
+
+
+@dataclass(frozen=True)
+class RecordKey:
+    """What the key of an unsealed record says."""
+
+    sample_id: str
+    attempts: int
+
+
+def parse_record_key(key: str) -> RecordKey | None:
+    """The sample and attempt of a record's key; None for a key that this program does not make."""
+    match = _RECORD.fullmatch(key)
+    if match is None:
+        return None
+    attempts, sample_id = match.groups()
+    return None if attempts == "1" else RecordKey(sample_id, int(attempts or 1))
+
+
+def is_own_key(key: str) -> bool:
+    """Whether this program makes objects with this key."""
+    patterns = (_RECORD, _VIDEO, _OTHERS)
+    return any(pattern.fullmatch(key) is not None for pattern in patterns)
+
+
+def epoch_of(key: str) -> int:
+    """The epoch of a claim, part or copy of a table; 0 for another key."""
+    match = _EPOCH.fullmatch(key)
+    return 0 if match is None else int(match[1])
+
+
+def names_own_videos(records: pa.Table) -> pa.ChunkedArray:
+    """For each record, whether its `file_name` is null or a key that this program makes for its sample.
+
+    Nothing may read or delete an object that a record names otherwise: it can be a file outside of the output.
+    """
+    names = records["file_name"]
+    expected = pc.binary_join_element_wise("videos/", records["sample_id"], "")
+    is_of_sample = pc.equal(pc.utf8_slice_codeunits(names, 0, -_ATTEMPT_LENGTH), expected)
+    attempts = pc.utf8_slice_codeunits(names, -_ATTEMPT_LENGTH, None)
+    is_attempt = pc.match_substring_regex(attempts, rf"\A{_ATTEMPT}\z")
+    is_id = pc.match_substring_regex(records["sample_id"], SAMPLE_ID_PATTERN)
+    is_own = pc.and_(pc.and_(is_of_sample, is_attempt), is_id)
+    return pc.or_(pc.is_null(names), pc.fill_null(is_own, False))
