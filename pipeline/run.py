@@ -166,6 +166,8 @@ class _Run:
         plan.catalog.seal_if_due(epoch)
         update_run_file(storage, config, digest, rows, plan.other_samples)
         self.observer.planned(plan)
+        for damage in plan.catalog.damaged:
+            self.log.write("record_damaged", sample_id=damage.sample_id, key=damage.key, message=damage.problem)
         self.log.write("planned", rows=plan.total, done=plan.done, todo=plan.todo.num_rows)
         return plan
 

@@ -42,6 +42,9 @@ def verify(
         typer.echo(
             f"a run is writing to it ({verdict.active_run}): videos without a record and tables that lag are not judged"
         )
+    if verdict.young_videos:
+        videos = counted(verdict.young_videos, "video")
+        typer.echo(f"{videos} without a record: less than an hour old, so not judged, since a record may be on its way")
     if verdict.manifest_problem:
         typer.echo(f"the number of rows is checked against run.json only: {verdict.manifest_problem}")
     counts = (

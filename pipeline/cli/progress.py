@@ -36,6 +36,8 @@ class Lines(Observer):
         self.todo = plan.todo.num_rows
         rows = counted(plan.total, "row")
         self.say(f"{rows}: {plan.done} done before, {self.todo} to do -> {self.config.output}")
+        for damage in plan.catalog.damaged:
+            self.say(f"  {damage.key} {damage.problem}: does not count, `sgi2v-batch verify --repair` takes it away")
 
     def started(self, pools: Pools) -> None:
         self.workers = pools.workers

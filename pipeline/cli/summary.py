@@ -82,6 +82,7 @@ def print_status(output: str) -> None:
     lines = [
         f"{counts}, of {counted(status.rows, 'row')}{others}",
         *counts_lines(status.index),
+        *([f"  damaged    {status.damaged:>6}  records: `sgi2v-batch verify` names them"] if status.damaged else []),
         f"  manifest   {status.manifest}",
         f"  model      {status.model} at {status.model_revision}",
     ]

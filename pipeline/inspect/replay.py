@@ -39,8 +39,12 @@ def replay(output: str, sample_id: str, device: str) -> Replay:
     """
     storage = Storage(output)
     config = recorded_config(storage)
-    record = Catalog(storage).get(sample_id)
+    catalog = Catalog(storage)
+    record = catalog.get(sample_id)
     if record is None:
+        for damage in catalog.damaged:
+            if damage.sample_id == sample_id:
+                raise ConfigError(f"{output}/{damage.key} {damage.problem}: the next run makes {sample_id} again")
         raise ConfigError(f"{output} has no sample {sample_id!r}")
     if record.status != "committed" or record.file_name is None:
         raise ConfigError(f"{sample_id} failed ({record.error_code}): it has no video to compare with")

@@ -28,6 +28,8 @@ class RunStatus:
     """Rows of the manifest of the last run."""
     other_samples: int
     """Finished samples that are not in that manifest."""
+    damaged: int
+    """Records that cannot be used; the next run makes their samples again."""
     manifest: str
     """Path or URL of that manifest."""
     model: str | None
@@ -48,7 +50,8 @@ def read_status(output: str) -> RunStatus:
     """The state of the run at `output`. Raises ConfigError if there is none, StorageError."""
     storage = Storage(output)
     run = require_run(storage)
-    index = Catalog(storage).index
+    catalog = Catalog(storage)
+    index = catalog.index
     claim = read_claim(storage)
     holder = claim if claim is not None and not claim.released else None
     return RunStatus(
@@ -57,6 +60,7 @@ def read_status(output: str) -> RunStatus:
         left=max(run.rows - max(index.num_rows - run.other_samples, 0), 0),
         rows=run.rows,
         other_samples=run.other_samples,
+        damaged=len(catalog.damaged),
         manifest=run.manifest,
         model=run.model.get("source"),
         model_revision=run.model_revision,

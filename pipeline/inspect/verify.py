@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from manifests.io import digest_file, read_manifest
 from pipeline.output.catalog import Catalog, count
-from pipeline.output.lease import Lease, acquire, check_epoch, is_alive, read_claim
+from pipeline.output.lease import UNKNOWN, Lease, acquire, check_epoch, claim_key, is_alive, read_claim
 from pipeline.output.records import VIDEOS, SampleRecord, Status
 from pipeline.output.run_file import RUN_FILE, RunFile, require_run
 from pipeline.output.storage import ABANDONED_S, Storage
@@ -37,7 +37,8 @@ class Flaw:
     """One thing that is wrong with an output."""
 
     code: str
-    """record_damaged, part_damaged, lease_damaged, video_missing, video_damaged, video_orphan, row_missing, table_stale."""
+    """record_damaged, part_damaged, lease_damaged, video_missing, video_damaged, video_orphan, row_missing,
+    table_stale."""
     key: str
     """Sample id, or the key of an object that belongs to no sample."""
     message: str
@@ -93,6 +94,9 @@ def verify(output: str) -> Verdict:
     verdict.flaws += _check_tables(catalog)
     last_claim = read_claim(storage)
     if last_claim is not None:
+        if last_claim.owner == UNKNOWN:
+            key = claim_key(last_claim.epoch)
+            verdict.flaws.append(Flaw("lease_damaged", key, "cannot be read: the next run replaces it"))
         is_new = first_claim is None or first_claim.epoch != last_claim.epoch
         if was_alive or is_new or is_alive(last_claim):
             verdict.active_run = last_claim.describe()
@@ -117,14 +121,13 @@ def repair(output: str, flaws: Sequence[Flaw]) -> int:
 def _repair(storage: Storage, flaws: Sequence[Flaw], lease: Lease) -> int:
     videos = _list_videos(storage)
     catalog = Catalog(storage, without_damaged_parts=True)
+    named = {flaw.key for flaw in flaws}
     # the videos of a damaged part are kept until the next repair: a copy of the part may be found
-    orphans = _orphans(catalog, videos) & {flaw.key for flaw in flaws if flaw.code == "video_orphan"}
-    lost = catalog.remove_damaged(lease.epoch)
+    orphans = _orphans(catalog, videos) & named
+    lost = catalog.remove_damaged(named, lease.epoch)
     catalog.delete_superseded(lease.epoch)
     # checked again: a run may have come and gone, and workers of a dead driver may have committed what they had
-    flawed_keys = pa.array(
-        [flaw.key for flaw in _check_videos(catalog, only={flaw.key for flaw in flaws})], pa.string()
-    )
+    flawed_keys = pa.array([flaw.key for flaw in _check_videos(catalog, only=named)], pa.string())
     index = catalog.index
     flawed = index.filter(pc.is_in(index["sample_id"], value_set=flawed_keys))
     catalog.remove(flawed["sample_id"].to_pylist(), lease.epoch)
@@ -138,7 +141,7 @@ def _repair(storage: Storage, flaws: Sequence[Flaw], lease: Lease) -> int:
 
 
 def _check_records(catalog: Catalog) -> Iterator[Flaw]:
-    """The records and parts that cannot be used, and the claim."""
+    """The records and parts that cannot be used."""
     for damage in catalog.damaged:
         if damage.sample_id is None:
             yield Flaw("part_damaged", damage.key, damage.problem)

@@ -228,22 +228,24 @@ class Catalog:
         self._unsealed = {sample_id: pair for sample_id, pair in self._unsealed.items() if sample_id not in removed}
         self._superseded = [(key, record) for key, record in self._superseded if record.sample_id not in removed]
 
-    def remove_damaged(self, epoch: int) -> list[str]:
-        """Take every damaged record and part away, and nothing that one names. epoch, errors: as `seal_if_due`.
+    def remove_damaged(self, named: set[str], epoch: int) -> list[str]:
+        """Take damaged records and parts away, but nothing that they name. epoch, errors: as `seal_if_due`.
 
-        Returns the samples that have no other record, so that the next run makes them.
+        named: the samples of these records, and the keys of these parts. Returns the samples that have no other record,
+        so that the next run makes them.
         """
+        damaged = [damage for damage in self.damaged if (damage.sample_id or damage.key) in named]
         check_epoch(self.storage, epoch)
-        self.storage.delete_many(damage.key for damage in self.damaged if damage.sample_id is None)
+        self.storage.delete_many(damage.key for damage in damaged if damage.sample_id is None)
         finished = set(self.index["sample_id"].to_pylist())
-        lost = {damage.sample_id for damage in self.damaged if damage.sample_id is not None} - finished
+        lost = {damage.sample_id for damage in damaged if damage.sample_id is not None} - finished
         self.remove(lost, epoch)
         check_epoch(self.storage, epoch)
-        self.storage.delete_many(damage.key for damage in self.damaged if not damage.in_part)
-        for key in {damage.key for damage in self.damaged if damage.in_part and damage.sample_id is not None}:
+        self.storage.delete_many(damage.key for damage in damaged if not damage.in_part)
+        for key in {damage.key for damage in damaged if damage.in_part and damage.sample_id is not None}:
             part = _read_part(self.storage, key)
             self.storage.put(key, _parquet(part.filter(names_own_videos(part))))
-        self.damaged = []
+        self.damaged = [damage for damage in self.damaged if damage not in damaged]
         return sorted(lost)
 
     def lost_attempts(self, sample_ids: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -337,7 +339,7 @@ def _numbered(index: pa.Table, part: int) -> pa.Table:
 def _read_part(storage: Storage, key: str) -> pa.Table:
     """RECORD_SCHEMA of a part; columns that an earlier version did not write are null. Raises ConfigError."""
     try:
-        part = read_parquet(storage.get_many([key]).get(key, b""))
+        part = read_parquet(storage.get(key) or b"")
         columns = [
             part[field.name].cast(field.type) if field.name in part.column_names else pa.nulls(len(part), field.type)
             for field in RECORD_SCHEMA
@@ -346,7 +348,7 @@ def _read_part(storage: Storage, key: str) -> pa.Table:
         is_id = pc.match_substring_regex(part["sample_id"], SAMPLE_ID_PATTERN)
         is_status = pc.is_in(part["status"], value_set=pa.array([*get_args(Status), REMOVED]))
         is_sound = pc.and_(pc.and_(is_id, is_status), pc.greater_equal(part["attempts"], 1))
-        if not pc.all(pc.fill_null(is_sound, False)).as_py():
+        if not pc.all(pc.fill_null(is_sound, False), min_count=0).as_py():
             raise KeyError("a column of every record")
     except (pa.ArrowException, KeyError, OSError) as error:
         raise ConfigError(

@@ -133,7 +133,7 @@ def acquire(storage: Storage, take_over: bool = False, on_wait: Callable[[str], 
             now = time.time()
             epoch = 1 + (_last_epoch(storage) if holder is None else holder.epoch)
             claim = Claim(epoch, uuid.uuid4().hex, socket.gethostname(), os.getpid(), _machine(), now, now)
-            if storage.put_new(_key(epoch), _to_json(claim)):
+            if storage.put_new(claim_key(epoch), _to_json(claim)):
                 check_owner(storage, claim)  # a stale listing may have led to an epoch that was used before
                 _delete_older_claims(storage, epoch)
                 return Lease(storage, claim)
@@ -184,7 +184,7 @@ def read_claim(storage: Storage) -> Claim | None:
     if not keys:
         return None
     key = max(keys, key=epoch_of)
-    data = storage.get_many([key]).get(key)
+    data = storage.get(key)
     if data is None:
         return read_claim(storage)  # deleted meanwhile, so there is a later one
     claim = _parse(key, data)
@@ -242,10 +242,11 @@ def _delete_older_claims(storage: Storage, epoch: int) -> None:
 
 
 def _write(storage: Storage, claim: Claim) -> None:
-    storage.put(_key(claim.epoch), _to_json(claim))
+    storage.put(claim_key(claim.epoch), _to_json(claim))
 
 
-def _key(epoch: int) -> str:
+def claim_key(epoch: int) -> str:
+    """The key of the claim of a run."""
     return f"{FOLDER}/{epoch:06d}.json"
 
 

@@ -116,18 +116,20 @@ class Storage:
         self._with_retries(f"writing {self.url}/{key}", operation)
 
     def get(self, key: str) -> bytes | None:
-        """The bytes of an object; None if there is none."""
+        """The bytes of an object; None if there is none; no bytes for a folder in its place."""
 
         def operation() -> bytes | None:
             try:
                 return bytes(self._filesystem.cat_file(self._path(key)))
             except FileNotFoundError:
                 return None
+            except IsADirectoryError:
+                return b""
 
         return self._with_retries(f"reading {self.url}/{key}", operation)
 
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
-        """The bytes of those objects that exist, fetched concurrently if the store can; of a folder none."""
+        """The bytes of those objects that exist, as `get`, fetched concurrently if the store can."""
         wanted = list(keys)
 
         def operation() -> dict[str, bytes]:
@@ -232,23 +234,30 @@ class Storage:
     def _abort_multipart_uploads(self, is_own: Callable[[str], bool]) -> int:
         bucket, _, prefix = self.root.partition("/")
         below = f"{prefix}/" if prefix else ""
-        aborted = 0
         seen: set[str] = set()
+        aborted = 0
         markers: dict[str, str] = {}
         while True:
             page = self._filesystem.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=below, **markers)
-            uploads = [upload for upload in page.get("Uploads", []) if upload["UploadId"] not in seen]
-            for upload in uploads:
-                key, upload_id = upload["Key"], upload["UploadId"]
-                seen.add(upload_id)
-                if key.startswith(below) and is_own(key[len(below) :]):
-                    with suppress(FileNotFoundError):  # finished or aborted meanwhile
-                        self._filesystem.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload_id)
-                    aborted += 1
-            if not uploads or not page.get("IsTruncated"):
+            uploads = {
+                upload["UploadId"]: upload["Key"]
+                for upload in page.get("Uploads", [])
+                if upload["Key"].startswith(below) and is_own(upload["Key"][len(below) :])
+            }
+            new = uploads.keys() - seen
+            for upload_id in new:
+                with suppress(FileNotFoundError):  # finished or aborted meanwhile
+                    self._filesystem.call_s3(
+                        "abort_multipart_upload", Bucket=bucket, Key=uploads[upload_id], UploadId=upload_id
+                    )
+            seen |= new
+            aborted += len(new)
+            # the first page again where uploads of it are gone now, since stores differ in their page markers
+            names = () if new else (("KeyMarker", "NextKeyMarker"), ("UploadIdMarker", "NextUploadIdMarker"))
+            following = {name: page[entry] for name, entry in names if page.get(entry)}
+            if not page.get("IsTruncated") or (not new and following == markers):
                 return aborted
-            # not the markers that the page names: stores differ in them
-            markers = {"KeyMarker": uploads[-1]["Key"], "UploadIdMarker": uploads[-1]["UploadId"]}
+            markers = following
 
     def _remove_temporary_files(self, is_own: Callable[[str], bool]) -> int:
         """Only old ones: a worker of a run that has lost its lease may still be writing a young one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import pyarrow as pa
@@ -15,8 +16,13 @@ from tests.pipeline.runs import row
 METRICS = {"objmc_px": 2.0, "static_objmc_px": 8.0, "control_gain": 0.75, "objmc_px_per_box": [1.0, 3.0]}
 
 
+def video_of(sample_id: str, attempt: str = "one") -> str:
+    """The key of a sample's video. attempt: a word, in place of eight random digits."""
+    return video_key(sample_id, hashlib.sha256(attempt.encode()).hexdigest()[:8])
+
+
 def committed(sample_id: str, attempt: str = "one", attempts: int = 1, **changes: Any) -> SampleRecord:
-    values = {"file_name": video_key(sample_id, attempt), "loss_first": [0.5, None], "metrics": METRICS, "seed": 3}
+    values = {"file_name": video_of(sample_id, attempt), "loss_first": [0.5, None], "metrics": METRICS, "seed": 3}
     return SampleRecord(sample_id, "committed", attempts, "row", "print", **{**values, **changes})
 
 

@@ -14,7 +14,7 @@ from pipeline.output.records import SampleRecord, Status, commit, record_key
 from pipeline.output.storage import Storage
 from pipeline.output.tables import FAILURES, METADATA, read_ids, write_tables
 from sgi2v.errors import ConfigError
-from tests.pipeline.output.outputs import committed, failed, manifest
+from tests.pipeline.output.outputs import committed, failed, manifest, video_of
 
 EPOCH = 1
 
@@ -94,10 +94,10 @@ def fill(storage: Storage) -> dict[str, tuple[str, int, str | None]]:
     put(storage, committed("a"), failed("b"), committed("c"), failed("d"), committed("d", "again", attempts=2))
     put(storage, failed("e"), failed("e", attempts=2))
     return {
-        "a": ("committed", 1, "videos/a.one.mp4"),
+        "a": ("committed", 1, video_of("a")),
         "b": ("failed", 1, None),
-        "c": ("committed", 1, "videos/c.one.mp4"),
-        "d": ("committed", 2, "videos/d.again.mp4"),
+        "c": ("committed", 1, video_of("c")),
+        "d": ("committed", 2, video_of("d", "again")),
         "e": ("failed", 2, None),
     }
 
@@ -120,7 +120,7 @@ def test_one_of_several_records_of_a_sample_is_current(storage: Storage) -> None
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("change", range(1, 12))
+@pytest.mark.parametrize("change", range(1, 14))
 def test_a_run_killed_during_sealing_neither_loses_nor_duplicates_a_sample(
     storage: Storage, change: int, after: bool
 ) -> None:
@@ -134,13 +134,13 @@ def test_a_run_killed_during_sealing_neither_loses_nor_duplicates_a_sample(
         write_tables(catalog, rows, epoch)
 
     killing = KillingStorage(storage.url, change, after)
-    # 2 superseded records are deleted, 1 part is put, 5 sealed records are deleted, 2 tables are put
-    if change <= 10:
+    # 2 superseded records are deleted, 1 part is put, 5 sealed records are deleted, 2 tables are put twice
+    if change <= 12:
         with pytest.raises(Killed):
             clean_up(killing, EPOCH)
     else:
         clean_up(killing, EPOCH)
-        assert killing.changes == 10, "a kill came at every change"
+        assert killing.changes == 12, "a kill came at every change"
     assert current(storage) == expected
     clean_up(storage, EPOCH + 1)
     assert current(storage) == expected
@@ -197,7 +197,7 @@ def test_leftovers_of_a_kill_during_sealing_are_deleted_in_bulk_and_without_read
     calls.clear()
     catalog.delete_superseded(EPOCH)
     assert calls == ["many", "many"]
-    assert current(storage) == {**expected, "late": ("committed", 2, "videos/late.later.mp4")}
+    assert current(storage) == {**expected, "late": ("committed", 2, video_of("late", "later"))}
     assert storage.keys("records") == [record_key("late", 2)]
     assert videos(storage) == {name for _, _, name in current(storage).values() if name}
 
@@ -207,11 +207,11 @@ def test_a_late_worker_cannot_duplicate_a_sealed_sample(storage: Storage) -> Non
     catalog = Catalog(storage)
     catalog.seal(EPOCH)
     put(storage, committed("a", "late"))  # the first record is in a part, so the put succeeds
-    assert current(storage) == {"a": ("committed", 1, "videos/a.one.mp4")}
+    assert current(storage) == {"a": ("committed", 1, video_of("a"))}
     catalog.refresh()
     catalog.delete_superseded(EPOCH)
     assert storage.keys("records") == []
-    assert videos(storage) == {"videos/a.one.mp4"}
+    assert videos(storage) == {video_of("a")}
 
 
 def test_a_row_that_ray_runs_twice_is_added_once(storage: Storage) -> None:
@@ -231,9 +231,9 @@ def test_a_retry_replaces_a_sealed_record(storage: Storage) -> None:
         put(storage, record)
         assert catalog.add(record)
     expected = {
-        "a": ("committed", 2, "videos/a.one.mp4"),
+        "a": ("committed", 2, video_of("a")),
         "b": ("failed", 2, None),
-        "c": ("committed", 1, "videos/c.one.mp4"),
+        "c": ("committed", 1, video_of("c")),
     }
     for _ in range(2):
         assert current(storage) == expected
@@ -331,7 +331,7 @@ def test_parts_are_sealed_when_they_are_full(storage: Storage, monkeypatch: pyte
 @pytest.mark.parametrize("data", [b"", b"no table"])
 def test_a_part_of_another_program_is_refused(storage: Storage, data: bytes) -> None:
     storage.put("parts/000001-0000.parquet", data)
-    with pytest.raises(ConfigError, match=r"000001-0000\.parquet is not a part of this program: move it away"):
+    with pytest.raises(ConfigError, match=r"000001-0000\.parquet is not a part of this program, or is damaged"):
         Catalog(storage)
 
 

@@ -10,10 +10,10 @@ import pytest
 import sgi2v.retry
 from pipeline.output.catalog import Catalog
 from pipeline.output.lease import LeaseError, acquire, check_epoch
-from pipeline.output.records import RECORD_SCHEMA, SampleRecord, commit, record_key, video_key
+from pipeline.output.records import RECORD_SCHEMA, SampleRecord, commit, record_key
 from pipeline.output.storage import Storage
 from sgi2v.metrics.objmc import Fidelity
-from tests.pipeline.output.outputs import committed, failed
+from tests.pipeline.output.outputs import committed, failed, video_of
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def test_a_sample_is_committed_once_and_the_slower_worker_leaves_nothing(storage
     first, second = committed("a", "one"), committed("a", "two")
     assert commit(storage, first, b"video one") == first
     assert commit(storage, second, b"video two") == first
-    assert storage.keys("videos") == ["videos/a.one.mp4"]
-    assert storage.get("videos/a.one.mp4") == b"video one"
+    assert storage.keys("videos") == [video_of("a")]
+    assert storage.get(video_of("a")) == b"video one"
     assert commit(storage, failed("a"), None) == first
     assert Catalog(storage).get("a") == first
 
@@ -111,4 +111,4 @@ def test_a_slower_worker_leaves_no_video_if_the_first_record_has_been_sealed(sto
 
     late = committed("a", "two")
     assert commit(Late(storage.url), late, b"video two") == late
-    assert storage.keys("videos") == [video_key("a", "one")]
+    assert storage.keys("videos") == [video_of("a")]

@@ -15,6 +15,7 @@ import pytest
 
 import sgi2v.retry
 from pipeline.output import storage as storage_module
+from pipeline.output.keys import is_own_key
 from pipeline.output.storage import Storage
 from sgi2v.errors import ConfigError, StorageError
 
@@ -237,18 +238,22 @@ def test_uploads_of_a_killed_process_are_aborted(bucket: str) -> None:
     ours, others = Storage(f"{bucket}/out"), Storage(f"{bucket}/output-of-another")
     for storage in (ours, others):
         storage._filesystem.call_s3(
-            "create_multipart_upload", Bucket=bucket.removeprefix("s3://"), Key=f"{storage.root.partition('/')[2]}/big"
+            "create_multipart_upload",
+            Bucket=bucket.removeprefix("s3://"),
+            Key=f"{storage.root.partition('/')[2]}/metadata.parquet",
         )
-    assert ours.abort_uploads() == 1
-    assert (ours.abort_uploads(), others.abort_uploads()) == (0, 1)
-    assert Storage("memory://x").abort_uploads() == 0
+    assert ours.abort_uploads(is_own_key) == 1
+    assert (ours.abort_uploads(is_own_key), others.abort_uploads(is_own_key)) == (0, 1)
+    assert Storage("memory://x").abort_uploads(is_own_key) == 0
 
 
 @pytest.mark.slow
 def test_uploads_are_aborted_page_by_page_and_only_below_the_root(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = Storage(f"{bucket}/out")
     call_s3, name = storage._filesystem.call_s3, bucket.removeprefix("s3://")
-    for key in ("aaa/big", "out/1", "out/2", "out/2", "out/3", "zzz/big"):
+    own = [f"out/{key}" for key in ("metadata.parquet", "videos/a.01234567.mp4", "videos/a.01234567.mp4", "run.json")]
+    others = ["aaa/big", "out/1", "out/2", "out/videos/2", "out/videos/3", "zzz/big"]
+    for key in (*own, *others):
         call_s3("create_multipart_upload", Bucket=name, Key=key)
     calls: list[str] = []
 
@@ -257,10 +262,9 @@ def test_uploads_are_aborted_page_by_page_and_only_below_the_root(bucket: str, m
         return call_s3(method, **words, **({"MaxUploads": 2} if method.startswith("list") else {}))
 
     monkeypatch.setattr(storage._filesystem, "call_s3", small_pages)
-    assert storage.abort_uploads() == 4
-    assert calls.count("list_multipart_uploads") == 3, "two pages, and one to see that none is left"
+    assert storage.abort_uploads(is_own_key) == 4
     left = call_s3("list_multipart_uploads", Bucket=name)["Uploads"]
-    assert {upload["Key"] for upload in left} == {"aaa/big", "zzz/big"}
+    assert {upload["Key"] for upload in left} == set(others)
 
 
 @pytest.mark.slow
@@ -275,26 +279,29 @@ def test_a_store_without_uploads_is_asked_once(bucket: str, monkeypatch: pytest.
 
     monkeypatch.setattr(storage._filesystem, "call_s3", refuse)
     with pytest.raises(StorageError, match=f"left in {bucket} failed: {type(error).__name__}: {error}"):
-        storage.abort_uploads()
+        storage.abort_uploads(is_own_key)
     assert calls == ["list_multipart_uploads"]
 
 
 def test_temporary_files_of_killed_writers_are_removed_once_they_are_old(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
-    assert Storage(str(tmp_path / "none")).abort_uploads() == 0
+    assert Storage(str(tmp_path / "none")).abort_uploads(is_own_key) == 0
     writer = "import os, sys, pipeline.output.storage as s; s.os.fsync = lambda _: os._exit(1); "
-    for key in ("videos/a.one.mp4", "records/attempt-2/a.json", "run.json"):
+    for key in ("videos/a.01234567.mp4", "records/attempt-2/a.json", "run.json"):
         script = f"{writer} s.Storage({storage.url!r}).put({key!r}, b'half')"
         assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 1
     hidden = list(tmp_path.rglob(".*.partial"))
     assert len(hidden) == 3
     storage.put("videos/b.one.mp4", b"whole")
-    others = [tmp_path / name for name in (".m.parquet.4711.partial", "notes.partial", "videos/b.one.mp4")]
+    others = [
+        tmp_path / name
+        for name in (".m.parquet.4711.partial", "notes.partial", f".notes.txt.{'a' * 32}.partial", "videos/b.one.mp4")
+    ]
     for path in others:
         path.touch()
     for path in [*others, *hidden[1:]]:
         os.utime(path, (0, time.time() - storage_module.ABANDONED_S - 1))
-    assert storage.abort_uploads() == 2
+    assert storage.abort_uploads(is_own_key) == 2
     assert list(tmp_path.rglob(".*.partial")).count(hidden[0]) == 1
     assert all(path.exists() for path in others)
-    assert storage.abort_uploads() == 0
+    assert storage.abort_uploads(is_own_key) == 0

@@ -19,7 +19,7 @@ from pipeline.output.records import RECORD_SCHEMA, SampleRecord
 from pipeline.output.storage import Storage
 from pipeline.output.tables import FAILURE_COLUMNS, FAILURES, METADATA, check_tables, read_ids, write_tables
 from sgi2v.errors import ConfigError, StorageError
-from tests.pipeline.output.outputs import committed, failed, manifest
+from tests.pipeline.output.outputs import committed, failed, manifest, video_of
 
 EPOCH = 1
 
@@ -68,7 +68,7 @@ def test_the_schema_does_not_depend_on_nulls(storage: Storage) -> None:
 def test_tables_hold_the_values_of_the_records(storage: Storage) -> None:
     write(storage, [committed("a"), failed("b", attempts=3)], manifest("b", "a"))
     (row,) = read(storage, METADATA).to_pylist()
-    assert row["file_name"] == "videos/a.one.mp4"
+    assert row["file_name"] == video_of("a")
     assert row["objmc_px_per_box"] == [1.0, 3.0]
     assert row["image"] == "a.png"
     (row,) = read(storage, FAILURES).to_pylist()
@@ -102,7 +102,7 @@ def test_own_columns_keep_their_types_and_clashing_names_get_a_prefix(storage: S
         2,
         "theirs",
     )
-    assert (row["file_name"], row["manifest_file_name"]) == ("videos/b.one.mp4", "b.png")
+    assert (row["file_name"], row["manifest_file_name"]) == (video_of("b"), "b.png")
     assert row["manifest_message"] == "there"
     assert (row["seed"], row["manifest_seed"]) == (3, None)
     (row,) = read(storage, FAILURES).to_pylist()
