@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from manifests.io import digest_file, read_manifest
 from pipeline.output.catalog import Catalog, count
+from pipeline.output.keys import is_video_key
 from pipeline.output.lease import UNKNOWN, Lease, acquire, check_epoch, claim_key, is_alive, read_claim
 from pipeline.output.records import VIDEOS, SampleRecord, Status
 from pipeline.output.run_file import RUN_FILE, RunFile, require_run
@@ -100,6 +101,7 @@ def verify(output: str) -> Verdict:
         is_new = first_claim is None or first_claim.epoch != last_claim.epoch
         if was_alive or is_new or is_alive(last_claim):
             verdict.active_run = last_claim.describe()
+            verdict.young_videos = 0
             verdict.flaws = [flaw for flaw in verdict.flaws if flaw.code not in NORMAL_DURING_RUN]
     return verdict
 
@@ -162,8 +164,11 @@ def _is_abandoned(storage: Storage, video: str) -> bool:
 
 
 def _list_videos(storage: Storage) -> set[str]:
-    """The keys of all videos. Called before the records are read, so that a sample committed then is no orphan."""
-    return set(storage.keys(VIDEOS))
+    """The keys of all videos that this program made; other files in the folder are somebody else's.
+
+    Called before the records are read, so that a sample committed then is no orphan.
+    """
+    return {key for key in storage.keys(VIDEOS) if is_video_key(key)}
 
 
 def _check_rows(run: RunFile, index: pa.Table, verdict: Verdict) -> Iterator[Flaw]:

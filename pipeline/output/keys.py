@@ -45,6 +45,11 @@ def is_own_key(key: str) -> bool:
     return any(pattern.fullmatch(key) is not None for pattern in patterns)
 
 
+def is_video_key(key: str) -> bool:
+    """Whether this program makes videos with this key."""
+    return _VIDEO.fullmatch(key) is not None
+
+
 def epoch_of(key: str) -> int:
     """The epoch of a claim, part or copy of a table; 0 for another key."""
     match = _EPOCH.fullmatch(key)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from pipeline.inspect.verify import repair
 from pipeline.inspect.verify import verify as check
 from pipeline.output.lease import LeaseError, acquire
 from pipeline.output.records import SampleRecord
-from pipeline.output.storage import Storage
+from pipeline.output.storage import ABANDONED_S, Storage
 from sgi2v.errors import ConfigError
 from tests.pipeline.in_process import here, run_tiny_here, without_ray
 from tests.pipeline.runs import records, row, table, write_good, write_rows
@@ -39,11 +40,24 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def output(finished: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(finished, tmp_path / "out")
+    copy = shutil.copytree(finished, tmp_path / "out")
+    for video in (copy / "videos").iterdir():
+        make_old(video)
+    return copy
 
 
 def video(output: Path, sample_id: str = "s00") -> Path:
     return output / str(records(output)[sample_id]["file_name"])
+
+
+def make_old(video: Path) -> None:
+    """Let a video be so old that no record of it can be on its way."""
+    os.utime(video, (0, time.time() - ABANDONED_S - 1))
+
+
+def add_orphan(output: Path, name: str = "x.01234567.mp4") -> None:
+    (output / "videos" / name).write_bytes(b"x")
+    make_old(output / "videos" / name)
 
 
 def rewrite(output: Path, sample_id: str, **changes: object) -> None:
@@ -82,8 +96,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], list[tuple[str, str]]]] = {
     "truncated": (truncate, [("video_damaged", "s00")]),
     "one byte": (flip, [("video_damaged", "s00")]),
     "wrong length": (swap, [("video_damaged", "s00")]),
-    "shared": (share, [("video_shared", "s00"), ("video_shared", "s01")]),
-    "orphan": (lambda output: (output / "videos" / "x.mp4").write_bytes(b"x"), [("video_orphan", "videos/x.mp4")]),
+    "shared": (share, [("record_damaged", "s00"), ("table_stale", "metadata.parquet")]),
+    "orphan": (add_orphan, [("video_orphan", "videos/x.01234567.mp4")]),
     "no table": (lambda output: (output / "metadata.parquet").unlink(), [("table_stale", "metadata.parquet")]),
     "no record": (
         lambda output: (output / "records" / "s00.json").unlink(),
