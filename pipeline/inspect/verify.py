@@ -128,8 +128,9 @@ def _repair(storage: Storage, flaws: Sequence[Flaw], lease: Lease) -> int:
     orphans = _orphans(catalog, videos) & named
     lost = catalog.remove_damaged(named, lease.epoch)
     catalog.delete_superseded(lease.epoch)
+    with_video_flaw = {flaw.key for flaw in flaws if flaw.code in {"video_missing", "video_damaged"}}
     # checked again: a run may have come and gone, and workers of a dead driver may have committed what they had
-    flawed_keys = pa.array([flaw.key for flaw in _check_videos(catalog, only=named)], pa.string())
+    flawed_keys = pa.array([flaw.key for flaw in _check_videos(catalog, only=with_video_flaw)], pa.string())
     index = catalog.index
     flawed = index.filter(pc.is_in(index["sample_id"], value_set=flawed_keys))
     catalog.remove(flawed["sample_id"].to_pylist(), lease.epoch)
