@@ -12,7 +12,7 @@ from manifests.schema import SAMPLE_ID_PATTERN
 
 _SAMPLE_ID = SAMPLE_ID_PATTERN.removeprefix(r"\A").removesuffix(r"\z")
 _ATTEMPT = r"\.[0-9a-f]{8}\.mp4"
-_RECORD = re.compile(rf"records/(?:attempt-([1-9][0-9]*)/)?({_SAMPLE_ID})\.json")
+_RECORD = re.compile(rf"records/(?:attempt-([2-9]|[1-9][0-9]+)/)?({_SAMPLE_ID})\.json")
 _VIDEO = re.compile(rf"videos/({_SAMPLE_ID}){_ATTEMPT}")
 _EPOCH = re.compile(r"(?:lease|parts|tables)/([0-9]{6,})[.-].+")
 _OTHERS = re.compile(
@@ -36,7 +36,7 @@ def parse_record_key(key: str) -> RecordKey | None:
     if match is None:
         return None
     attempts, sample_id = match.groups()
-    return None if attempts == "1" else RecordKey(sample_id, int(attempts or 1))
+    return RecordKey(sample_id, int(attempts or 1))
 
 
 def is_own_key(key: str) -> bool:

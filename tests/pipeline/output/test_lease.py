@@ -19,7 +19,7 @@ from pipeline.flow.row import InFlight
 from pipeline.output import lease
 from pipeline.output.lease import EXPIRY_S, Claim, Lease, LeaseError, acquire, check_epoch, read_claim
 from pipeline.output.storage import Storage
-from sgi2v.errors import ConfigError, StorageError
+from sgi2v.errors import StorageError
 from tests.pipeline.flow.test_stages import config_of
 from tests.pipeline.runs import write_good
 
@@ -179,7 +179,57 @@ def test_workers_of_a_run_that_lost_its_lease_commit_nothing(tmp_path: Path) -> 
     assert storage.keys("records") == []
 
 
-def test_a_lease_of_another_program_is_refused(disk: Storage) -> None:
-    disk.put("lease/000001.json", b"{}")
-    with pytest.raises(ConfigError, match="is not a lease of this program"):
+DAMAGED_CLAIMS: dict[str, bytes | dict[str, object] | None] = {
+    "empty": b"",
+    "half": b'{"epoch": 7, "owner": "so',
+    "not an object": b"[7]",
+    "no entries": b"{}",
+    "not UTF-8": b"\xff\xfe{}",
+    "another type": {"renewed_at": "yesterday"},
+    "another epoch": {"epoch": 8},
+    "a time that no clock shows": {"started_at": 1e300},
+    "no process": {"pid": -1},
+    "a folder": None,
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED_CLAIMS)
+def test_a_damaged_claim_is_void_once_it_is_as_old_as_an_expired_one(disk: Storage, kind: str) -> None:
+    damage, file = DAMAGED_CLAIMS[kind], Path(disk.root) / "lease" / "000007.json"
+    whole = asdict(Claim(7, "someone", "host", 1, "", time.time(), time.time()))
+    file.parent.mkdir(parents=True)
+    if damage is None:
+        file.mkdir()
+    else:
+        file.write_bytes(damage if isinstance(damage, bytes) else json.dumps({**whole, **damage}).encode())
+    with pytest.raises(LeaseError, match=r"by another run: an unknown driver \(its claim lease/000007.json is damaged"):
         acquire(disk)
+    os.utime(file, (0, time.time() - EXPIRY_S - 1))
+    assert acquire(disk).epoch == 8
+    assert disk.keys("lease") == ["lease/000008.json"]
+
+
+def test_other_files_beside_the_claims_are_left_alone(disk: Storage) -> None:
+    disk.put("lease/notes.json", b"{}")
+    disk.put("lease/000003.json.bak", b"{}")
+    assert read_claim(disk) is None
+    assert acquire(disk).epoch == 1
+    assert disk.keys("lease") == ["lease/000001.json", "lease/000003.json.bak", "lease/notes.json"]
+
+
+@pytest.mark.parametrize("key", ["parts/000012-0003.parquet", "tables/000012-metadata.parquet"])
+def test_an_output_whose_claims_were_lost_goes_on_behind_its_last_epoch(disk: Storage, key: str) -> None:
+    disk.put(key, b"")
+    assert acquire(disk).epoch == 13
+
+
+def test_a_driver_whose_claim_another_one_replaced_is_interrupted(
+    disk: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "HEARTBEAT_S", 0.1)
+    with acquire(disk) as held:
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012 it may come at either line
+            leave(disk, epoch=held.epoch)
+            time.sleep(20)
+        with pytest.raises(LeaseError, match="taken over by another run: other-host"):
+            held.check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -12,10 +13,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from fsspec import AbstractFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 
 import sgi2v.retry
 from pipeline.output import storage as storage_module
 from pipeline.output.keys import is_own_key
+from pipeline.output.lease import acquire
 from pipeline.output.storage import Storage
 from sgi2v.errors import ConfigError, StorageError
 
@@ -57,6 +61,74 @@ def test_a_conditional_put_keeps_the_first_object(storage: Storage) -> None:
     assert storage.put_new("records/a.json", b"first")
     assert not storage.put_new("records/a.json", b"second")
     assert storage.get("records/a.json") == b"first"
+
+
+def test_a_store_with_conditional_puts_passes_the_check_and_nothing_is_left(storage: Storage) -> None:
+    storage.check_conditional_puts()
+    assert storage.keys("lease") == []
+
+
+class Replacing(MemoryFileSystem):
+    """A store that ignores the condition of a put."""
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: object) -> None:
+        super().pipe_file(path, value)
+
+
+class Refusing(MemoryFileSystem):
+    """A store that does not know the condition, as s3fs tells it."""
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: object) -> None:
+        raise OSError(errno.ENOSYS, "A header you provided implies functionality that is not implemented.")
+
+
+class Looking(MemoryFileSystem):
+    """A client that looks whether the object is there, and then puts it."""
+
+    pipe_file = AbstractFileSystem.pipe_file
+
+
+@pytest.mark.parametrize(
+    ("client", "reason"),
+    [
+        (Replacing, r"ignores the condition of a put \(If-None-Match: \*\)"),
+        (Refusing, r"refuses a conditional put \(.*A header you provided"),
+        (Looking, "has no conditional put"),
+    ],
+)
+def test_a_store_without_conditional_puts_is_refused_at_once(client: type[MemoryFileSystem], reason: str) -> None:
+    storage = Storage("memory://careless")
+    storage._filesystem = client()
+    with pytest.raises(ConfigError, match=f"^memory://careless cannot hold an output, because the store {reason}"):
+        acquire(storage)
+    assert storage.keys("") == []
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS])
+def test_a_disk_without_hard_links_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(ConfigError, match=f"^{tmp_path} is on a disk without hard links"):
+        acquire(Storage(str(tmp_path)))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_folder_in_the_place_of_an_object_has_no_bytes_and_is_removed_if_it_is_empty(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    (tmp_path / "records" / "a.json").mkdir(parents=True)
+    assert storage.keys("records") == ["records/a.json"]
+    assert storage.get("records/a.json") == b""
+    assert storage.get_many(["records/a.json"]) == {"records/a.json": b""}
+    storage.delete("records/a.json")
+    assert storage.keys("records") == []
+    (tmp_path / "records" / "a.json").mkdir()
+    (tmp_path / "records" / "a.json" / "precious").touch()
+    with pytest.raises(StorageError, match=r"deleting .*records/a\.json failed: .*not empty"):
+        storage.delete("records/a.json")
 
 
 def test_a_repeated_conditional_put_of_the_same_bytes_succeeds(storage: Storage) -> None:
