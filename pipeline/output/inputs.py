@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,7 +15,8 @@ from manifests.access import Access, without_secrets
 from manifests.images import read_image_bytes, resolve_uri
 from manifests.schema import MANIFEST_SCHEMA, row_digest, rows_of
 from pipeline.output.catalog import Catalog
-from sgi2v.errors import SampleError, StorageError
+from pipeline.output.records import Status
+from sgi2v.errors import ErrorCode, SampleError, StorageError
 from sgi2v.retry import with_retries
 
 DIGEST_BATCH_ROWS = 5000
@@ -59,34 +61,35 @@ def changed_rows(manifest: pa.Table, index: pa.Table) -> list[str]:
 
 
 def compare_images(
-    catalog: Catalog, rows: pa.Table | None, manifest: str, access: Access, moved_only: bool = False
+    catalog: Catalog,
+    rows: pa.Table | None,
+    manifest: str,
+    access: Access,
+    moved_only: bool = False,
+    as_recorded: bool = False,
 ) -> ImageComparison:
-    """Read the image of every finished sample again, and compare its digest with the record's.
+    """Read the images of finished samples again, and compare their digests with those of the records.
 
-    rows: of the manifest, which says where the images lie; a sample without a row is left out. None: the records say
-    it. manifest: path or URL of the manifest. moved_only: only samples whose image lies in another place than recorded.
+    rows: of the manifest, at `manifest`. Their samples are compared, with the images that the rows name. as_recorded:
+    all samples are compared, with the images that their records name, and that the rows name only where a record
+    could not keep a secret. moved_only: only samples whose image lies in another place than recorded.
     """
     comparison = ImageComparison()
     results: dict[str, str | Exception] = {}
     with ThreadPoolExecutor(PARALLEL_READS) as pool:
-        for records in _records(catalog, rows):
+        for records in _records(catalog, rows, as_recorded):
             places: dict[str, str] = {}
             for record in records:
-                sample_id, recorded_uri = record["sample_id"], record["image_uri"] or ""
                 if record["image_sha256"] is None:
                     comparison.unrecorded += record["status"] == "committed"
-                elif recorded_uri.startswith("data:"):
-                    continue  # the row's digest covers an inline image
-                elif rows is None and MASK in recorded_uri:
-                    comparison.unreadable[sample_id] = f"{recorded_uri}: the record does not keep secrets"
-                else:
-                    try:
-                        place = resolve_uri(record["image"], manifest, access)
-                    except SampleError as error:
-                        comparison.unreadable[sample_id] = error.message
-                        continue
-                    if not moved_only or shown_uri(place) != recorded_uri:
-                        places[sample_id] = place
+                    continue
+                try:
+                    place = _place(record, manifest, access, as_recorded)
+                except SampleError as error:
+                    comparison.unreadable[record["sample_id"]] = error.message
+                    continue
+                if place is not None and not (moved_only and shown_uri(place) == record["image_uri"]):
+                    places[record["sample_id"]] = place
             unread = list({place for place in places.values() if place not in results})
             results.update(zip(unread, pool.map(lambda place: _digest(place, access), unread), strict=True))
             recorded = {record["sample_id"]: record["image_sha256"] for record in records}
@@ -99,18 +102,35 @@ def compare_images(
     return comparison
 
 
-def _records(catalog: Catalog, rows: pa.Table | None) -> Iterator[list[dict[str, str | None]]]:
-    """The finished samples in batches: id, status, recorded image, and in `image` where it lies now."""
-    for status in ("committed", "failed"):
+def _records(catalog: Catalog, rows: pa.Table | None, with_others: bool) -> Iterator[list[dict[str, Any]]]:
+    """The samples to compare in batches: sample_id, status, image_uri, image_sha256, and the row's image or null.
+
+    with_others: also samples without a row.
+    """
+    statuses: tuple[Status, ...] = ("committed", "failed")
+    for status in statuses:
         for table in catalog.tables(status):
             table = table.select(["sample_id", "status", "image_uri", "image_sha256"])
             if rows is None:
-                table = table.append_column("image", table["image_uri"])
+                table = table.append_column("image", pa.nulls(table.num_rows, pa.string()))
             else:
                 positions = pc.index_in(table["sample_id"], value_set=rows["sample_id"].combine_chunks())
-                table = table.append_column("image", rows["image"].take(positions)).filter(pc.is_valid(positions))
+                table = table.append_column("image", rows["image"].take(positions))
+                table = table if with_others else table.filter(pc.is_valid(positions))
             for batch in table.to_batches(max_chunksize=BATCH_ROWS):
                 yield batch.to_pylist()
+
+
+def _place(record: dict[str, Any], manifest: str, access: Access, as_recorded: bool) -> str | None:
+    """Where a sample's image lies now; None if it is inline, so that the row's digest covers it.
+
+    Raises SampleError if the place is not allowed or not known.
+    """
+    recorded: str = record["image_uri"]
+    image: str | None = recorded if as_recorded and MASK not in recorded else record["image"]
+    if image is None:
+        raise SampleError(ErrorCode.IMAGE_MISSING, f"{recorded} had secrets, which the record does not keep")
+    return None if image.startswith("data:") else resolve_uri(image, manifest, access)
 
 
 def _digest(uri: str, access: Access) -> str | Exception:
