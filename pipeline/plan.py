@@ -141,18 +141,18 @@ def check_dtype(plan: Plan, config: RunConfig, on_gpu: bool) -> None:
 
 def _describe_changes(rows: list[str], images: list[str], failed: set[str]) -> Iterator[str]:
     """A line for each kind of change of finished samples, with what to do. failed: the failed ones among all samples."""
-    for ids, what in ((rows, "in the manifest"), (images, "in their images")):
+    for ids, what in ((rows, "changed in the manifest"), (images, "with a changed image")):
         mended = [sample_id for sample_id in ids if sample_id in failed]
         others = [sample_id for sample_id in ids if sample_id not in failed]
         if mended:
             yield (
-                f"{counted(len(mended), 'failed row')} changed {what}: {_shown(mended)}. "
+                f"{counted(len(mended), 'failed row')} {what}: {_shown(mended)}. "
                 "Run failed rows again with --retry-failed."
             )
         if others:
             yield (
-                f"{counted(len(others), 'finished row')} changed {what}: {_shown(others)}. "
-                "Make the changed rows again with --redo-changed, give them new sample ids, or use another --output."
+                f"{counted(len(others), 'finished row')} {what}: {_shown(others)}. "
+                "Make changed rows again with --redo-changed, give them new sample ids, or use another --output."
             )
 
 

@@ -22,6 +22,7 @@ from pipeline.flow.load import Load
 from pipeline.flow.pools import Pools
 from pipeline.flow.row import RUN_ERRORS
 from pipeline.flow.session import cluster_errors, ray_session
+from pipeline.output.card import CARD, write_card
 from pipeline.output.lease import Lease, acquire
 from pipeline.output.log import RunLog
 from pipeline.output.records import VIDEOS, SampleRecord
@@ -67,6 +68,9 @@ class Observer:
 
     def waiting(self, line: str) -> None:
         """The run waits for the lease of another run that seems dead; `line` says so."""
+
+    def noticed(self, line: str) -> None:
+        """Something is there that a person should know, and the run goes on; `line` says what."""
 
     def planned(self, plan: Plan) -> None:
         """The plan is made."""
@@ -163,7 +167,7 @@ class _Run:
         self.lease.check()
         plan.catalog.refresh()
         plan.catalog.delete_superseded(self.lease.epoch)
-        write_tables(plan.catalog, self.manifest, self.lease.epoch)
+        self._write_tables(plan)
         todo = plan.todo.num_rows
         if not result.interrupted and (missing := todo - result.finished.num_rows):
             raise ClusterError(
@@ -192,6 +196,11 @@ class _Run:
         plan.catalog.delete_superseded(epoch)
         plan.catalog.seal_if_due(epoch)
         self._update_run_file(plan, None if plan.redone.num_rows else manifest_sha256)
+        if not write_card(plan.catalog, epoch):
+            self.observer.noticed(
+                f"{config.output}/{CARD} is not as this program wrote it, and stays: keep `configs` in it, or move it "
+                "away to get a new one"
+            )
         self.observer.planned(plan)
         self.log.write("planned", rows=plan.total, done=plan.done, todo=plan.todo.num_rows)
         return plan
@@ -213,7 +222,7 @@ class _Run:
             return
         self.log.write("changed_samples_removed", samples=ids)
         plan.catalog.remove(ids, self.lease.epoch)
-        write_tables(plan.catalog, self.manifest, self.lease.epoch)
+        self._write_tables(plan)
         self.lease.check()
         names = plan.redone["file_name"].to_pylist()
         self.storage.delete_many(
@@ -222,6 +231,11 @@ class _Run:
             if name is not None and name.startswith(f"{VIDEOS}/{sample_id}.")
         )
         self._update_run_file(plan, manifest_sha256)
+
+    def _write_tables(self, plan: Plan) -> None:
+        """Write the tables, and the card that goes with them."""
+        write_tables(plan.catalog, self.manifest, self.lease.epoch)
+        write_card(plan.catalog, self.lease.epoch)
 
     def _abort_uploads(self) -> None:
         """Abort uploads that killed runs left unfinished. A failure is only logged: such uploads merely take space."""
@@ -262,6 +276,6 @@ class _Run:
             plan.catalog.seal_if_due(self.lease.epoch)
             if (start := time.monotonic()) > due_at:
                 self.lease.check()
-                write_tables(plan.catalog, self.manifest, self.lease.epoch)
+                self._write_tables(plan)
                 end = time.monotonic()
                 due_at = end + max(TABLES_EVERY_S, TABLES_SHARE * (end - start))

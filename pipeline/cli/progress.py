@@ -32,6 +32,9 @@ class Lines(Observer):
     def waiting(self, line: str) -> None:
         self.say(line)
 
+    def noticed(self, line: str) -> None:
+        self.say(line)
+
     def planned(self, plan: Plan) -> None:
         self.todo = plan.todo.num_rows
         rows = counted(plan.total, "row")

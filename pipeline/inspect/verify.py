@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.io import digest_file, read_manifest
+from pipeline.output.card import write_card
 from pipeline.output.catalog import Catalog, count
 from pipeline.output.inputs import changed_rows, compare_images
 from pipeline.output.lease import Lease, acquire, check_epoch, is_alive, read_claim
@@ -132,6 +133,7 @@ def _repair(storage: Storage, flaws: Sequence[Flaw], lease: Lease) -> int:
     catalog.remove(flawed["sample_id"].to_pylist(), lease.epoch)
     no_manifest = pa.table({"sample_id": pa.array([], pa.string())})  # the tables keep the manifest columns they have
     write_tables(catalog, no_manifest, lease.epoch)
+    write_card(catalog, lease.epoch)
     # after the tables, which must never name a video that is deleted
     orphans = [flaw.key for flaw in current_flaws if flaw.code == "video_orphan"]
     named_videos = set(catalog.index["file_name"].to_pylist())
