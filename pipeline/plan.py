@@ -140,7 +140,7 @@ def check_dtype(plan: Plan, config: RunConfig, on_gpu: bool) -> None:
 
 
 def _describe_changes(rows: list[str], images: list[str], failed: set[str]) -> Iterator[str]:
-    """A line for each kind of change of finished samples, with what to do. failed: the failed ones among all samples."""
+    """A line for each kind of change of finished samples, with what to do. failed: all failed samples."""
     for ids, what in ((rows, "changed in the manifest"), (images, "with a changed image")):
         mended = [sample_id for sample_id in ids if sample_id in failed]
         others = [sample_id for sample_id in ids if sample_id not in failed]

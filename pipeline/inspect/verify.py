@@ -31,7 +31,7 @@ VIDEO_BATCH = 16
 SHOWN_IDS = 5
 """Sample ids that the message of a flaw names."""
 NOT_REPAIRED = ("row_missing", "row_changed", "image_changed", "image_unreadable")
-"""Codes of flaws that `repair` leaves: they are of the manifest or of an image, and nothing of the output is damaged."""
+"""Codes of flaws that `repair` leaves: they are of the manifest or of an image, and the output is whole."""
 NORMAL_DURING_RUN = ("video_orphan", "table_stale")
 """Codes that are no flaws during a run: it uploads a video before its record, and updates the tables after it."""
 

@@ -1,7 +1,7 @@
 """README.md of an output: its dataset card, for people and for Hugging Face `datasets`.
 
-The `configs` in its front matter tell `load_dataset` which files are the dataset. Without them it guesses from words and
-endings in the names of files, so from sample ids. See docs/output-format.md, Dataset card.
+The `configs` in its front matter tell `load_dataset` which files are the dataset. Without them it guesses from words
+and endings in the names of files, so from sample ids. See docs/output-format.md, Dataset card.
 """
 
 from __future__ import annotations
@@ -47,9 +47,7 @@ METRICS: Mapping[str, tuple[str, str, str]] = {
 }
 """Measured columns: unit, which direction is better, meaning."""
 
-_SPLIT_WORDS = (
-    r"(^|[-._0-9])(train|training|validation|valid|dev|val|test|testing|eval|evaluation)([-._0-9]|$)"
-)
+_SPLIT_WORDS = r"(^|[-._0-9])(train|training|validation|valid|dev|val|test|testing|eval|evaluation)([-._0-9]|$)"
 """Ids that `datasets` 5 takes for parts of a split, as an RE2 pattern."""
 _MARK = re.compile(r"<!-- sgi2v-batch keeps this file up to date while it is as written: ([0-9a-f]{64}) -->\n")
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
@@ -161,7 +159,8 @@ def _front_matter(run: RunFile, samples: int, videos: str) -> str:
 
 def _summary(run: RunFile) -> str:
     sampler = run.deciding["sampler"]
-    size = f"{sampler['num_frames']} frames of {sampler['height']} x {sampler['width']} px at {sampler['fps']} per second"
+    frames, height, width, fps = (sampler[name] for name in ("num_frames", "height", "width", "fps"))
+    size = f"{frames} frames of {height} x {width} px at {fps} per second"
     how = "The boxes of a row follow its trajectories" if run.is_guided else "Nothing guides its objects"
     return (
         f"One row is one video, {size}, without sound. It was generated from one image by SG-I2V on a Stable Video "
@@ -243,9 +242,10 @@ def _columns(storage: Storage) -> str:
         METADATA, lambda stream: pq.ParquetFile(stream, pre_buffer=False).schema_arrow
     )
     lines = [
-        "Metrics follow the definitions `objmc/v1` of sgi2v-batch, with the tracker that the columns `tracker` and",
-        "`tracker_version` name. Do not compare them with ObjMC figures of papers, whose protocols differ. A metric that",
-        "could not be measured is null, and `null_reason` says why. `..._per_box` has the values of each box.",
+        "Metrics follow the definitions of sgi2v-batch that the column `metrics_version` names, with the tracker of the",
+        "columns `tracker` and `tracker_version`. Do not compare them with ObjMC figures of papers, whose protocols",
+        "differ. A metric that could not be measured is null, and `null_reason` says why. `..._per_box` has the values",
+        "of each box.",
         "",
         "| metric | unit | better | meaning |\n| --- | --- | --- | --- |",
         *(f"| `{name}` | {unit} | {better} | {meaning} |" for name, (unit, better, meaning) in METRICS.items()),

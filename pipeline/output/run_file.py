@@ -98,7 +98,7 @@ def _location(manifest: str) -> str:
 
 
 def describe_run(config: RunConfig, manifest_sha256: str, rows: int, limit: int | None = None) -> dict[str, Any]:
-    """The content of run.json for a new output, before secrets are removed. rows: of the manifest; limit: of the run."""
+    """The content of run.json for a new output, before secrets are removed. rows: of the manifest; limit: to do."""
     return {
         "fingerprint": config.fingerprint,
         "deciding": config.deciding(),
@@ -133,7 +133,7 @@ def _installed_versions() -> dict[str, str]:
 def create_run_file(
     storage: Storage, config: RunConfig, manifest_sha256: str, rows: int, limit: int | None = None
 ) -> RunFile | None:
-    """Write run.json if there is none, else check that its settings are these. rows: of the manifest; limit: of the run.
+    """Write run.json if there is none, else check that its settings are these. rows: of the manifest; limit: to do.
 
     Returns the one that was there, or None. Raises ConfigError with every setting that differs.
     """

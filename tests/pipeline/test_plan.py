@@ -59,9 +59,7 @@ def test_a_failed_row_that_was_mended_is_to_be_retried(storage: Storage) -> None
     changed = manifest("a", image="another.png")
     with pytest.raises(ConfigError) as refused:
         make_plan(changed, storage, retry_failed=False, limit=None)
-    assert str(refused.value) == (
-        "1 failed row changed in the manifest: a. Run failed rows again with --retry-failed."
-    )
+    assert str(refused.value) == ("1 failed row changed in the manifest: a. Run failed rows again with --retry-failed.")
     for how in ({"retry_failed": True}, {"retry_failed": False, "redo_changed": True}):
         plan = make_plan(changed, storage, limit=None, **how)
         assert (ids(plan.todo), plan.todo["_attempts"].to_pylist(), plan.redone.num_rows) == (("a",), [1], 0)

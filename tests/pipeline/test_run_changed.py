@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ IDS = ("s00", "s01", "s02")
 
 
 @pytest.fixture(autouse=True)
-def _bare() -> None:
+def _bare() -> Iterator[None]:
     with without_ray():
         yield
 
@@ -228,3 +229,14 @@ def test_run_status_and_verify_agree_on_a_limit(tmp_path: Path) -> None:
     of = "3 made, 0 failed, 0 left, of 2 rows (--limit; the manifest has 3)"
     assert here("status", output).stdout.splitlines()[0] == f"{of} (and 1 sample of other rows)"
     assert here("verify", output).returncode == 0
+
+
+def test_a_card_that_a_person_has_changed_stays_and_the_run_says_so(output: Path, manifest: Path) -> None:
+    card = output / "README.md"
+    card.write_text(card.read_text().replace("license: other", "license: mit"))
+    edited = card.read_text()
+    done = run_tiny_here(manifest, output)
+    assert (done.returncode, card.read_text()) == (0, edited)
+    assert done.stderr.splitlines()[0] == (
+        f"{card} is not as this program wrote it, and stays: keep `configs` in it, or move it away to get a new one"
+    )

@@ -191,7 +191,8 @@ def test_a_row_that_is_not_the_one_a_sample_was_made_from_is_a_flaw(output: Path
         change_run_file(output, manifest=str(manifest), manifest_sha256=sha256)
         (flaw,) = check(str(output)).flaws
         assert str(flaw) == (
-            f"s01: its row in {manifest} is another one than it was made from: run again with --redo-changed [row_changed]"
+            f"s01: its row in {manifest} is another one than it was made from: run again with --redo-changed "
+            "[row_changed]"
         )
     repaired = here("verify", output, "--repair")
     assert repaired.returncode == 1

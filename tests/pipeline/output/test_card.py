@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,12 @@ IDS: Mapping[str, Sequence[str]] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.setenv(name, "1")
+
+
 def make(url: str, ids: Sequence[str], failures: Sequence[str] = (), **columns: pa.Array) -> Storage:
     """An output with these samples, as a run leaves it; a video's content is its sample's id."""
     storage = Storage(url)
@@ -65,7 +70,6 @@ def text_of(storage: Storage) -> str:
 
 def load(cache: Path, *path: str, **how: Any) -> Any:
     """The only split of a dataset, with videos not decoded."""
-    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     import datasets
 
     datasets.disable_progress_bars()
@@ -168,8 +172,14 @@ def test_the_card_follows_the_output(tmp_path: Path) -> None:
     assert ("| made | 1 |" in before, "| made | 2 |" in text_of(storage)) == (True, True)
 
 
-@pytest.mark.parametrize("edit", [lambda text: "# My videos\n", lambda text: text.replace("license: other", "license: mit")])
-def test_a_card_that_a_person_wrote_or_changed_stays(tmp_path: Path, edit: Any) -> None:
+EDITS: tuple[Callable[[str], str], ...] = (
+    lambda text: "# My videos\n",
+    lambda text: text.replace("license: other", "license: mit"),
+)
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_card_that_a_person_wrote_or_changed_stays(tmp_path: Path, edit: Callable[[str], str]) -> None:
     storage = make(str(tmp_path), ["s1"])
     assert is_own_card(storage.get(CARD) or b"")
     edited = edit(text_of(storage)).encode()
