@@ -48,25 +48,21 @@ class Plan:
 
 @dataclass(frozen=True)
 class Images:
-    """Which images of finished samples a plan compares with those that the samples were made from."""
+    """Where the images lie that a plan compares with those that finished samples were made from."""
 
     manifest: str
     """Path or URL of the manifest, where relative paths start."""
     access: Access
-    moved_only: bool = False
-    """Only images whose place is another one than recorded."""
 
 
 def images_to_compare(config: RunConfig, run: RunFile | None, on_request: bool) -> Images | None:
-    """All images on request; without one, those in another place, if the output's samples are of another location.
+    """The images of the manifest: on request, or if the output's samples are of a manifest at another location.
 
     run: run.json as the last run left it, without a digest of its manifest if it was killed before it had removed
     changed samples.
     """
     is_settled = run is None or (run.is_of(config.manifest) and run.manifest_sha256 is not None)
-    if is_settled and not on_request:
-        return None
-    return Images(config.manifest, config.execution.access, moved_only=not on_request)
+    return None if is_settled and not on_request else Images(config.manifest, config.execution.access)
 
 
 def make_plan(
@@ -96,7 +92,7 @@ def make_plan(
     other_rows = [] if manifest_unchanged and not redo_changed else changed_rows(finished, index)
     compared = ImageComparison()
     if images is not None:
-        compared = compare_images(catalog, finished, images.manifest, images.access, images.moved_only)
+        compared = compare_images(catalog, finished, images.manifest, images.access)
     changed = pa.array(sorted({*other_rows, *compared.changed}), pa.string())
     if redo_changed:
         is_todo = pc.or_(is_todo, pc.is_in(rows["sample_id"], value_set=changed))

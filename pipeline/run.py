@@ -184,6 +184,9 @@ class _Run:
         self.log.write("run_started", **describe_run(config, manifest_sha256, rows, limit))
         self._abort_uploads()
         recorded = create_run_file(storage, config, manifest_sha256, rows, limit)
+        images = images_to_compare(config, recorded, wanted.check_images or wanted.redo_changed)
+        if images is not None:
+            self.observer.noticed("reading the images of finished rows again, to compare them")
         plan = make_plan(
             self.manifest,
             storage,
@@ -191,7 +194,7 @@ class _Run:
             limit,
             manifest_unchanged=recorded is not None and recorded.has_manifest(manifest_sha256),
             redo_changed=wanted.redo_changed,
-            images=images_to_compare(config, recorded, wanted.check_images or wanted.redo_changed),
+            images=images,
         )
         plan.catalog.delete_superseded(epoch)
         plan.catalog.seal_if_due(epoch)

@@ -242,10 +242,10 @@ def _columns(storage: Storage) -> str:
         METADATA, lambda stream: pq.ParquetFile(stream, pre_buffer=False).schema_arrow
     )
     lines = [
-        "Metrics follow the definitions of sgi2v-batch that the column `metrics_version` names, with the tracker of the",
-        "columns `tracker` and `tracker_version`. Do not compare them with ObjMC figures of papers, whose protocols",
-        "differ. A metric that could not be measured is null, and `null_reason` says why. `..._per_box` has the values",
-        "of each box.",
+        "Metrics follow the definitions of sgi2v-batch that the column `metrics_version` names, with the tracker of",
+        "the columns `tracker` and `tracker_version`. Do not compare them with ObjMC figures of papers, whose",
+        "protocols differ. A metric that could not be measured is null, and `null_reason` says why. `..._per_box` has",
+        "the values of each box.",
         "",
         "| metric | unit | better | meaning |\n| --- | --- | --- | --- |",
         *(f"| `{name}` | {unit} | {better} | {meaning} |" for name, (unit, better, meaning) in METRICS.items()),

@@ -65,14 +65,13 @@ def compare_images(
     rows: pa.Table | None,
     manifest: str,
     access: Access,
-    moved_only: bool = False,
     as_recorded: bool = False,
 ) -> ImageComparison:
     """Read the images of finished samples again, and compare their digests with those of the records.
 
     rows: of the manifest, at `manifest`. Their samples are compared, with the images that the rows name. as_recorded:
     all samples are compared, with the images that their records name, and that the rows name only where a record
-    could not keep a secret. moved_only: only samples whose image lies in another place than recorded.
+    could not keep a secret.
     """
     comparison = ImageComparison()
     results: dict[str, str | Exception] = {}
@@ -88,7 +87,7 @@ def compare_images(
                 except SampleError as error:
                     comparison.unreadable[record["sample_id"]] = error.message
                     continue
-                if place is not None and not (moved_only and shown_uri(place) == record["image_uri"]):
+                if place is not None:
                     places[record["sample_id"]] = place
             unread = list({place for place in places.values() if place not in results})
             results.update(zip(unread, pool.map(lambda place: _digest(place, access), unread), strict=True))

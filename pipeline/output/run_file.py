@@ -49,6 +49,8 @@ class RunFile(BaseModel):
     """The settings that decide the results, as `RunConfig.deciding` gives them."""
     manifest: str
     """Path or URL of the manifest of the last run, without secrets."""
+    manifest_location: str | None = None
+    """The one name of that location, as `location_of` gave it then; None in outputs of earlier versions."""
     manifest_sha256: str | None = None
     """Digest of that manifest's bytes; None while finished samples are there that its rows did not give."""
     rows: int
@@ -82,12 +84,12 @@ class RunFile(BaseModel):
 
     def is_of(self, manifest: str) -> bool:
         """Whether the manifest of the last run has this location, whatever is in it now."""
-        return _location(self.manifest) == _location(without_secrets(manifest))
+        return (self.manifest_location or location_of(self.manifest)) == location_of(manifest)
 
 
-def _location(manifest: str) -> str:
-    """The one name of a manifest's location, without what a signed URL changes every day."""
-    protocol, rest = split_protocol(manifest)
+def location_of(manifest: str) -> str:
+    """The one name of a manifest's location: a local file's real path, a URL without secrets and signatures."""
+    protocol, rest = split_protocol(without_secrets(manifest))
     protocol = SAME_STORE.get(protocol, protocol)
     if protocol == "file":
         return str(Path(rest).expanduser().resolve())
@@ -115,6 +117,7 @@ def _describe_manifest(
 ) -> dict[str, Any]:
     return {
         "manifest": config.manifest,
+        "manifest_location": location_of(config.manifest),
         "manifest_sha256": manifest_sha256,
         "rows": rows,
         "limit": limit,

@@ -162,6 +162,11 @@ def test_a_sample_that_cannot_be_replayed_is_refused(finished: Finished, tmp_pat
     output = shutil.copytree(finished.output, tmp_path / "out")
     unknown = here("replay", output, "nobody")
     assert (unknown.returncode, unknown.stderr) == (2, f"error: {output} has no sample 'nobody'\n")
+    for file in (output / "records").iterdir():
+        file.write_text(json.dumps({**json.loads(file.read_text()), "image_sha256": "0" * 64}))
+    replaced = here("replay", output, "s00")
+    assert replaced.returncode == 2
+    assert replaced.stderr.endswith("s00.png is not the image that s00 was made from\n")
     run = json.loads((output / "run.json").read_text())
     (output / "run.json").write_text(json.dumps({**run, "manifest": str(output / "none.parquet")}))
     assert here("replay", output, "s00").returncode == 2

@@ -46,7 +46,8 @@ def manifest(finished: Path, output: Path) -> Path:
     """The manifest and its images in a folder that the output's records name."""
     folder = shutil.copytree(finished / "day1", output.parent / "day1")
     run = json.loads((output / "run.json").read_text())
-    (output / "run.json").write_text(json.dumps({**run, "manifest": str(folder / "m.parquet")}))
+    place = dict.fromkeys(("manifest", "manifest_location"), str((folder / "m.parquet").resolve()))
+    (output / "run.json").write_text(json.dumps({**run, **place}))
     for file in (output / "records").iterdir():
         record = json.loads(file.read_text())
         file.write_text(json.dumps({**record, "image_uri": str(folder / f"{file.stem}.png")}))
@@ -120,6 +121,7 @@ def test_a_confirmed_manifest_with_other_images_names_them_and_redoes_them_on_re
     done = run_tiny_here(other, output, "--another-manifest")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
+        "reading the images of finished rows again, to compare them\n"
         "error: 1 finished row with a changed image: s01. Make changed rows again with --redo-changed, give "
         "them new sample ids, or use another --output.\n"
     )
@@ -240,3 +242,20 @@ def test_a_card_that_a_person_has_changed_stays_and_the_run_says_so(output: Path
     assert done.stderr.splitlines()[0] == (
         f"{card} is not as this program wrote it, and stays: keep `configs` in it, or move it away to get a new one"
     )
+
+
+def test_a_folder_that_a_link_now_leads_to_is_another_location(tmp_path: Path) -> None:
+    latest, output = tmp_path / "latest", tmp_path / "out"
+    manifest = write_good(tmp_path / "day1", 1)
+    latest.symlink_to("day1")
+    assert run_tiny_here(latest / manifest.name, output).returncode == 0
+    assert run_tiny_here(manifest, output).returncode == 0, "the same file by another name"
+    other = other_day(manifest, "s00")
+    latest.unlink()
+    latest.symlink_to("day2")
+    refused = run_tiny_here(latest / manifest.name, output)
+    assert (refused.returncode, "belongs to another manifest" in refused.stderr) == (2, True)
+    assert run_tiny_here(other, output, "--another-manifest").returncode == 2
+    before = videos(output)
+    assert run_tiny_here(other, output, "--another-manifest", "--redo-changed").returncode == 0
+    assert remade(output, before) == ["s00"]
