@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests.schema import MANIFEST_SCHEMA, row_digest, rows_of
+from manifests.access import Access
+from manifests.schema import MANIFEST_SCHEMA
 from pipeline.config import RunConfig
 from pipeline.output.catalog import Catalog
+from pipeline.output.inputs import ImageComparison, changed_rows, compare_images
+from pipeline.output.run_file import RunFile
 from pipeline.output.storage import Storage
 from sgi2v.config import auto_dtype
 from sgi2v.errors import ConfigError
 from sgi2v.wording import counted
 
-DIGEST_BATCH_ROWS = 5000
-"""Rows that are held in memory as Python objects while they are digested."""
 SHOWN_IDS = 5
 """Sample ids that a message names."""
 
@@ -32,7 +34,11 @@ class Plan:
     catalog: Catalog
     """The finished samples of the output. A failed sample stays in it until it is finished again."""
     other_samples: int
-    """Finished samples of the output that are not in the manifest: they came from another one."""
+    """Finished samples of the output that are not among these rows: of another manifest, or behind the limit."""
+    redone: pa.Table
+    """`sample_id` and `file_name` of the committed samples that are to do again, because their row or image changed."""
+    not_compared: Mapping[str, str]
+    """Finished samples whose image could not be compared with the one they were made from, each with the reason."""
 
     @property
     def done(self) -> int:
@@ -40,13 +46,39 @@ class Plan:
         return self.total - int(self.todo.num_rows)
 
 
+@dataclass(frozen=True)
+class Images:
+    """Where the images lie that a plan compares with those that finished samples were made from."""
+
+    manifest: str
+    """Path or URL of the manifest, where relative paths start."""
+    access: Access
+
+
+def images_to_compare(config: RunConfig, run: RunFile | None, on_request: bool) -> Images | None:
+    """The images of the manifest: on request, or if the output's samples are of a manifest at another location.
+
+    run: run.json as the last run left it, without a digest of its manifest if it was killed before it had removed
+    changed samples.
+    """
+    is_settled = run is None or (run.is_of(config.manifest) and run.manifest_sha256 is not None)
+    return None if is_settled and not on_request else Images(config.manifest, config.execution.access)
+
+
 def make_plan(
-    manifest: pa.Table, storage: Storage, retry_failed: bool, limit: int | None, manifest_unchanged: bool = False
+    manifest: pa.Table,
+    storage: Storage,
+    retry_failed: bool,
+    limit: int | None,
+    manifest_unchanged: bool = False,
+    redo_changed: bool = False,
+    images: Images | None = None,
 ) -> Plan:
     """Subtract the finished samples from the manifest.
 
     retry_failed: failed samples are to do again. limit: only the first rows. manifest_unchanged: this manifest was
-    planned before, so its rows need no comparison. Raises ConfigError if the row of a finished sample has changed.
+    planned before, so its rows need no comparison. redo_changed: finished samples whose row or image has changed are
+    to do again; else they raise ConfigError. images: None compares rows only.
     """
     # other columns do not decide a sample, so they do not travel through the stages
     rows = manifest.select(MANIFEST_SCHEMA.names)
@@ -56,14 +88,38 @@ def make_plan(
     is_failed = pc.equal(index["status"], "failed")
     is_retried = is_failed.take(positions) if retry_failed else pa.nulls(len(rows), pa.bool_())
     is_todo = pc.or_(pc.is_null(positions), pc.fill_null(is_retried, False))
-    if not manifest_unchanged:
-        digested = rows.append_column("_digest", index["row_digest"].take(positions))
-        _check_unchanged(digested.filter(pc.invert(is_todo)))
-    other_samples = index.num_rows - (len(rows) - positions.null_count)
+    finished = rows.filter(pc.invert(is_todo))
+    other_rows = [] if manifest_unchanged and not redo_changed else changed_rows(finished, index)
+    compared = ImageComparison()
+    if images is not None:
+        compared = compare_images(catalog, finished, images.manifest, images.access)
+    changed = pa.array(sorted({*other_rows, *compared.changed}), pa.string())
+    if redo_changed:
+        is_todo = pc.or_(is_todo, pc.is_in(rows["sample_id"], value_set=changed))
+    elif len(changed):
+        failed_ids = set(index.filter(is_failed)["sample_id"].to_pylist())
+        raise ConfigError("\n".join(_describe_changes(other_rows, list(compared.changed), failed_ids)))
     attempts = pc.fill_null(index["attempts"].take(positions), 0)
     attempts = pc.max_element_wise(attempts, catalog.lost_attempts(rows["sample_id"]))  # whose keys are not used again
     rows = rows.append_column("_attempts", attempts).slice(0, limit)
-    return Plan(rows.filter(is_todo.slice(0, limit)), rows.num_rows, catalog, other_samples)
+    todo = rows.filter(is_todo.slice(0, limit))
+    beyond = changed.filter(pc.invert(pc.is_in(changed, value_set=rows["sample_id"].combine_chunks()))).to_pylist()
+    if beyond:  # left as they are, they would pass for samples of the changed manifest
+        raise ConfigError(
+            f"{counted(len(beyond), 'changed row')} would not be made again: {_shown(beyond)}. Leave out --limit."
+        )
+    redone = index.filter(
+        pc.and_(pc.invert(is_failed), pc.is_in(index["sample_id"], value_set=todo["sample_id"].combine_chunks()))
+    )
+    planned = pc.is_in(index["sample_id"], value_set=rows["sample_id"].combine_chunks())
+    return Plan(
+        todo=todo,
+        total=rows.num_rows,
+        catalog=catalog,
+        other_samples=index.num_rows - (pc.sum(planned).as_py() or 0),
+        redone=redone.select(["sample_id", "file_name"]),
+        not_compared=compared.unreadable,
+    )
 
 
 def check_dtype(plan: Plan, config: RunConfig, on_gpu: bool) -> None:
@@ -81,18 +137,23 @@ def check_dtype(plan: Plan, config: RunConfig, on_gpu: bool) -> None:
         )
 
 
-def _check_unchanged(finished: pa.Table) -> None:
-    """Raise ConfigError if a row differs from the one its sample was made from, whose digest is in `_digest`."""
-    changed = [
-        row["sample_id"]
-        for batch in finished.to_batches(max_chunksize=DIGEST_BATCH_ROWS)
-        for row in rows_of(pa.Table.from_batches([batch]))
-        if row_digest(row) != row["_digest"]
-    ]
-    if changed:
-        more = len(changed) - SHOWN_IDS
-        shown = ", ".join(changed[:SHOWN_IDS]) + (f" and {more} more" if more > 0 else "")
-        raise ConfigError(
-            f"{counted(len(changed), 'finished row')} changed in the manifest: {shown}. "
-            "Give a changed row a new sample id, or use another --output."
-        )
+def _describe_changes(rows: list[str], images: list[str], failed: set[str]) -> Iterator[str]:
+    """A line for each kind of change of finished samples, with what to do. failed: all failed samples."""
+    for ids, what in ((rows, "changed in the manifest"), (images, "with a changed image")):
+        mended = [sample_id for sample_id in ids if sample_id in failed]
+        others = [sample_id for sample_id in ids if sample_id not in failed]
+        if mended:
+            yield (
+                f"{counted(len(mended), 'failed row')} {what}: {_shown(mended)}. "
+                "Run failed rows again with --retry-failed."
+            )
+        if others:
+            yield (
+                f"{counted(len(others), 'finished row')} {what}: {_shown(others)}. "
+                "Make changed rows again with --redo-changed, give them new sample ids, or use another --output."
+            )
+
+
+def _shown(ids: list[str]) -> str:
+    more = len(ids) - SHOWN_IDS
+    return ", ".join(ids[:SHOWN_IDS]) + (f" and {more} more" if more > 0 else "")

@@ -22,14 +22,15 @@ from pipeline.flow.load import Load
 from pipeline.flow.pools import Pools
 from pipeline.flow.row import RUN_ERRORS
 from pipeline.flow.session import cluster_errors, ray_session
+from pipeline.output.card import CARD, write_card
 from pipeline.output.keys import is_own_key
 from pipeline.output.lease import Lease, acquire
 from pipeline.output.log import RunLog
-from pipeline.output.records import SampleRecord
-from pipeline.output.run_file import check_output, create_run_file, describe_run, update_run_file
+from pipeline.output.records import VIDEOS, SampleRecord
+from pipeline.output.run_file import check_manifest, check_output, create_run_file, describe_run, update_run_file
 from pipeline.output.storage import Storage
 from pipeline.output.tables import check_tables, write_tables
-from pipeline.plan import Plan, check_dtype, make_plan
+from pipeline.plan import Plan, check_dtype, images_to_compare, make_plan
 from sgi2v.errors import ClusterError, StorageError
 
 TABLES_EVERY_S = 60.0
@@ -69,6 +70,9 @@ class Observer:
     def waiting(self, line: str) -> None:
         """The run waits for the lease of another run that seems dead; `line` says so."""
 
+    def noticed(self, line: str) -> None:
+        """Something is there that a person should know, and the run goes on; `line` says what."""
+
     def planned(self, plan: Plan) -> None:
         """The plan is made."""
 
@@ -86,20 +90,28 @@ def run(
     limit: int | None = None,
     observer: Observer | None = None,
     take_over: bool = False,
+    redo_changed: bool = False,
+    check_images: bool = False,
+    another_manifest: bool = False,
 ) -> RunResult:
     """Bring every row of the manifest to a record in the output; records that exist stay.
 
     manifest: as `manifests.io.read_manifest` returns it. take_over: take the output from another driver, even if it
-    seems alive. Ctrl-C ends the run early and cleanly, with `interrupted` set.
+    seems alive. redo_changed: make finished samples again whose row or image has changed. check_images: read the
+    images of finished samples again, and refuse changed ones. another_manifest: the output may be of a manifest at
+    another location. Ctrl-C ends the run early and cleanly, with `interrupted` set.
     Raises ConfigError, LeaseError (another driver has the output), StorageError, ClusterError.
     """
     observer = observer or Observer()
     storage = Storage(config.output)
-    check_output(storage, config)
+    recorded = check_output(storage, config)
+    if not another_manifest:
+        check_manifest(storage, recorded, config.manifest)
     check_tables(storage)
     with acquire(storage, take_over, observer.waiting) as lease, RunLog(storage, lease.epoch) as log:
         try:
-            return _Run(config, manifest, observer, storage, lease, log).finish(retry_failed, limit)
+            wanted = _Wanted(retry_failed, limit, redo_changed, check_images)
+            return _Run(config, manifest, observer, storage, lease, log, wanted).finish()
         except KeyboardInterrupt:
             lease.check()
             raise
@@ -119,6 +131,16 @@ def flow(config: RunConfig, todo: pa.Table, pools: Pools, epoch: int) -> Generat
 
 
 @dataclass(frozen=True)
+class _Wanted:
+    """Which rows a run does: arguments of `run`."""
+
+    retry_failed: bool
+    limit: int | None
+    redo_changed: bool
+    check_images: bool
+
+
+@dataclass(frozen=True)
 class _Run:
     """A run that holds the lease of its output."""
 
@@ -128,15 +150,17 @@ class _Run:
     storage: Storage
     lease: Lease
     log: RunLog
+    wanted: _Wanted
 
-    def finish(self, retry_failed: bool, limit: int | None) -> RunResult:
+    def finish(self) -> RunResult:
         """Plan, process the rows that are left, and write the tables."""
-        plan = self._plan(retry_failed, limit)
+        manifest_sha256 = digest_file(self.config.manifest)
+        plan = self._plan(manifest_sha256)
         result = RunResult(self.config, plan)
         start = time.monotonic()
         try:
             if plan.todo.num_rows:
-                self._process(plan)
+                self._process(plan, manifest_sha256)
         except KeyboardInterrupt:
             self.lease.check()
             result.interrupted = True
@@ -144,7 +168,7 @@ class _Run:
         self.lease.check()
         plan.catalog.refresh()
         plan.catalog.delete_superseded(self.lease.epoch)
-        write_tables(plan.catalog, self.manifest, self.lease.epoch)
+        self._write_tables(plan)
         todo = plan.todo.num_rows
         if not result.interrupted and (missing := todo - result.finished.num_rows):
             raise ClusterError(
@@ -154,22 +178,70 @@ class _Run:
         self.log.write("run_interrupted" if result.interrupted else "run_finished", seconds=round(result.seconds, 3))
         return result
 
-    def _plan(self, retry_failed: bool, limit: int | None) -> Plan:
+    def _plan(self, manifest_sha256: str) -> Plan:
         """Claim the output for these settings, and find the rows that are left."""
-        config, storage, epoch, rows = self.config, self.storage, self.lease.epoch, self.manifest.num_rows
-        digest = digest_file(config.manifest)
-        self.log.write("run_started", **describe_run(config, digest, rows))
+        config, storage, epoch, wanted = self.config, self.storage, self.lease.epoch, self.wanted
+        rows, limit = self.manifest.num_rows, wanted.limit
+        self.log.write("run_started", **describe_run(config, manifest_sha256, rows, limit))
         self._abort_uploads()
-        unchanged = create_run_file(storage, config, digest, rows)
-        plan = make_plan(self.manifest, storage, retry_failed, limit, unchanged)
+        recorded = create_run_file(storage, config, manifest_sha256, rows, limit)
+        images = images_to_compare(config, recorded, wanted.check_images or wanted.redo_changed)
+        if images is not None:
+            self.observer.noticed("reading the images of finished rows again, to compare them")
+        plan = make_plan(
+            self.manifest,
+            storage,
+            wanted.retry_failed,
+            limit,
+            manifest_unchanged=recorded is not None and recorded.has_manifest(manifest_sha256),
+            redo_changed=wanted.redo_changed,
+            images=images,
+        )
         plan.catalog.delete_superseded(epoch)
         plan.catalog.seal_if_due(epoch)
-        update_run_file(storage, config, digest, rows, plan.other_samples)
+        self._update_run_file(plan, None if plan.redone.num_rows else manifest_sha256)
+        if not write_card(plan.catalog, epoch):
+            self.observer.noticed(
+                f"{config.output}/{CARD} is not as this program wrote it, and stays: keep `configs` in it, or move it "
+                "away to get a new one"
+            )
         self.observer.planned(plan)
         for damage in plan.catalog.damaged:
             self.log.write("record_damaged", sample_id=damage.sample_id, key=damage.key, message=damage.problem)
         self.log.write("planned", rows=plan.total, done=plan.done, todo=plan.todo.num_rows)
         return plan
+
+    def _update_run_file(self, plan: Plan, manifest_sha256: str | None) -> None:
+        """Note the manifest of this run. manifest_sha256: None while samples are there that its rows did not give."""
+        update_run_file(
+            self.storage, self.config, manifest_sha256, self.manifest.num_rows, plan.other_samples, self.wanted.limit
+        )
+
+    def _remove_changed(self, plan: Plan, manifest_sha256: str) -> None:
+        """Remove the samples that are to be made again because their row or image has changed.
+
+        Before they are made, since a sample that fails now must not keep the video of the former row. In the order
+        of `verify --repair`: the tables never name a video that is deleted.
+        """
+        ids = plan.redone["sample_id"].to_pylist()
+        if not ids:
+            return
+        self.log.write("changed_samples_removed", samples=ids)
+        plan.catalog.remove(ids, self.lease.epoch)
+        self._write_tables(plan)
+        self.lease.check()
+        names = plan.redone["file_name"].to_pylist()
+        self.storage.delete_many(
+            name
+            for name, sample_id in zip(names, ids, strict=True)
+            if name is not None and name.startswith(f"{VIDEOS}/{sample_id}.")
+        )
+        self._update_run_file(plan, manifest_sha256)
+
+    def _write_tables(self, plan: Plan) -> None:
+        """Write the tables, and the card that goes with them."""
+        write_tables(plan.catalog, self.manifest, self.lease.epoch)
+        write_card(plan.catalog, self.lease.epoch)
 
     def _abort_uploads(self) -> None:
         """Abort uploads that killed runs left unfinished. A failure is only logged: such uploads merely take space."""
@@ -179,10 +251,11 @@ class _Run:
         except StorageError as error:
             self.log.write("uploads_not_aborted", message=str(error))
 
-    def _process(self, plan: Plan) -> None:
+    def _process(self, plan: Plan, manifest_sha256: str) -> None:
         """Send the rows that are left through the dataflow."""
         with cluster_errors(), ray_session(self.config, plan.todo.num_rows) as pools:
             check_dtype(plan, self.config, on_gpu=pools.device == "cuda")
+            self._remove_changed(plan, manifest_sha256)
             self.observer.started(pools)
             self.log.write("workers_started", workers=pools.workers, note=pools.note)
             # an open pipeline would start again when Ray shuts down
@@ -209,6 +282,6 @@ class _Run:
             plan.catalog.seal_if_due(self.lease.epoch)
             if (start := time.monotonic()) > due_at:
                 self.lease.check()
-                write_tables(plan.catalog, self.manifest, self.lease.epoch)
+                self._write_tables(plan)
                 end = time.monotonic()
                 due_at = end + max(TABLES_EVERY_S, TABLES_SHARE * (end - start))

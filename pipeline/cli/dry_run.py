@@ -10,11 +10,13 @@ import torch
 
 from manifests.io import digest_file
 from manifests.validate import validate
+from pipeline.cli.progress import image_lines
+from pipeline.cli.run import Request
 from pipeline.cli.summary import duration, failed_by_code, generation_seconds
 from pipeline.config import RunConfig
-from pipeline.output.run_file import check_output
+from pipeline.output.run_file import check_manifest, check_output
 from pipeline.output.storage import Storage
-from pipeline.plan import make_plan
+from pipeline.plan import images_to_compare, make_plan
 from sgi2v.checkpoint import Checkpoint
 from sgi2v.config import MemoryTier
 from sgi2v.estimate import estimate_cost, matrix_rate
@@ -25,14 +27,22 @@ MEASURED = 1000
 """Samples that the median time is taken over, at most."""
 
 
-def dry_run(
-    config: RunConfig, checkpoint: Checkpoint, manifest: pa.Table, retry_failed: bool, limit: int | None
-) -> int:
+def dry_run(request: Request, manifest: pa.Table) -> int:
     """Print the plan and change nothing. Returns the exit code: 0 without problems, 2 with any."""
+    config, checkpoint = request.config, request.checkpoint
     storage = Storage(config.output)
     run = check_output(storage, config)
-    unchanged = run is not None and run.has_manifest(digest_file(config.manifest))
-    plan = make_plan(manifest, storage, retry_failed, limit, unchanged)
+    if not request.another_manifest:
+        check_manifest(storage, run, config.manifest)
+    plan = make_plan(
+        manifest,
+        storage,
+        request.retry_failed,
+        request.limit,
+        manifest_unchanged=run is not None and run.has_manifest(digest_file(config.manifest)),
+        redo_changed=request.redo_changed,
+        images=images_to_compare(config, run, request.check_images or request.redo_changed),
+    )
     index = plan.catalog.index
     finished = index.filter(pc.invert(pc.is_in(index["sample_id"], value_set=plan.todo["sample_id"].combine_chunks())))
     problems = validate(plan.todo.drop_columns(["_attempts"]), config.manifest, access=config.execution.access)
@@ -43,6 +53,7 @@ def dry_run(
         f"  done before {plan.done:>6}" + ("" if run is not None else "  (the output is new)"),
         *(f"  failed      {count:>6}  {code}" for code, count in failed_by_code(finished).items()),
         f"  to do       {plan.todo.num_rows:>6}  -> {config.output}",
+        *(f"  {line}" for line in image_lines(plan)),
         f"  model       {checkpoint.source} at {checkpoint.revision}",
         f"  video       {sampler.num_frames} frames of {sampler.height} x {sampler.width} px, "
         f"{sampler.steps} steps, {guided}",

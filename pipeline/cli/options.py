@@ -135,6 +135,15 @@ class RunOptions(AccessOptions, SampleOptions):
     ] = None
     limit: Annotated[int | None, option("Run only the first N rows of the manifest.", min=1, metavar="N")] = None
     retry_failed: Annotated[bool, option("Run rows again that have failed before.")] = False
+    redo_changed: Annotated[
+        bool, option("Make finished samples again whose manifest row or image file has changed.")
+    ] = False
+    check_images: Annotated[
+        bool, option("Read the images of finished samples again, and stop if one is not the image it was made from.")
+    ] = False
+    another_manifest: Annotated[
+        bool, option("Put the samples into an output that a manifest at another location has filled before.")
+    ] = False
     sample_timeout: Annotated[
         float | None,
         Sets("run", "sample_timeout_s"),

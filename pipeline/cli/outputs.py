@@ -30,12 +30,19 @@ def verify(
     repair: Annotated[
         bool, typer.Option(help="Remove damaged samples and orphaned videos; the next run makes the samples again.")
     ] = False,
+    images: Annotated[
+        bool, typer.Option(help="Read every image again, and compare it with the one that the sample was made from.")
+    ] = False,
 ) -> None:
-    """Check every record, video and table of a run against each other; exit 1 where something is wrong or left."""
+    """Check every record, video, table and manifest row of a run against each other.
+
+    Exit 1 where something is wrong or left; with --repair, only where something wrong stays.
+    """
+    from pipeline.inspect.verify import NOT_REPAIRED
     from pipeline.inspect.verify import repair as remove_flawed
     from pipeline.inspect.verify import verify as check
 
-    verdict = check(output)
+    verdict = check(output, images)
     for flaw in verdict.flaws:
         typer.echo(str(flaw))
     if verdict.active_run:
@@ -47,8 +54,12 @@ def verify(
         typer.echo(f"{videos} without a record: less than an hour old, so not judged, since a record may be on its way")
     if verdict.manifest_problem:
         typer.echo(f"the number of rows is checked against run.json only: {verdict.manifest_problem}")
+    if verdict.images_unrecorded:
+        typer.echo(f"{counted(verdict.images_unrecorded, 'sample')} without a digest of the image: not compared")
+    limited = "" if verdict.limit_of is None else f" (--limit; the manifest has {verdict.limit_of})"
     counts = (
-        f"{verdict.committed} made, {verdict.failed} failed, {verdict.left} left, of {counted(verdict.rows, 'row')}"
+        f"{verdict.committed} made, {verdict.failed} failed, {verdict.left} left, "
+        f"of {counted(verdict.rows, 'row')}{limited}"
     )
     if verdict.is_complete:
         typer.echo(f"{counts}: everything is there and whole")
@@ -58,6 +69,10 @@ def verify(
     if repair and verdict.flaws:
         removed = remove_flawed(output, verdict.flaws)
         typer.echo(f"repaired: the next run makes {counted(removed, 'sample')} again")
+        stay = sum(flaw.code in NOT_REPAIRED for flaw in verdict.flaws)
+        if not stay:
+            return
+        typer.echo(f"not repaired: {counted(stay, 'flaw')} of the manifest or of images")
     raise typer.Exit(exit_codes.FAILED_ROWS)
 
 

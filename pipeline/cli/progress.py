@@ -32,12 +32,17 @@ class Lines(Observer):
     def waiting(self, line: str) -> None:
         self.say(line)
 
+    def noticed(self, line: str) -> None:
+        self.say(line)
+
     def planned(self, plan: Plan) -> None:
         self.todo = plan.todo.num_rows
         rows = counted(plan.total, "row")
         self.say(f"{rows}: {plan.done} done before, {self.todo} to do -> {self.config.output}")
         for damage in plan.catalog.damaged:
             self.say(f"  {damage.key} {damage.problem}: does not count, `sgi2v-batch verify --repair` takes it away")
+        for line in image_lines(plan):
+            self.say(line)
 
     def started(self, pools: Pools) -> None:
         self.workers = pools.workers
@@ -111,6 +116,15 @@ def observer_for(config: RunConfig) -> Iterator[Observer]:
     )
     with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as progress:
         yield Bar(config, progress)
+
+
+def image_lines(plan: Plan) -> list[str]:
+    """What to say of images that the plan could not compare; nothing if there are none."""
+    if not plan.not_compared:
+        return []
+    sample_id, reason = next(iter(plan.not_compared.items()))
+    images = counted(len(plan.not_compared), "image")
+    return [f"{images} of finished samples could not be read and compared; the first is of {sample_id}: {reason}"]
 
 
 def outcome(record: SampleRecord) -> str:

@@ -37,6 +37,9 @@ class Request:
     checkpoint: Checkpoint
     limit: int | None
     retry_failed: bool
+    redo_changed: bool
+    check_images: bool
+    another_manifest: bool
     take_over: bool
     dry_run: bool
 
@@ -44,7 +47,17 @@ class Request:
 def request_of(manifest: str, options: LocalRunOptions) -> Request:
     """Settle the options of `run`. Raises ConfigError or ModelError."""
     config, checkpoint = settle(manifest, options.output, options, weights=not options.dry_run)
-    return Request(config, checkpoint, options.limit, options.retry_failed, options.take_over, options.dry_run)
+    return Request(
+        config,
+        checkpoint,
+        limit=options.limit,
+        retry_failed=options.retry_failed,
+        redo_changed=options.redo_changed,
+        check_images=options.check_images,
+        another_manifest=options.another_manifest,
+        take_over=options.take_over,
+        dry_run=options.dry_run,
+    )
 
 
 @app.command(epilog="Example: sgi2v-batch run manifest.parquet --output s3://bucket/moves --height 576 --width 1024")
@@ -58,7 +71,7 @@ def run(manifest: Manifest, options: LocalRunOptions) -> None:
     if request.dry_run:
         from pipeline.cli.dry_run import dry_run
 
-        raise typer.Exit(dry_run(request.config, request.checkpoint, table, request.retry_failed, request.limit))
+        raise typer.Exit(dry_run(request, table))
     from pipeline.cli.progress import observer_for
     from pipeline.cli.summary import print_summary
     from pipeline.output.catalog import count
@@ -66,7 +79,15 @@ def run(manifest: Manifest, options: LocalRunOptions) -> None:
 
     with observer_for(request.config) as observer:
         result = run_all(
-            request.config, table, request.retry_failed, request.limit, observer, take_over=request.take_over
+            request.config,
+            table,
+            request.retry_failed,
+            request.limit,
+            observer,
+            take_over=request.take_over,
+            redo_changed=request.redo_changed,
+            check_images=request.check_images,
+            another_manifest=request.another_manifest,
         )
     print_summary(result)
     if result.interrupted:

@@ -77,10 +77,11 @@ def print_summary(result: RunResult) -> None:
 def print_status(output: str) -> None:
     """Print the state of the run at `output`. Raises ConfigError if there is none."""
     status = read_status(output)
-    others = f" (and {counted(status.other_samples, 'sample')} of other manifests)" if status.other_samples else ""
+    others = f" (and {counted(status.other_samples, 'sample')} of other rows)" if status.other_samples else ""
+    limited = "" if status.limit_of is None else f" (--limit; the manifest has {status.limit_of})"
     counts = f"{status.committed} made, {status.failed} failed, {status.left} left"
     lines = [
-        f"{counts}, of {counted(status.rows, 'row')}{others}",
+        f"{counts}, of {counted(status.rows, 'row')}{limited}{others}",
         *counts_lines(status.index),
         *([f"  damaged    {status.damaged:>6}  records: `sgi2v-batch verify` names them"] if status.damaged else []),
         f"  manifest   {status.manifest}",

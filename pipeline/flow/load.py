@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from manifests.schema import parse_row, row_digest, rows_of
 from pipeline.config import RunConfig, sample_seed
 from pipeline.flow.attempts import LedgerClient, attempt
 from pipeline.flow.row import InFlight, as_row, map_rows
+from pipeline.output.inputs import shown_uri
 from pipeline.output.run_file import RUN_FILE
 from pipeline.output.storage import Storage
 from sgi2v.errors import (
@@ -46,7 +48,7 @@ class Load:
         state = InFlight(row["sample_id"], row["_attempts"], row_digest(row), seed)
         try:
             with attempt(self.ledger, "load", state.sample_id, self.config.execution.sample_timeout_s):
-                first_frame, boxes = self._first_frame_and_boxes(row)
+                first_frame, boxes = self._first_frame_and_boxes(row, state.record_fields)
         except (ClusterError, StorageError) as error:
             return as_row(state.with_run_error(error), None, None)
         except Exception as error:
@@ -54,13 +56,19 @@ class Load:
         state = replace(state, boxes_NT4=boxes)
         return as_row(state.with_seconds("load", time.perf_counter() - start), first_frame, None)
 
-    def _first_frame_and_boxes(self, row: dict[str, Any]) -> tuple[bytes, list[list[list[float]]]]:
+    def _first_frame_and_boxes(
+        self, row: dict[str, Any], record_fields: dict[str, Any]
+    ) -> tuple[bytes, list[list[list[float]]]]:
+        """The row's first frame and boxes. Notes the image in `record_fields`, also if the row fails after that."""
         from sgi2v.video import resize_image
 
         sampler, access = self.config.sampler, self.config.execution.access
         sample = parse_row(row)
         uri = resolve_uri(sample.image, self.config.manifest, access)
-        image_HWC = decode_image(_fetch(uri, self.config))
+        record_fields["image_uri"] = shown_uri(uri)
+        data = _fetch(uri, self.config)
+        record_fields["image_sha256"] = hashlib.sha256(data).hexdigest()
+        image_HWC = decode_image(data)
         height, width = image_HWC.shape[:2]
         tracks = sample.tracks(sampler.num_frames, height, width).clip_to_first_frame()
         boxes_NT4: list[list[list[float]]] = tracks.rescale(sampler.height, sampler.width).boxes_NT4.tolist()

@@ -11,7 +11,7 @@ from manifests.io import read_manifest
 from manifests.schema import MANIFEST_SCHEMA, row_digest
 from pipeline.flow.generate import Generate
 from pipeline.flow.load import Load
-from pipeline.flow.row import InFlight, generated_frames
+from pipeline.flow.row import InFlight, generated_frames, state_of
 from pipeline.output.catalog import Catalog
 from pipeline.output.records import SampleRecord
 from pipeline.output.run_file import recorded_config
@@ -55,7 +55,11 @@ def replay(output: str, sample_id: str, device: str) -> Replay:
     rows = rows.filter(pc.equal(rows["sample_id"], sample_id))
     if rows.num_rows != 1 or row_digest(rows.to_pylist()[0]) != record.row_digest:
         raise ConfigError(f"{config.manifest} does not have the row that {sample_id} was made from")
-    generated = Generate(config, device)(Load(config)(InFlight.begin(rows)))
+    loaded = Load(config)(InFlight.begin(rows))
+    image = state_of(loaded).record_fields
+    if record.image_sha256 not in {None, image.get("image_sha256")}:
+        raise ConfigError(f"{image['image_uri']} is not the image that {sample_id} was made from")
+    generated = Generate(config, device)(loaded)
     state, frames_THWC = generated_frames(generated, config.sampler)
     if frames_THWC is None:
         raise SampleError(ErrorCode(state.error_code or ErrorCode.UNKNOWN), state.message or "the row failed")

@@ -25,9 +25,11 @@ class RunStatus:
     left: int
     """Rows of the manifest without a record."""
     rows: int
-    """Rows of the manifest of the last run."""
+    """Rows that the last run was asked for: those of its manifest, up to its limit."""
+    limit_of: int | None
+    """Rows of the manifest, if the last run was asked for fewer."""
     other_samples: int
-    """Finished samples that are not in that manifest."""
+    """Finished samples that are not among those rows."""
     damaged: int
     """Records that cannot be used; the next run makes their samples again."""
     manifest: str
@@ -57,8 +59,9 @@ def read_status(output: str) -> RunStatus:
     return RunStatus(
         committed=count(index, "committed"),
         failed=count(index, "failed"),
-        left=max(run.rows - max(index.num_rows - run.other_samples, 0), 0),
-        rows=run.rows,
+        left=max(run.asked_rows - max(index.num_rows - run.other_samples, 0), 0),
+        rows=run.asked_rows,
+        limit_of=run.rows if run.asked_rows < run.rows else None,
         other_samples=run.other_samples,
         damaged=len(catalog.damaged),
         manifest=run.manifest,

@@ -14,14 +14,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.io import digest_file, read_manifest
+from pipeline.output.card import write_card
 from pipeline.output.catalog import Catalog, count
+from pipeline.output.inputs import changed_rows, compare_images
 from pipeline.output.keys import is_video_key
 from pipeline.output.lease import UNKNOWN, Lease, acquire, check_epoch, claim_key, is_alive, read_claim
 from pipeline.output.records import VIDEOS, SampleRecord, Status
-from pipeline.output.run_file import RUN_FILE, RunFile, require_run
+from pipeline.output.run_file import RUN_FILE, RunFile, recorded_config, require_run
 from pipeline.output.storage import ABANDONED_S, Storage
 from pipeline.output.tables import FAILURES, METADATA, is_replaced_by_older, read_ids, write_tables
-from sgi2v.errors import ConfigError, SampleError, SGI2VError
+from sgi2v.errors import SampleError, SGI2VError
 from sgi2v.wording import counted
 
 DECODER_PROCESSES = 2
@@ -29,6 +31,8 @@ VIDEO_BATCH = 16
 """Videos that are held in memory at a time."""
 SHOWN_IDS = 5
 """Sample ids that the message of a flaw names."""
+NOT_REPAIRED = ("row_missing", "row_changed", "image_changed", "image_unreadable")
+"""Codes of flaws that `repair` leaves: they are of the manifest or of an image, and the output is whole."""
 NORMAL_DURING_RUN = ("video_orphan", "table_stale")
 """Codes that are no flaws during a run: it uploads a video before its record, and updates the tables after it."""
 
@@ -38,8 +42,8 @@ class Flaw:
     """One thing that is wrong with an output."""
 
     code: str
-    """record_damaged, part_damaged, lease_damaged, video_missing, video_damaged, video_orphan, row_missing,
-    table_stale."""
+    """record_damaged, part_damaged, lease_damaged, video_missing, video_damaged, video_orphan, table_stale, and those
+    of NOT_REPAIRED."""
     key: str
     """Sample id, or the key of an object that belongs to no sample."""
     message: str
@@ -53,7 +57,7 @@ class Verdict:
     """The result of a verification."""
 
     rows: int
-    """Rows of the manifest of the last run."""
+    """Rows that the last run was asked for."""
     committed: int = 0
     """Samples with a video."""
     failed: int = 0
@@ -67,6 +71,10 @@ class Verdict:
     """Videos without a record that are too young to be judged: their records may be on their way."""
     manifest_problem: str | None = None
     """Why the sample ids were not compared with the manifest's, but only counted; None if they were compared."""
+    limit_of: int | None = None
+    """Rows of the manifest, if the last run was asked for fewer."""
+    images_unrecorded: int = 0
+    """Samples whose images could not be compared, because their records have no digest."""
 
     @property
     def is_complete(self) -> bool:
@@ -74,8 +82,11 @@ class Verdict:
         return not self.flaws and not self.left and self.active_run is None
 
 
-def verify(output: str) -> Verdict:
-    """Read the whole output, its videos included. Raises ConfigError if there is no run, StorageError."""
+def verify(output: str, images: bool = False) -> Verdict:
+    """Read the whole output, its videos included. images: read the image of every sample too.
+
+    Raises ConfigError if there is no run, StorageError.
+    """
     storage = Storage(output)
     require_run(storage)
     first_claim = read_claim(storage)
@@ -84,9 +95,12 @@ def verify(output: str) -> Verdict:
     catalog = Catalog(storage, without_damaged_parts=True)
     index = catalog.index
     run = require_run(storage)  # after the records: a run updates run.json before it finishes a row of its manifest
-    verdict = Verdict(run.rows, count(index, "committed"), count(index, "failed"))
+    verdict = Verdict(run.asked_rows, count(index, "committed"), count(index, "failed"))
+    verdict.limit_of = run.rows if run.asked_rows < run.rows else None
+    manifest, verdict.manifest_problem = _read_manifest(run)
     verdict.flaws += _check_records(catalog)
-    verdict.flaws += _check_rows(run, index, verdict)
+    verdict.flaws += _check_ids(run, index, manifest, verdict)
+    verdict.flaws += _check_inputs(run, catalog, manifest, images, verdict)
     orphans = _orphans(catalog, videos)
     old_orphans = [key for key in orphans if _is_abandoned(storage, key)]
     verdict.young_videos = len(orphans) - len(old_orphans)
@@ -136,6 +150,7 @@ def _repair(storage: Storage, flaws: Sequence[Flaw], lease: Lease) -> int:
     catalog.remove(flawed["sample_id"].to_pylist(), lease.epoch)
     no_manifest = pa.table({"sample_id": pa.array([], pa.string())})  # the tables keep the manifest columns they have
     write_tables(catalog, no_manifest, lease.epoch)
+    write_card(catalog, lease.epoch)
     # after the tables, which must never name a video that is deleted
     check_epoch(storage, lease.epoch)
     old_orphans = [key for key in orphans if _is_abandoned(storage, key)]
@@ -172,19 +187,28 @@ def _list_videos(storage: Storage) -> set[str]:
     return {key for key in storage.keys(VIDEOS) if is_video_key(key)}
 
 
-def _check_rows(run: RunFile, index: pa.Table, verdict: Verdict) -> Iterator[Flaw]:
-    """Compare the records with the rows of the manifest, and fill in `verdict.left`."""
-    others = run.other_samples
+def _read_manifest(run: RunFile) -> tuple[pa.Table | None, str | None]:
+    """The manifest of the last run as it is now, and why it is not the one of that run; None if it is."""
     try:
-        ids = _manifest_ids(run)
+        manifest = read_manifest(run.manifest)
+        if run.has_manifest(digest_file(run.manifest)):
+            return manifest, None
     except SGI2VError as error:
-        verdict.manifest_problem = " ".join(str(error).split())
+        return None, " ".join(str(error).split())
+    return manifest, f"{run.manifest} has changed since the run was started"
+
+
+def _check_ids(run: RunFile, index: pa.Table, manifest: pa.Table | None, verdict: Verdict) -> Iterator[Flaw]:
+    """Compare the samples with the rows that the run was asked for, and fill in `verdict.left`."""
+    others = run.other_samples
+    if manifest is None or verdict.manifest_problem is not None:
         finished = index.num_rows - others
-        verdict.left = max(run.rows - finished, 0)
-        if finished > run.rows:
-            message = f"{counted(finished, 'sample')} finished of {counted(run.rows, 'row')}"
+        verdict.left = max(verdict.rows - finished, 0)
+        if finished > verdict.rows:
+            message = f"{counted(finished, 'sample')} finished of {counted(verdict.rows, 'row')}"
             yield Flaw("row_missing", RUN_FILE, message)
         return
+    ids = manifest["sample_id"].slice(0, run.limit).combine_chunks()
     verdict.left = int(pc.sum(pc.invert(pc.is_in(ids, value_set=index["sample_id"].combine_chunks()))).as_py())
     without_row = index["sample_id"].filter(pc.invert(pc.is_in(index["sample_id"], value_set=ids)))
     if len(without_row) > others:
@@ -193,16 +217,34 @@ def _check_rows(run: RunFile, index: pa.Table, verdict: Verdict) -> Iterator[Fla
         )
         message = f"{counted(len(without_row), 'sample')} without a row in {run.manifest}, expected {others}: {shown}"
         yield Flaw("row_missing", RUN_FILE, message)
-    if len(ids) != run.rows:
-        message = f"expected {counted(run.rows, 'row')} in {run.manifest}, got {len(ids)}"
+    if manifest.num_rows != run.rows:
+        message = f"expected {counted(run.rows, 'row')} in {run.manifest}, got {manifest.num_rows}"
         yield Flaw("row_missing", RUN_FILE, message)
 
 
-def _manifest_ids(run: RunFile) -> pa.Array:
-    """The sample ids of the manifest. Raises ConfigError if it has changed, ManifestError or StorageError."""
-    if not run.has_manifest(digest_file(run.manifest)):
-        raise ConfigError(f"{run.manifest} has changed since the run was started")
-    return read_manifest(run.manifest)["sample_id"].combine_chunks()
+def _check_inputs(
+    run: RunFile, catalog: Catalog, manifest: pa.Table | None, images: bool, verdict: Verdict
+) -> Iterator[Flaw]:
+    """Compare the samples with what they were made from: their rows, and if `images` is set, their image files."""
+    index = catalog.index
+    failed = set(index.filter(pc.equal(index["status"], "failed"))["sample_id"].to_pylist())
+
+    def advice(sample_id: str) -> str:
+        return f"run again with {'--retry-failed' if sample_id in failed else '--redo-changed'}"
+
+    for sample_id in changed_rows(manifest, index) if manifest is not None else []:
+        message = f"its row in {run.manifest} is another one than it was made from: {advice(sample_id)}"
+        yield Flaw("row_changed", sample_id, message)
+    if not images:
+        return
+    access = recorded_config(catalog.storage).execution.access
+    compared = compare_images(catalog, manifest, run.manifest, access, as_recorded=True)
+    verdict.images_unrecorded = compared.unrecorded
+    for sample_id, place in compared.changed.items():
+        message = f"its image {place} is another one than it was made from: {advice(sample_id)}"
+        yield Flaw("image_changed", sample_id, message)
+    for sample_id, reason in compared.unreadable.items():
+        yield Flaw("image_unreadable", sample_id, f"its image cannot be compared: {reason}")
 
 
 def _check_videos(catalog: Catalog, only: set[str] | None = None) -> Iterator[Flaw]:

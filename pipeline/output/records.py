@@ -40,6 +40,10 @@ class SampleRecord:
     """Digest of the manifest row that it was made from."""
     fingerprint: str
     """Digest of the settings that decide the results of the run."""
+    image_uri: str | None = None
+    """Where its image was read, without secrets; of an inline image, what precedes its data."""
+    image_sha256: str | None = None
+    """Digest of the image file's bytes."""
     seed: int | None = None
     """Seed of all its noise."""
     file_name: str | None = None

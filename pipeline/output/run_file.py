@@ -9,11 +9,12 @@ import json
 import platform
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from manifests.access import without_secrets_in
+from manifests.access import split_protocol, without_secrets, without_secrets_in
 from pipeline.config import ExecutionConfig, MetricsConfig, RunConfig, differences
 from pipeline.output.storage import Storage
 from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig
@@ -31,6 +32,10 @@ PACKAGES = (
     "decord",
 )
 """Packages whose versions are recorded, those that are installed."""
+SAME_STORE = {"s3a": "s3", "gcs": "gs", "abfss": "abfs", "local": "file"}
+"""Protocols that are other names of the same store."""
+WITH_QUERY = frozenset({"http", "https", "az", "abfs", "adl"})
+"""Protocols whose URLs may carry a signature behind a question mark. In others it is a part of the key."""
 REPLAYED_EXECUTION = ("threads_per_worker", "compile", "untrusted", "roots")
 """Execution settings that a replay takes over: they decide the last bits, and what images a row may name."""
 
@@ -44,18 +49,29 @@ class RunFile(BaseModel):
     """The settings that decide the results, as `RunConfig.deciding` gives them."""
     manifest: str
     """Path or URL of the manifest of the last run, without secrets."""
+    manifest_location: str | None = None
+    """The one name of that location, as `location_of` gave it then; None in outputs of earlier versions."""
     manifest_sha256: str | None = None
-    """Digest of that manifest's bytes."""
+    """Digest of that manifest's bytes; None while finished samples are there that its rows did not give."""
     rows: int
     """Rows of that manifest."""
+    limit: int | None = None
+    """Rows of that manifest that the last run was asked for: the first ones; None: all."""
     other_samples: int
-    """Finished samples that are not in that manifest."""
+    """Finished samples that are not among those rows."""
     model: dict[str, Any]
     """The settings of the section `model`."""
     model_revision: str
     """Commit or digest of the weights."""
     execution: dict[str, Any] = {}
     """The settings of the section `run`, without secrets."""
+    versions: dict[str, str] = {}
+    """Versions of Python and of the installed packages that compute."""
+
+    @property
+    def asked_rows(self) -> int:
+        """Rows that the last run was asked for."""
+        return self.rows if self.limit is None else min(self.rows, self.limit)
 
     @property
     def is_guided(self) -> bool:
@@ -66,13 +82,29 @@ class RunFile(BaseModel):
         """Whether the last run had a manifest with this digest."""
         return self.manifest_sha256 == sha256
 
+    def is_of(self, manifest: str) -> bool:
+        """Whether the manifest of the last run has this location, whatever is in it now."""
+        return (self.manifest_location or location_of(self.manifest)) == location_of(manifest)
 
-def describe_run(config: RunConfig, manifest_sha256: str, rows: int) -> dict[str, Any]:
-    """The content of run.json for a new output, before secrets are removed. rows: of the manifest."""
+
+def location_of(manifest: str) -> str:
+    """The one name of a manifest's location: a local file's real path, a URL without secrets and signatures."""
+    protocol, rest = split_protocol(without_secrets(manifest))
+    protocol = SAME_STORE.get(protocol, protocol)
+    if protocol == "file":
+        return str(Path(rest).expanduser().resolve())
+    if protocol in WITH_QUERY:
+        host, slash, path = rest.partition("?")[0].partition("/")
+        rest = f"{host.rpartition('@')[2].lower() if protocol in {'http', 'https'} else host}{slash}{path}"
+    return f"{protocol}://{rest}"
+
+
+def describe_run(config: RunConfig, manifest_sha256: str, rows: int, limit: int | None = None) -> dict[str, Any]:
+    """The content of run.json for a new output, before secrets are removed. rows: of the manifest; limit: to do."""
     return {
         "fingerprint": config.fingerprint,
         "deciding": config.deciding(),
-        **_describe_manifest(config, manifest_sha256, rows, other_samples=0),
+        **_describe_manifest(config, manifest_sha256, rows, limit, other_samples=0),
         "model": config.model.plain(),
         "model_revision": config.model_revision,
         "execution": config.execution.plain(),
@@ -80,11 +112,15 @@ def describe_run(config: RunConfig, manifest_sha256: str, rows: int) -> dict[str
     }
 
 
-def _describe_manifest(config: RunConfig, manifest_sha256: str, rows: int, other_samples: int) -> dict[str, Any]:
+def _describe_manifest(
+    config: RunConfig, manifest_sha256: str | None, rows: int, limit: int | None, other_samples: int
+) -> dict[str, Any]:
     return {
         "manifest": config.manifest,
+        "manifest_location": location_of(config.manifest),
         "manifest_sha256": manifest_sha256,
         "rows": rows,
+        "limit": limit,
         "other_samples": other_samples,
     }
 
@@ -97,21 +133,31 @@ def _installed_versions() -> dict[str, str]:
     return versions
 
 
-def create_run_file(storage: Storage, config: RunConfig, manifest_sha256: str, rows: int) -> bool:
-    """Write run.json if there is none, else check that its settings are these. rows: of the manifest.
+def create_run_file(
+    storage: Storage, config: RunConfig, manifest_sha256: str, rows: int, limit: int | None = None
+) -> RunFile | None:
+    """Write run.json if there is none, else check that its settings are these. rows: of the manifest; limit: to do.
 
-    Returns whether there was one that has the same manifest. Raises ConfigError with every setting that differs.
+    Returns the one that was there, or None. Raises ConfigError with every setting that differs.
     """
     run = check_output(storage, config)
-    if run is None and not storage.put_new(RUN_FILE, _to_json(describe_run(config, manifest_sha256, rows))):
+    if run is None and not storage.put_new(RUN_FILE, _to_json(describe_run(config, manifest_sha256, rows, limit))):
         run = check_output(storage, config)  # another driver was faster
-    return run is not None and run.has_manifest(manifest_sha256)
+    return run
 
 
-def update_run_file(storage: Storage, config: RunConfig, manifest_sha256: str, rows: int, other_samples: int) -> None:
+def update_run_file(
+    storage: Storage,
+    config: RunConfig,
+    manifest_sha256: str | None,
+    rows: int,
+    other_samples: int,
+    limit: int | None = None,
+) -> None:
     """Replace the entries about the manifest: a run may continue an output with a manifest that has grown."""
     current = storage.get(RUN_FILE) or b"{}"
-    updated = _to_json({**json.loads(current), **_describe_manifest(config, manifest_sha256, rows, other_samples)})
+    described = _describe_manifest(config, manifest_sha256, rows, limit, other_samples)
+    updated = _to_json({**json.loads(current), **described})
     if updated != current:
         storage.put(RUN_FILE, updated)
 
@@ -133,6 +179,18 @@ def check_output(storage: Storage, config: RunConfig) -> RunFile | None:
             + "\nGive the same settings, or another --output."
         )
     return run
+
+
+def check_manifest(storage: Storage, run: RunFile | None, manifest: str) -> None:
+    """Raise ConfigError if the output's last run had a manifest at another location. run: of run.json."""
+    if run is not None and not run.is_of(manifest):
+        raise ConfigError(
+            f"{storage.url} belongs to another manifest:\n"
+            f"  there: {run.manifest}\n"
+            f"  here:  {without_secrets(manifest)}\n"
+            "Give another --output. If the samples of both belong into this output, or if the manifest has moved, "
+            "add --another-manifest."
+        )
 
 
 def read_run(storage: Storage) -> RunFile | None:

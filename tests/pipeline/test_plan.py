@@ -54,12 +54,25 @@ def test_failed_samples_are_retried_only_on_request(storage: Storage) -> None:
     ]
 
 
-def test_a_failed_row_may_be_changed_before_its_retry(storage: Storage) -> None:
+def test_a_failed_row_that_was_mended_is_to_be_retried(storage: Storage) -> None:
     finish(storage, "a", status="failed")
     changed = manifest("a", image="another.png")
-    with pytest.raises(ConfigError, match=r"^1 finished row changed in the manifest: a\. Give a changed row"):
+    with pytest.raises(ConfigError) as refused:
         make_plan(changed, storage, retry_failed=False, limit=None)
-    assert ids(make_plan(changed, storage, retry_failed=True, limit=None).todo) == ("a",)
+    assert str(refused.value) == ("1 failed row changed in the manifest: a. Run failed rows again with --retry-failed.")
+    for how in ({"retry_failed": True}, {"retry_failed": False, "redo_changed": True}):
+        plan = make_plan(changed, storage, limit=None, **how)
+        assert (ids(plan.todo), plan.todo["_attempts"].to_pylist(), plan.redone.num_rows) == (("a",), [1], 0)
+
+
+def test_changed_rows_are_made_again_on_request_and_no_others(storage: Storage) -> None:
+    finish(storage, *IDS)
+    changed = pa.concat_tables([manifest("a", "c"), manifest("b", "d", seed=1), manifest("e")])
+    plan = make_plan(changed, storage, retry_failed=False, limit=None, redo_changed=True)
+    assert (ids(plan.todo), plan.todo["_attempts"].to_pylist()) == (("b", "d", "e"), [1, 1, 0])
+    assert sorted(plan.redone["sample_id"].to_pylist()) == ["b", "d"]
+    with pytest.raises(ConfigError, match=r"^1 changed row would not be made again: d\. Leave out --limit\.$"):
+        make_plan(changed, storage, retry_failed=False, limit=3, redo_changed=True)
 
 
 def test_failed_rows_beyond_the_limit_are_not_retried(storage: Storage) -> None:

@@ -69,7 +69,7 @@ def frames_of(output: Path) -> Mapping[str, str]:
 def test_a_good_manifest_gives_a_video_and_a_record_for_each_row(finished: Finished) -> None:
     output = finished.output
     assert sorted(path.name for path in output.iterdir()) == [
-        *("failures.parquet", "lease", "logs", "metadata.parquet", "records", "run.json", "videos")
+        *("README.md", "failures.parquet", "lease", "logs", "metadata.parquet", "records", "run.json", "videos")
     ]
     metadata = table(output)
     assert metadata["sample_id"].to_pylist() == sorted(records(output))
@@ -140,7 +140,8 @@ def test_an_output_of_other_settings_is_refused_and_not_changed(finished: Finish
 def test_a_row_that_changed_since_it_was_made_is_refused(finished: Finished) -> None:
     changed = pq.read_table(finished.manifest).to_pylist()
     changed[1]["boxes"] = [[0.0, 0.0, 8.0, 8.0]]
-    process = run_tiny_here(write_rows(finished.manifest.with_name("changed.parquet"), changed), finished.output)
+    manifest = write_rows(finished.manifest.with_name("changed.parquet"), changed)
+    process = run_tiny_here(manifest, finished.output, "--another-manifest")
     assert process.returncode == 2
     assert "1 finished row changed in the manifest: s01." in process.stderr
 
@@ -161,6 +162,11 @@ def test_a_sample_that_cannot_be_replayed_is_refused(finished: Finished, tmp_pat
     output = shutil.copytree(finished.output, tmp_path / "out")
     unknown = here("replay", output, "nobody")
     assert (unknown.returncode, unknown.stderr) == (2, f"error: {output} has no sample 'nobody'\n")
+    for file in (output / "records").iterdir():
+        file.write_text(json.dumps({**json.loads(file.read_text()), "image_sha256": "0" * 64}))
+    replaced = here("replay", output, "s00")
+    assert replaced.returncode == 2
+    assert replaced.stderr.endswith("s00.png is not the image that s00 was made from\n")
     run = json.loads((output / "run.json").read_text())
     (output / "run.json").write_text(json.dumps({**run, "manifest": str(output / "none.parquet")}))
     assert here("replay", output, "s00").returncode == 2

@@ -41,7 +41,7 @@ def test_rows_left_are_of_the_last_manifest(storage: Storage, capsys: pytest.Cap
     assert (status.committed, status.left, status.rows, status.other_samples) == (4, 2, 3, 3)
     print_status(storage.url)
     first = capsys.readouterr().out.splitlines()[0]
-    assert first == "4 made, 0 failed, 2 left, of 3 rows (and 3 samples of other manifests)"
+    assert first == "4 made, 0 failed, 2 left, of 3 rows (and 3 samples of other rows)"
 
 
 def test_the_holder_is_shown_until_it_releases_the_output(storage: Storage, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.output import catalog, lease, log
+from pipeline.output import card, catalog, lease, log
 from pipeline.output.records import RECORD_SCHEMA, RECORD_VERSION, RECORDS, VIDEOS, record_key, video_key
 from pipeline.output.run_file import RUN_FILE, RunFile, describe_run
 from pipeline.output.tables import FAILURE_COLUMNS, FAILURES, METADATA
@@ -28,7 +28,8 @@ def first_column(section: str) -> list[str]:
 
 def test_every_file_is_described() -> None:
     keys = [
-        *(RUN_FILE, METADATA, FAILURES),
+        *(RUN_FILE, METADATA, FAILURES, card.CARD, card.PREVIEW),
+        *(f"{card.SPLIT_FOLDER}/{name}" for name in (METADATA, VIDEOS)),
         f"{lease.FOLDER}/<epoch>.json",
         f"{catalog.PARTS}/<epoch>-<number>.parquet",
         f"{log.FOLDER}/<epoch>/<segment>.jsonl",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 from typing import Any
 
@@ -13,6 +14,7 @@ from pipeline.config import ExecutionConfig
 from pipeline.output import run_file
 from pipeline.output.run_file import (
     RUN_FILE,
+    check_manifest,
     check_output,
     create_run_file,
     read_run,
@@ -37,9 +39,9 @@ def content(storage: Storage) -> dict[str, Any]:
 def test_a_run_file_is_created_once_and_read_back(storage: Storage) -> None:
     config = settings()
     assert check_output(storage, config) is None
-    assert create_run_file(storage, config, "digest", 4) is False
+    assert create_run_file(storage, config, "digest", 4) is None
     written = content(storage)
-    assert create_run_file(storage, settings(run={"workers": 3}), "digest", 4) is True
+    assert create_run_file(storage, settings(run={"workers": 3}), "digest", 4) == read_run(storage)
     assert content(storage) == written
     assert written["fingerprint"] == config.fingerprint
     assert {"python", "torch", "ray", "diffusers"} <= set(written["versions"])
@@ -52,10 +54,74 @@ def test_a_run_file_is_created_once_and_read_back(storage: Storage) -> None:
     assert recorded_config(storage).deciding() == config.deciding()
 
 
-def test_another_manifest_is_recognised_by_its_digest(storage: Storage) -> None:
+def test_a_changed_manifest_is_recognised_by_its_digest(storage: Storage) -> None:
     create_run_file(storage, settings(), "digest", 4)
-    assert create_run_file(storage, settings(), "digest", 4) is True
-    assert create_run_file(storage, settings(), "another digest", 4) is False
+    run = require_run(storage)
+    assert run.has_manifest("digest")
+    assert not run.has_manifest("another digest")
+
+
+def moved(storage: Storage, recorded: str, manifest: str) -> bool:
+    """Whether a run with this manifest is refused on an output whose last run had the recorded one."""
+    create_run_file(storage, replace(settings(), manifest=recorded), "digest", 4)
+    try:
+        check_manifest(storage, require_run(storage), manifest)
+    except ConfigError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("recorded", "manifest"),
+    [
+        ("/set/m.parquet", "/set/sub/../m.parquet"),
+        ("/set/m.parquet", "file:///set/m.parquet"),
+        ("s3://bucket/m.parquet", "s3a://bucket/m.parquet"),
+        ("https://host/m.parquet?sig=monday", "https://host/m.parquet?sig=tuesday"),
+        ("https://host/m.parquet?sig=monday", "https://host/m.parquet"),
+        ("https://user:secret@host/m.parquet", "HTTPS://Host/m.parquet"),
+        ("az://box/m.parquet?sig=monday", "az://box/m.parquet?sig=tuesday"),
+    ],
+)
+def test_the_same_location_in_other_words_is_the_same_manifest(storage: Storage, recorded: str, manifest: str) -> None:
+    assert not moved(storage, recorded, manifest)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "manifest"),
+    [
+        ("/day1/m.parquet", "/day2/m.parquet"),
+        ("/set/m.parquet", "/set/m.csv"),
+        ("s3://bucket/day1/m.parquet", "s3://bucket/day2/m.parquet"),
+        ("s3://one/m.parquet", "s3://two/m.parquet"),
+        ("s3://bucket/m?1.parquet", "s3://bucket/m?2.parquet"),
+        ("gs://bucket/m.parquet", "s3://bucket/m.parquet"),
+        ("abfs://one@account/m.parquet", "abfs://two@account/m.parquet"),
+        ("https://host/day1/m.parquet?sig=a", "https://host/day2/m.parquet?sig=a"),
+    ],
+)
+def test_another_location_is_another_manifest(storage: Storage, recorded: str, manifest: str) -> None:
+    assert moved(storage, recorded, manifest)
+
+
+def test_the_refusal_of_another_manifest_names_both_without_secrets(storage: Storage) -> None:
+    assert moved(storage, "https://user:hunt@er2@host/day1/m.parquet", "/day2/m.parquet")
+    with pytest.raises(ConfigError) as refused:
+        check_manifest(storage, require_run(storage), "https://host/day2/m.parquet?sig=hunter2")
+    lines = str(refused.value).splitlines()
+    assert lines[0] == f"{storage.url} belongs to another manifest:"
+    assert lines[1:3] == ["  there: https://***@host/day1/m.parquet", "  here:  https://host/day2/m.parquet?***"]
+    assert lines[3].startswith("Give another --output. ")
+    assert lines[3].endswith("add --another-manifest.")
+
+
+def test_a_limit_is_of_the_last_run_only(storage: Storage) -> None:
+    create_run_file(storage, settings(), "digest", 4, limit=1)
+    assert require_run(storage).asked_rows == 1
+    update_run_file(storage, settings(), "digest", 4, other_samples=0, limit=9)
+    assert require_run(storage).asked_rows == 4
+    update_run_file(storage, settings(), "digest", 4, other_samples=0)
+    assert (require_run(storage).limit, require_run(storage).asked_rows) == (None, 4)
 
 
 def test_an_update_replaces_the_entries_about_the_manifest(storage: Storage) -> None:
@@ -86,7 +152,6 @@ def test_secrets_are_masked_and_do_not_change_the_file_again(storage: Storage) -
     assert b"er2" not in written
     masked = ["https://***@host/p", "https://host/p?***", "abfs://box@account.dfs.core.windows.net/p"]
     assert content(storage)["execution"]["roots"] == masked
-    assert create_run_file(storage, config, "digest", 4) is True
     update_run_file(storage, config, "digest", 4, other_samples=0)
     assert storage.get(RUN_FILE) == written
 

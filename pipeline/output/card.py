@@ -1,0 +1,274 @@
+"""README.md of an output: its dataset card, for people and for Hugging Face `datasets`.
+
+The `configs` in its front matter tell `load_dataset` which files are the dataset. Without them it guesses from words
+and endings in the names of files, so from sample ids. See docs/output-format.md, Dataset card.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from manifests.access import split_protocol
+from pipeline.output.catalog import Catalog, count, counts_of, mean_of
+from pipeline.output.lease import check_epoch
+from pipeline.output.records import RECORD_SCHEMA, VIDEOS
+from pipeline.output.run_file import RUN_FILE, RunFile, require_run
+from pipeline.output.storage import Storage
+from pipeline.output.tables import FAILURES, METADATA
+from sgi2v.wording import counted
+
+CARD = "README.md"
+PREVIEW = "preview.mp4"
+"""A copy of one video. Only where the videos' own names would not tell `datasets` that they are videos."""
+SPLIT_FOLDER = "train"
+"""A folder of links to the table and the videos. Only where ids hold words that `datasets` takes for split names."""
+METRICS: Mapping[str, tuple[str, str, str]] = {
+    "objmc_px": ("pixels", "lower", "mean distance between the measured and the asked centre of a box"),
+    "objmc_norm": ("share", "lower", "`objmc_px` / the frame's diagonal"),
+    "endpoint_error_px": ("pixels", "lower", "that distance at the last counted frame"),
+    "direction_cosine": ("", "higher", "cosine between the measured and the asked displacement"),
+    "static_objmc_px": ("pixels", "", "what a frozen first frame would score"),
+    "control_gain": ("", "higher", "1 - `objmc_px` / `static_objmc_px`: 1 follows exactly, 0 is a still image"),
+    "visible_fraction": ("share", "higher", "share of the tracked points that is visible"),
+    "first_frame_psnr_db": ("dB", "higher", "PSNR of the first frame against the given image"),
+    "flicker": ("8-bit levels", "lower", "mean second difference of the frames over time"),
+    "mean_flow_px": ("pixels", "", "mean optical flow between consecutive frames"),
+}
+"""Measured columns: unit, which direction is better, meaning."""
+
+_SPLIT_WORDS = r"(^|[-._0-9])(train|training|validation|valid|dev|val|test|testing|eval|evaluation)([-._0-9]|$)"
+"""Ids that `datasets` 5 takes for parts of a split, as an RE2 pattern."""
+_MARK = re.compile(r"<!-- sgi2v-batch keeps this file up to date while it is as written: ([0-9a-f]{64}) -->\n")
+_SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+
+
+def write_card(catalog: Catalog, epoch: int) -> bool:
+    """Write the card for what the output holds now, and what else `datasets` needs to load it.
+
+    Returns False, and leaves the card alone, if a person has written or changed it. Call it after the tables. epoch: of
+    the run's lease. Raises LeaseError if the run has lost it, StorageError.
+    """
+    storage, index = catalog.storage, catalog.index
+    check_epoch(storage, epoch)
+    committed = index.filter(pc.equal(index["status"], "committed"))
+    misleading = _have_misleading_endings(committed["sample_id"])
+    if misleading:
+        storage.put(PREVIEW, storage.get(committed["file_name"][0].as_py()) or b"")
+    if storage.is_local and committed.num_rows and _has_split_words(index["sample_id"]):
+        _link_split_folder(Path(storage.root))
+    existing = storage.get(CARD)
+    if existing is not None and not is_own_card(existing):
+        return False
+    card = _marked(_card(storage, require_run(storage), index, PREVIEW if misleading else f"{VIDEOS}/*.mp4"))
+    if card != existing:
+        storage.put(CARD, card)
+    return True
+
+
+def is_own_card(data: bytes) -> bool:
+    """Whether a README.md is as this program wrote it."""
+    text = data.decode(errors="replace")
+    mark = _MARK.search(text)
+    return mark is not None and _digest(text.replace(mark[0], "", 1)) == mark[1]
+
+
+def _marked(text: str) -> bytes:
+    return f"{text}<!-- sgi2v-batch keeps this file up to date while it is as written: {_digest(text)} -->\n".encode()
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _have_misleading_endings(ids: pa.ChunkedArray) -> bool:
+    """Whether `datasets` could take the videos for other files: it counts every part of a name behind a dot."""
+    dotted = ids.filter(pc.match_substring(ids, ".")).to_pylist()
+    endings = Counter(part.lower() for sample_id in dotted for part in sample_id.split(".")[1:])
+    del endings["mp4"]
+    return any(number >= len(ids) for number in endings.values())
+
+
+def _has_split_words(ids: pa.ChunkedArray) -> bool:
+    return bool(pc.any(pc.match_substring_regex(ids, _SPLIT_WORDS)).as_py())
+
+
+def _link_split_folder(root: Path) -> None:
+    """Make `load_dataset("videofolder", data_dir=...)`, which reads no card, find the table and the videos.
+
+    It takes the files of a folder `train` and no others. A disk without links lacks this form of loading only.
+    """
+    folder = root / SPLIT_FOLDER
+    with suppress(OSError):
+        folder.mkdir(exist_ok=True)
+        for name in (METADATA, VIDEOS):
+            link = folder / name
+            if not link.is_symlink():
+                link.symlink_to(Path("..") / name)
+
+
+def _card(storage: Storage, run: RunFile, index: pa.Table, videos: str) -> str:
+    """The text of the card. videos: pattern of a file or files that show `datasets` what the dataset is of."""
+    parts = [
+        _front_matter(run, count(index, "committed"), videos),
+        f"# {_title(run)}\n\n{_summary(run)}",
+        f"## Samples\n\n{_counts(run, index)}",
+        f"## How to load it\n\n{_loading(storage)}",
+        f"## How it was made\n\n{_making(run)}",
+        f"## Columns\n\n{_columns(storage)}",
+        _NOTES,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _title(run: RunFile) -> str:
+    return f"Videos of {_plain(_manifest_name(run))}"
+
+
+def _manifest_name(run: RunFile) -> str:
+    """The manifest's file name. Its folder is the maker's business."""
+    return split_protocol(run.manifest)[1].partition("?")[0].rstrip("/").rpartition("/")[2]
+
+
+def _front_matter(run: RunFile, samples: int, videos: str) -> str:
+    size = next((name for limit, name in _SIZES if samples < limit), "n>10M")
+    return "\n".join(
+        [
+            "---",
+            "license: other",
+            f"pretty_name: {json.dumps(_title(run))}",
+            "task_categories:\n- image-to-video",
+            "tags:\n- video\n- synthetic\n- trajectory-control\n- sg-i2v",
+            f"size_categories:\n- {size}",
+            "configs:\n- config_name: default\n  data_files:\n  - split: train\n    path:",
+            f"    - {METADATA}\n    - {videos}",
+            "---",
+        ]
+    )
+
+
+def _summary(run: RunFile) -> str:
+    sampler = run.deciding["sampler"]
+    frames, height, width, fps = (sampler[name] for name in ("num_frames", "height", "width", "fps"))
+    size = f"{frames} frames of {height} x {width} px at {fps} per second"
+    how = "The boxes of a row follow its trajectories" if run.is_guided else "Nothing guides its objects"
+    return (
+        f"One row is one video, {size}, without sound. It was generated from one image by SG-I2V on a Stable Video "
+        f"Diffusion model. {how}. The metrics of a row were measured on its video.\n\n"
+        "License: `other`, because this program does not know which licences apply: those of the images, of the model "
+        "and of the texts in the manifest. State them here before you publish this."
+    )
+
+
+def _counts(run: RunFile, index: pa.Table) -> str:
+    committed, failed = count(index, "committed"), count(index, "failed")
+    left = max(run.asked_rows - max(index.num_rows - run.other_samples, 0), 0)
+    limited = f" (the first of {run.rows})" if run.asked_rows < run.rows else ""
+    lines = [
+        "| | samples |\n| --- | --- |",
+        f"| rows of the manifest{limited} | {run.asked_rows} |",
+        f"| finished samples of other rows | {run.other_samples} |",
+        f"| made | {committed} |",
+        f"| failed | {failed} |",
+        *(
+            f"| failed with `{code}` | {number} |"
+            for code, number in counts_of(index.filter(pc.equal(index["status"], "failed")), "error_code").items()
+        ),
+        f"| left | {left} |",
+    ]
+    measured = index.filter(pc.and_(pc.equal(index["status"], "committed"), pc.is_valid(index["objmc_px"])))
+    means = {name: mean_of(measured, name) for name in ("objmc_px", "static_objmc_px", "control_gain")}
+    shown = ", ".join(f"`{name}` {value:.2f}" for name, value in means.items() if value is not None)
+    if shown:
+        lines.append(f"\nMeans over {counted(measured.num_rows, 'measured sample')}: {shown}.")
+    return "\n".join(lines)
+
+
+def _loading(storage: Storage) -> str:
+    location = "s3://bucket/folder" if storage.is_local else storage.url
+    return f"""```python
+from datasets import Video, load_dataset
+
+dataset = load_dataset("FOLDER", split="train")  # this folder on a disk, or its id on the Hugging Face Hub
+dataset = dataset.cast_column("video", Video(decode=False))  # paths in place of frames, which need torchcodec
+
+dataset = load_dataset(  # from an object store, without a copy
+    "videofolder", data_files={{"train": "{location}/{METADATA}"}}, split="train", streaming=True
+)
+```
+
+`load_dataset("videofolder", data_dir="FOLDER")` reads no card. On a disk with links it gives the same rows. In a copy
+without links it does so only if no sample id holds a word such as `train` or `test`.
+
+The failed samples are a table of their own, for `pandas.read_parquet("FOLDER/{FAILURES}")`. `{METADATA}` can be read
+without `datasets` too; its `file_name` is the path of the video in this folder.
+`sgi2v-batch verify FOLDER` compares every video with its checksum, `video_sha256`."""
+
+
+def _making(run: RunFile) -> str:
+    source = str(run.model.get("source"))
+    is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source) is not None and not Path(source).exists()
+    shown = f"[{source}](https://huggingface.co/{source})" if is_hub_id else f"`{_plain(source)}`"
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(run.versions.items()))
+    return f"""- Model: {shown}, revision `{_plain(run.model_revision)}`. Its licence is its makers'.
+- Method: [SG-I2V](https://arxiv.org/abs/2411.04989) on
+  [Stable Video Diffusion](https://arxiv.org/abs/2311.15127). Please cite both papers.
+- Manifest: `{_plain(_manifest_name(run))}`, SHA-256 `{run.manifest_sha256}`. The images are those that it names:
+  `image_uri` and `image_sha256` of each row.
+- Seeds: column `seed`; rows without one have a seed derived from `{run.deciding["seed"]}` and their `sample_id`.
+- Versions: {_plain(versions)}
+
+The settings that decide the results:
+
+```json
+{json.dumps(run.deciding, indent=2, sort_keys=True)}
+```
+
+`{RUN_FILE}` has the others."""
+
+
+def _columns(storage: Storage) -> str:
+    schema: pa.Schema | None = storage.read(
+        METADATA, lambda stream: pq.ParquetFile(stream, pre_buffer=False).schema_arrow
+    )
+    lines = [
+        "Metrics follow the definitions of sgi2v-batch that the column `metrics_version` names, with the tracker of",
+        "the columns `tracker` and `tracker_version`. Do not compare them with ObjMC figures of papers, whose",
+        "protocols differ. A metric that could not be measured is null, and `null_reason` says why. `..._per_box` has",
+        "the values of each box.",
+        "",
+        "| metric | unit | better | meaning |\n| --- | --- | --- | --- |",
+        *(f"| `{name}` | {unit} | {better} | {meaning} |" for name, (unit, better, meaning) in METRICS.items()),
+    ]
+    own = [] if schema is None else [field for field in schema if field.name not in RECORD_SCHEMA.names]
+    if own:
+        lines += [
+            "\nColumns of the manifest:\n",
+            "| column | type |\n| --- | --- |",
+            *(f"| `{_plain(field.name)}` | `{_plain(str(field.type))}` |" for field in own),
+        ]
+    others = [name for name in RECORD_SCHEMA.names if name not in METRICS and not name.endswith("_per_box")]
+    lines += ["\nThe other columns say how a row was made (`seconds_*` are seconds, `*_bytes` are bytes):\n"]
+    lines += [", ".join(f"`{name}`" for name in others if name not in {"error_code", "message"}) + "."]
+    return "\n".join(lines)
+
+
+def _plain(text: Any) -> str:
+    """Text of a user for one line of Markdown, inside backticks and in a table."""
+    return re.sub(r"\s+", " ", str(text)).replace("`", "'").replace("|", "\\|").replace("<!--", "<! --")
+
+
+_NOTES = """## Limits
+
+The videos are synthetic and short. A model may move another object than the asked one, or change how objects look: see
+some videos, beside the metrics, before you use them."""

@@ -1,0 +1,141 @@
+"""What samples were made from, compared with what is there now: rows of the manifest, and images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from manifests.access import Access, without_secrets
+from manifests.images import read_image_bytes, resolve_uri
+from manifests.schema import MANIFEST_SCHEMA, row_digest, rows_of
+from pipeline.output.catalog import Catalog
+from pipeline.output.records import Status
+from sgi2v.errors import ErrorCode, SampleError, StorageError
+from sgi2v.retry import with_retries
+
+DIGEST_BATCH_ROWS = 5000
+"""Rows that are held in memory as Python objects while they are digested."""
+PARALLEL_READS = 8
+"""Images that are read at the same time."""
+IMAGE_ATTEMPTS = 4
+"""Consecutive attempts to read an image."""
+BATCH_ROWS = 1000
+"""Records that are held in memory as Python objects while their images are compared."""
+MASK = "***"
+"""What `without_secrets` puts in place of a secret."""
+
+
+@dataclass
+class ImageComparison:
+    """What became of the images of finished samples."""
+
+    changed: dict[str, str] = field(default_factory=dict)
+    """Samples whose image is another one than they were made from, each with the place of the image."""
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Samples whose image cannot be read now, each with the reason."""
+    unrecorded: int = 0
+    """Committed samples whose record has no digest, because an earlier version made them."""
+
+
+def shown_uri(uri: str) -> str:
+    """The URI of an image as a record keeps it: without secrets, and without the data of an inline image."""
+    return uri.partition(",")[0] if uri.startswith("data:") else without_secrets(uri)
+
+
+def changed_rows(manifest: pa.Table, index: pa.Table) -> list[str]:
+    """The samples of an index whose row of the manifest is another one than they were made from."""
+    positions = pc.index_in(manifest["sample_id"], value_set=index["sample_id"].combine_chunks())
+    rows = manifest.select(MANIFEST_SCHEMA.names).append_column("_digest", index["row_digest"].take(positions))
+    return [
+        row["sample_id"]
+        for batch in rows.filter(pc.is_valid(positions)).to_batches(max_chunksize=DIGEST_BATCH_ROWS)
+        for row in rows_of(pa.Table.from_batches([batch]))
+        if row_digest(row) != row["_digest"]
+    ]
+
+
+def compare_images(
+    catalog: Catalog,
+    rows: pa.Table | None,
+    manifest: str,
+    access: Access,
+    as_recorded: bool = False,
+) -> ImageComparison:
+    """Read the images of finished samples again, and compare their digests with those of the records.
+
+    rows: of the manifest, at `manifest`. Their samples are compared, with the images that the rows name. as_recorded:
+    all samples are compared, with the images that their records name, and that the rows name only where a record
+    could not keep a secret.
+    """
+    comparison = ImageComparison()
+    results: dict[str, str | Exception] = {}
+    with ThreadPoolExecutor(PARALLEL_READS) as pool:
+        for records in _records(catalog, rows, as_recorded):
+            places: dict[str, str] = {}
+            for record in records:
+                if record["image_sha256"] is None:
+                    comparison.unrecorded += record["status"] == "committed"
+                    continue
+                try:
+                    place = _place(record, manifest, access, as_recorded)
+                except SampleError as error:
+                    comparison.unreadable[record["sample_id"]] = error.message
+                    continue
+                if place is not None:
+                    places[record["sample_id"]] = place
+            unread = list({place for place in places.values() if place not in results})
+            results.update(zip(unread, pool.map(lambda place: _digest(place, access), unread), strict=True))
+            recorded = {record["sample_id"]: record["image_sha256"] for record in records}
+            for sample_id, place in places.items():
+                result = results[place]
+                if isinstance(result, Exception):
+                    comparison.unreadable[sample_id] = without_secrets(str(result))
+                elif result != recorded[sample_id]:
+                    comparison.changed[sample_id] = shown_uri(place)
+    return comparison
+
+
+def _records(catalog: Catalog, rows: pa.Table | None, with_others: bool) -> Iterator[list[dict[str, Any]]]:
+    """The samples to compare in batches: sample_id, status, image_uri, image_sha256, and the row's image or null.
+
+    with_others: also samples without a row.
+    """
+    statuses: tuple[Status, ...] = ("committed", "failed")
+    for status in statuses:
+        for table in catalog.tables(status):
+            table = table.select(["sample_id", "status", "image_uri", "image_sha256"])
+            if rows is None:
+                table = table.append_column("image", pa.nulls(table.num_rows, pa.string()))
+            else:
+                positions = pc.index_in(table["sample_id"], value_set=rows["sample_id"].combine_chunks())
+                table = table.append_column("image", rows["image"].take(positions))
+                table = table if with_others else table.filter(pc.is_valid(positions))
+            for batch in table.to_batches(max_chunksize=BATCH_ROWS):
+                yield batch.to_pylist()
+
+
+def _place(record: dict[str, Any], manifest: str, access: Access, as_recorded: bool) -> str | None:
+    """Where a sample's image lies now; None if it is inline, so that the row's digest covers it.
+
+    Raises SampleError if the place is not allowed or not known.
+    """
+    recorded: str = record["image_uri"]
+    image: str | None = recorded if as_recorded and MASK not in recorded else record["image"]
+    if image is None:
+        raise SampleError(ErrorCode.IMAGE_MISSING, f"{recorded} had secrets, which the record does not keep")
+    return None if image.startswith("data:") else resolve_uri(image, manifest, access)
+
+
+def _digest(uri: str, access: Access) -> str | Exception:
+    """The digest of an image file's bytes, or why it cannot be read."""
+    try:
+        data = with_retries(f"reading {uri}", lambda: read_image_bytes(uri, access=access), IMAGE_ATTEMPTS)
+    except (SampleError, StorageError, OSError) as error:
+        return error
+    return hashlib.sha256(data).hexdigest()
