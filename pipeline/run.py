@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests.io import digest_file
+from manifests.io import Manifest
 from pipeline.config import RunConfig
 from pipeline.flow.attempts import IN_FLIGHT_PER_WORKER, LedgerActor
 from pipeline.flow.commit import Commit
@@ -27,7 +27,7 @@ from pipeline.output.log import RunLog
 from pipeline.output.records import SampleRecord
 from pipeline.output.run_file import check_output, create_run_file, describe_run, update_run_file
 from pipeline.output.storage import Storage
-from pipeline.output.tables import check_tables, write_tables
+from pipeline.output.tables import check_own_columns, check_tables, write_tables
 from pipeline.plan import Plan, check_dtype, make_plan
 from sgi2v.errors import ClusterError, StorageError
 
@@ -80,7 +80,7 @@ class Observer:
 
 def run(
     config: RunConfig,
-    manifest: pa.Table,
+    manifest: Manifest,
     retry_failed: bool = False,
     limit: int | None = None,
     observer: Observer | None = None,
@@ -88,7 +88,7 @@ def run(
 ) -> RunResult:
     """Bring every row of the manifest to a record in the output; records that exist stay.
 
-    manifest: as `manifests.io.read_manifest` returns it. take_over: take the output from another driver, even if it
+    manifest: as `manifests.io.load_manifest` returns it. take_over: take the output from another driver, even if it
     seems alive. Ctrl-C ends the run early and cleanly, with `interrupted` set.
     Raises ConfigError, LeaseError (another driver has the output), StorageError, ClusterError.
     """
@@ -98,7 +98,7 @@ def run(
     check_tables(storage)
     with acquire(storage, take_over, observer.waiting) as lease, RunLog(storage, lease.epoch) as log:
         try:
-            return _Run(config, manifest, observer, storage, lease, log).finish(retry_failed, limit)
+            return _Run(config, manifest.table, manifest.sha256, observer, storage, lease, log).finish(retry_failed, limit)
         except KeyboardInterrupt:
             lease.check()
             raise
@@ -123,6 +123,7 @@ class _Run:
 
     config: RunConfig
     manifest: pa.Table
+    digest: str
     observer: Observer
     storage: Storage
     lease: Lease
@@ -156,7 +157,8 @@ class _Run:
     def _plan(self, retry_failed: bool, limit: int | None) -> Plan:
         """Claim the output for these settings, and find the rows that are left."""
         config, storage, epoch, rows = self.config, self.storage, self.lease.epoch, self.manifest.num_rows
-        digest = digest_file(config.manifest)
+        digest = self.digest
+        check_own_columns(storage, self.manifest)
         self.log.write("run_started", **describe_run(config, digest, rows))
         self._abort_uploads()
         unchanged = create_run_file(storage, config, digest, rows)

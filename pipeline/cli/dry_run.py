@@ -8,12 +8,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from manifests.io import digest_file
+from manifests.io import Manifest
 from manifests.validate import validate
 from pipeline.cli.summary import duration, failed_by_code, generation_seconds
 from pipeline.config import RunConfig
 from pipeline.output.run_file import check_output
 from pipeline.output.storage import Storage
+from pipeline.output.tables import check_own_columns
 from pipeline.plan import make_plan
 from sgi2v.checkpoint import Checkpoint
 from sgi2v.config import MemoryTier
@@ -26,13 +27,14 @@ MEASURED = 1000
 
 
 def dry_run(
-    config: RunConfig, checkpoint: Checkpoint, manifest: pa.Table, retry_failed: bool, limit: int | None
+    config: RunConfig, checkpoint: Checkpoint, manifest: Manifest, retry_failed: bool, limit: int | None
 ) -> int:
     """Print the plan and change nothing. Returns the exit code: 0 without problems, 2 with any."""
     storage = Storage(config.output)
     run = check_output(storage, config)
-    unchanged = run is not None and run.has_manifest(digest_file(config.manifest))
-    plan = make_plan(manifest, storage, retry_failed, limit, unchanged)
+    unchanged = run is not None and run.has_manifest(manifest.sha256)
+    check_own_columns(storage, manifest.table)
+    plan = make_plan(manifest.table, storage, retry_failed, limit, unchanged)
     index = plan.catalog.index
     finished = index.filter(pc.invert(pc.is_in(index["sample_id"], value_set=plan.todo["sample_id"].combine_chunks())))
     problems = validate(plan.todo.drop_columns(["_attempts"]), config.manifest, access=config.execution.access)

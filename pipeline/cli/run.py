@@ -51,14 +51,14 @@ def request_of(manifest: str, options: LocalRunOptions) -> Request:
 @takes(LocalRunOptions)
 def run(manifest: Manifest, options: LocalRunOptions) -> None:
     """Make and measure every video of a manifest. The same command goes on where an earlier run stopped."""
-    from manifests.io import read_manifest
+    from manifests.io import load_manifest
 
-    table = read_manifest(manifest)
+    loaded = load_manifest(manifest)
     request = request_of(manifest, options)
     if request.dry_run:
         from pipeline.cli.dry_run import dry_run
 
-        raise typer.Exit(dry_run(request.config, request.checkpoint, table, request.retry_failed, request.limit))
+        raise typer.Exit(dry_run(request.config, request.checkpoint, loaded, request.retry_failed, request.limit))
     from pipeline.cli.progress import observer_for
     from pipeline.cli.summary import print_summary
     from pipeline.output.catalog import count
@@ -66,7 +66,7 @@ def run(manifest: Manifest, options: LocalRunOptions) -> None:
 
     with observer_for(request.config) as observer:
         result = run_all(
-            request.config, table, request.retry_failed, request.limit, observer, take_over=request.take_over
+            request.config, loaded, request.retry_failed, request.limit, observer, take_over=request.take_over
         )
     print_summary(result)
     if result.interrupted:

@@ -13,7 +13,7 @@ from multiprocessing import get_context
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests.io import digest_file, read_manifest
+from manifests.io import load_manifest
 from pipeline.output.catalog import Catalog, count
 from pipeline.output.lease import Lease, acquire, check_epoch, is_alive, read_claim
 from pipeline.output.records import VIDEOS, SampleRecord, Status
@@ -161,9 +161,10 @@ def _check_rows(run: RunFile, index: pa.Table, verdict: Verdict) -> Iterator[Fla
 
 def _manifest_ids(run: RunFile) -> pa.Array:
     """The sample ids of the manifest. Raises ConfigError if it has changed, ManifestError or StorageError."""
-    if not run.has_manifest(digest_file(run.manifest)):
+    manifest = load_manifest(run.manifest)
+    if not run.has_manifest(manifest.sha256):
         raise ConfigError(f"{run.manifest} has changed since the run was started")
-    return read_manifest(run.manifest)["sample_id"].combine_chunks()
+    return manifest.table["sample_id"].combine_chunks()
 
 
 def _check_videos(catalog: Catalog, videos: set[str], only: set[str] | None = None) -> Iterator[Flaw]:
