@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from sgi2v.errors import ConfigError
 
@@ -20,6 +21,8 @@ PREFIX = "manifest_"
 """What the tables put before the name of an own column that means something else there."""
 HUGGING_FACE_NAMES = frozenset({"video", "videos", "label", "__key__", "__url__"})
 """Columns that Hugging Face `datasets` makes itself when it loads the tables."""
+TRIAL_ROWS = 100
+"""Rows that are written as a trial."""
 LARGE_BYTES = 2**30
 """Columns with more text or bytes than this get types with 64-bit offsets. Arrow cannot take rows of the others from
 2 GiB on."""
@@ -70,6 +73,16 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
         raise ConfigError(f"type {_named(column.type)} cannot be read: {error}") from error
 
 
+def check_writable(column: pa.ChunkedArray) -> None:
+    """Write the first rows as Parquet, in memory. Raises ConfigError as `plain` if that fails."""
+    try:
+        pq.write_table(pa.table({"column": column.slice(0, TRIAL_ROWS)}), pa.BufferOutputStream())
+    except (pa.ArrowException, OSError) as error:
+        raise ConfigError(
+            f"type {_named(column.type)} cannot be written to the tables ({error}): convert it where the manifest is made"
+        ) from error
+
+
 def join(old: pa.ChunkedArray, new: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
     """Two plain columns in the narrowest type that holds the values of both.
 
@@ -81,7 +94,7 @@ def join(old: pa.ChunkedArray, new: pa.ChunkedArray) -> tuple[pa.ChunkedArray, p
 
 
 def _chunks(column: pa.ChunkedArray) -> Chunks:
-    return column.chunks or [pa.array([], column.type)]
+    return column.chunks or [pa.nulls(0, column.type)]
 
 
 # plain types

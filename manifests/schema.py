@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from manifests.own_columns import plain
+from manifests.own_columns import check_writable, plain
 from sgi2v.canonical import canonical_json
 from sgi2v.errors import ConfigError, ErrorCode, ManifestError, Problem, SampleError, TrajectoryError
 from sgi2v.trajectory import BoxTracks
@@ -106,6 +106,7 @@ def conform(table: pa.Table, source: str) -> pa.Table:
         if name not in MANIFEST_SCHEMA.names and name not in duplicated:
             try:
                 columns[name] = plain(table.column(name))
+                check_writable(columns[name])
                 fields.append(pa.field(name, columns[name].type))
             except ConfigError as error:
                 problems.extend(_own_column_problems(table, name, str(error)))

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from manifests.own_columns import is_storable, join, plain, stored_name
+from manifests.own_columns import check_writable, is_storable, join, plain, stored_name
 from pipeline.output.catalog import Catalog
 from pipeline.output.lease import check_epoch
 from pipeline.output.records import RECORD_SCHEMA, Status
@@ -30,8 +30,6 @@ RESERVED = frozenset(RECORD_SCHEMA.names)
 """Names that own columns do not have in either table."""
 FIRST_OWN = "image"
 """The first own column: of a conformed manifest the first after `sample_id`."""
-TRIAL_ROWS = 100
-"""Rows of the table that is written in memory before a run."""
 ResultT = TypeVar("ResultT")
 
 
@@ -55,8 +53,10 @@ def check_own_columns(storage: Storage, manifest: pa.Table) -> None:
     """
     own = _own_columns(storage, manifest)
     for name in own.column_names:
-        if name != "sample_id":
-            _write_trial(own, name)
+        try:
+            check_writable(own[name])
+        except ConfigError as error:
+            raise ConfigError(f"column {name} of the manifest and the tables of {storage.url}: {error}") from error
 
 
 def check_tables(storage: Storage) -> None:
@@ -173,15 +173,6 @@ def _read_own_columns(file: pq.ParquetFile, known_ids: pa.Array) -> pa.Table:
         return name if is_storable(name, RESERVED) else stored_name(name, RESERVED)
 
     return _renamed(table, rename, "the existing table")
-
-
-def _write_trial(own: pa.Table, name: str) -> None:
-    """Write the first rows of a column in memory. Raises ConfigError if that fails."""
-    try:
-        pq.write_table(own.select([name]).slice(0, TRIAL_ROWS), pa.BufferOutputStream())
-    except (pa.ArrowException, OSError) as error:
-        message = f"column {name} ({own.schema.field(name).type}) cannot be written as Parquet: {error}"
-        raise ConfigError(f"{message}. Convert it where the manifest is made") from error
 
 
 def _read(storage: Storage, name: str, read: Callable[[pq.ParquetFile], ResultT]) -> ResultT | None:
