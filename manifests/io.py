@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from manifests.parquet_size import decoded_bytes
 from manifests.schema import conform
 from manifests.text_formats import format_csv, format_jsonl, parse_csv, parse_jsonl
 from sgi2v.errors import ManifestError, Problem, StorageError
@@ -20,26 +22,53 @@ from sgi2v.errors import ManifestError, Problem, StorageError
 EXTENSIONS = (".parquet", ".csv", ".jsonl", ".ndjson")
 """Endings of manifest files. The ending decides the format."""
 
+SMALL_BYTES = 512 * 2**20
+"""Memory that the values of every Parquet manifest may take, however small the file is."""
+LARGEST_EXPANSION = 200
+"""Times its own size that a larger Parquet manifest may take. A long text in every row is stored once, so some repetition
+is normal; a damaged or hostile file repeats a value a hundred thousand times."""
+BATCH_ROWS = 1024
+"""Rows that are read at once where a column is too large for one array."""
+
 _PARQUET_MAGIC = b"PAR1"
 
 
-def read_manifest(uri: str) -> pa.Table:
-    """The manifest at a local path or fsspec URL, as a conformed table.
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest and the digest of the very bytes that it was parsed from."""
+
+    table: pa.Table
+    """A conformed table."""
+    sha256: str
+    """Hexadecimal."""
+
+
+def load_manifest(uri: str) -> Manifest:
+    """The manifest at a local path or fsspec URL, and its digest, from one read.
 
     Raises ManifestError (manifest_missing, manifest_directory, manifest_format, manifest_empty,
-    manifest_unreadable, row_unreadable, and the codes of `conform`) and StorageError.
+    manifest_unreadable, manifest_too_large, row_unreadable, text_invalid, and the codes of `conform`) and StorageError.
     """
     extension = _extension(uri)
     data = _fetch(uri, extension)
+    return Manifest(conform(_parse(data, extension, uri), uri), hashlib.sha256(data).hexdigest())
+
+
+def read_manifest(uri: str) -> pa.Table:
+    """The table of `load_manifest` alone."""
+    return load_manifest(uri).table
+
+
+def _parse(data: bytes, extension: str, uri: str) -> pa.Table:
     if not data or data.isspace():
         _fail(uri, "manifest_empty", "the file is empty: write one row per sample")
     if extension == ".parquet":
-        return conform(_read_parquet(data, uri), uri)
+        return _read_parquet(data, uri)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         _fail(uri, "manifest_unreadable", f"the file is not UTF-8 text ({error}): save it as UTF-8")
-    return conform(parse_csv(text, uri) if extension == ".csv" else parse_jsonl(text, uri), uri)
+    return parse_csv(text, uri) if extension == ".csv" else parse_jsonl(text, uri)
 
 
 def write_manifest(table: pa.Table, uri: str) -> None:
@@ -67,11 +96,6 @@ def write_manifest(table: pa.Table, uri: str) -> None:
         partial.replace(target)
     except (OSError, ValueError, ImportError) as error:
         raise StorageError(f"{uri} cannot be written: {error}") from error
-
-
-def digest_file(uri: str) -> str:
-    """SHA-256 (hex) of the file's bytes. Raises ManifestError (manifest_missing, ...) and StorageError."""
-    return hashlib.sha256(_fetch(uri, _extension(uri))).hexdigest()
 
 
 def _unknown_ending(extension: str) -> str:
@@ -127,6 +151,10 @@ def _read_parquet(data: bytes, uri: str) -> pa.Table:
     if len(data) < 12 or not data.endswith(_PARQUET_MAGIC):
         _fail(uri, "manifest_unreadable", "the Parquet file is truncated: copy or write it again")
     try:
+        limit = max(SMALL_BYTES, LARGEST_EXPANSION * len(data))
+        if decoded_bytes(data, limit) > limit:
+            size = f"its {len(data):,} bytes would take more than {limit:,} bytes of memory"
+            _fail(uri, "manifest_too_large", f"{size}: a value is repeated too often. Check how the file was made")
         return read_parquet(data)
     except (pa.ArrowException, OSError) as error:
         _fail(uri, "manifest_unreadable", f"the Parquet file is damaged ({error}): copy or write it again")
@@ -137,7 +165,11 @@ def read_parquet(data: bytes) -> pa.Table:
 
     Raises ArrowException or OSError for data that is not valid Parquet.
     """
-    return pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False)
+    file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
+    try:
+        return file.read(use_threads=False)
+    except pa.ArrowNotImplementedError:  # lists or structs with more than 2 GiB of text, which Arrow reads in batches
+        return pa.Table.from_batches(file.iter_batches(BATCH_ROWS, use_threads=False), file.schema_arrow)
 
 
 def _format_parquet(table: pa.Table) -> bytes:

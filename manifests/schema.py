@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from manifests.own_columns import check_writable, plain
 from sgi2v.canonical import canonical_json
-from sgi2v.errors import ErrorCode, ManifestError, Problem, SampleError, TrajectoryError
+from sgi2v.errors import ConfigError, ErrorCode, ManifestError, Problem, SampleError, TrajectoryError
 from sgi2v.trajectory import BoxTracks
 
 Floats = NDArray[np.float64]
@@ -74,11 +75,12 @@ class Sample:
 
 
 def conform(table: pa.Table, source: str) -> pa.Table:
-    """The table with the known columns first, in the schema's types, and the unknown columns after them, unchanged.
+    """The table with the known columns first, in the schema's types, and the unknown columns after them, in plain types.
 
-    Casts a column where no value changes its meaning. Adds missing optional columns as nulls. Raises
-    ManifestError(source) with every fatal problem: columns that are missing, duplicated or of a wrong type; no rows;
-    sample_ids that are null, unsafe as a file name, or not unique.
+    Casts a column where no value changes its meaning; `manifests.own_columns.plain` says what an unknown column becomes.
+    Adds missing optional columns as nulls. Raises ManifestError(source) with every fatal problem: columns that are
+    missing, duplicated, of a wrong type or not UTF-8; no rows; sample_ids that are null, unsafe as a file name, or not
+    unique, also where only their case differs.
     """
     problems: list[Problem] = []
     duplicated = {name for name in table.column_names if table.column_names.count(name) > 1}
@@ -99,18 +101,55 @@ def conform(table: pa.Table, source: str) -> pa.Table:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
             message = f"type is {table.schema.field(field.name).type}, expected {field.type}: {error}"
             problems.append(Problem(None, None, field.name, "column_type", message))
+    fields = list(MANIFEST_SCHEMA)
+    for name in table.column_names:
+        if name not in MANIFEST_SCHEMA.names and name not in duplicated:
+            try:
+                columns[name] = plain(table.column(name))
+                check_writable(columns[name])
+                fields.append(pa.field(name, columns[name].type))
+            except ConfigError as error:
+                problems.extend(_own_column_problems(table, name, str(error)))
     if table.num_rows == 0:
         problems.append(Problem(None, None, None, "manifest_empty", "there are no rows: add one row per sample"))
     elif "sample_id" in table.column_names and "sample_id" in columns:
         problems.extend(_sample_id_problems(columns["sample_id"]))
     if problems:
         raise ManifestError(source, problems)
-    fields = list(MANIFEST_SCHEMA)
-    for field in table.schema:
-        if field.name not in columns:
-            fields.append(field)
-            columns[field.name] = table.column(field.name)
     return pa.table(list(columns.values()), schema=pa.schema(fields))
+
+
+def _own_column_problems(table: pa.Table, name: str, message: str) -> Iterator[Problem]:
+    """The problems of an unknown column: its rows with text that is not UTF-8, else `message`."""
+    rows = list(_rows_without_text(table.column(name)))
+    for row in rows[:MAX_LISTED]:
+        text = "text is not UTF-8: write it as UTF-8, or leave the value out"
+        yield Problem(row, sample_id_of(table, row), name, "text_invalid", text)
+    if len(rows) > MAX_LISTED:
+        yield Problem(None, None, name, "text_invalid", f"further rows with invalid text: {len(rows) - MAX_LISTED}")
+    if not rows:
+        yield Problem(None, None, name, "column_type", message)
+
+
+def _rows_without_text(column: Any) -> Iterator[int]:
+    for row, scalar in enumerate(column):
+        try:
+            scalar.as_py()
+        except UnicodeDecodeError:
+            yield row
+        except (ValueError, OverflowError):  # of a value that is no text
+            continue
+
+
+def sample_id_of(table: pa.Table, row: int) -> str | None:
+    """The sample id of a row for a message, if it has one that can be shown."""
+    if "sample_id" not in table.column_names or table.column_names.count("sample_id") > 1:
+        return None
+    try:
+        value = table.column("sample_id")[row].as_py()
+    except UnicodeDecodeError:
+        return None
+    return value[:160] if isinstance(value, str) else None
 
 
 def _missing(field: pa.Field[Any], columns: list[str]) -> Problem:
@@ -159,6 +198,7 @@ def _sample_id_problems(ids: Any) -> Iterator[Problem]:
             message = f"further rows with an invalid sample_id: {len(rows) - MAX_LISTED}"
             yield Problem(None, None, "sample_id", "sample_id_invalid", message)
     if pc.count_distinct(ids).as_py() == len(ids) - ids.null_count:
+        yield from _case_problems(ids)
         return
     counts: Any = pc.value_counts(ids.drop_null())
     repeated: Any = counts.field("values").filter(pc.greater(counts.field("counts"), pa.scalar(1)))
@@ -170,6 +210,23 @@ def _sample_id_problems(ids: Any) -> Iterator[Problem]:
     if len(repeated) > MAX_LISTED:
         message = f"further ids that more than one row uses: {len(repeated) - MAX_LISTED}"
         yield Problem(None, None, "sample_id", "sample_id_duplicate", message)
+
+
+def _case_problems(ids: Any) -> Iterator[Problem]:
+    """Problems of unique ids that differ only in case: on disks of macOS and Windows they would be one file."""
+    lower: Any = pc.ascii_lower(ids)
+    if pc.count_distinct(lower).as_py() == len(ids) - ids.null_count:
+        return
+    counts: Any = pc.value_counts(lower.drop_null())
+    repeated: Any = counts.field("values").filter(pc.greater(counts.field("counts"), pa.scalar(1)))
+    for value in repeated[:MAX_LISTED]:
+        rows: Any = pc.indices_nonzero(pc.equal(lower, value))
+        named = ", ".join(f"{ids[row].as_py()} in row {row}" for row in rows[:MAX_LISTED].to_pylist())
+        message = f"differ only in case ({named}): they would be one file on many disks. Give every row its own id"
+        yield Problem(None, ids[rows[0].as_py()].as_py(), "sample_id", "sample_id_case", message)
+    if len(repeated) > MAX_LISTED:
+        message = f"further ids that differ only in case: {len(repeated) - MAX_LISTED}"
+        yield Problem(None, None, "sample_id", "sample_id_case", message)
 
 
 def rows_of(table: pa.Table) -> list[dict[str, Any]]:

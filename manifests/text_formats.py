@@ -9,7 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import pyarrow as pa
@@ -20,6 +21,9 @@ from sgi2v.errors import ManifestError, Problem
 
 _CSV_BLOCK_BYTES = 64 * 2**20
 """Longest row that Arrow reads."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_WIDE_INTEGERS = (pa.uint64(), pa.decimal128(38, 0), pa.decimal256(76, 0))
+"""Types for whole numbers that int64 cannot hold."""
 _EXACT_TEXTS: dict[pa.DataType, Callable[[str], tuple[str, ...]]] = {
     pa.bool_(): lambda text: ("true", "false"),
     pa.int64(): lambda text: (str(int(text)),),
@@ -51,7 +55,37 @@ def parse_jsonl(text: str, uri: str) -> pa.Table:
     if problems:
         _fail_on_rows(uri, problems)
     names = dict.fromkeys(name for row in rows for name in row)
-    return _table({name: [row.get(name) for row in rows] for name in names}, uri)
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    ids = columns.get("sample_id", [])
+    try:
+        return _table(columns, uri)
+    except UnicodeEncodeError:
+        ids = columns.get("sample_id", [None] * len(rows))
+        _fail_on_rows(uri, [problem for name in columns for problem in _text_problems(name, columns[name], ids)])
+
+
+def _text_problems(name: str, values: list[Any], ids: list[Any]) -> Iterator[Problem]:
+    """The values that hold half of a surrogate pair, which is no Unicode text, or the name of the column if it does."""
+    message = (
+        "has half a character (\\u{:04x}, one of a surrogate pair), because it was cut in the middle: "
+        "write the whole character, or remove the half"
+    )
+    if lone := _lone_surrogate(name):
+        yield Problem(None, None, ascii(name)[1:-1], "text_invalid", f"the name {message.format(ord(lone))}")
+        return
+    for row, value in enumerate(values):
+        if lone := _lone_surrogate(value):
+            sample_id = ids[row][:160] if isinstance(ids[row], str) and not _lone_surrogate(ids[row]) else None
+            yield Problem(row, sample_id, name, "text_invalid", f"the text {message.format(ord(lone))}")
+
+
+def _lone_surrogate(value: Any) -> str | None:
+    """The first half of a surrogate pair in a JSON value."""
+    if isinstance(value, str):
+        found = None if value.isascii() else _SURROGATE.search(value)
+        return found and found[0]
+    parts = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next((found for part in parts if (found := _lone_surrogate(part))), None)
 
 
 def parse_csv(text: str, uri: str) -> pa.Table:
@@ -129,16 +163,33 @@ def _table(columns: Mapping[str, list[Any]], uri: str) -> pa.Table:
 def _array(name: str, values: list[Any], uri: str) -> Any:
     """The values of a column in the schema's type if they fit it, else in the type that Arrow infers."""
     schema_types = [MANIFEST_SCHEMA.field(name).type] if name in MANIFEST_SCHEMA.names else []
-    for kind in [*schema_types, None]:
+    all_integers = all(value is None or type(value) is int for value in values)
+    # Arrow makes 7.5 in a column of integers a 7; `conform` casts what is inferred, and checks it
+    first_types = [kind for kind in schema_types if not pa.types.is_integer(kind)]
+    for kind in [*first_types, None, *(_WIDE_INTEGERS if all_integers and not schema_types else [])]:
         try:
             return pa.array(values, kind)
+        except UnicodeEncodeError:
+            raise
         except (ValueError, TypeError, OverflowError):
             continue
-    message = "values have more than one type: give the column one type"
     if schema_types:
         rows = "; ".join(f"row {row} has {str(values[row])[:80]}" for row in _misfits(values, schema_types[0]))
         message = f"not all values are {schema_types[0]}: {rows}"
+    else:
+        message = f"{_difference(values)}: give the column one type, or write its values as text"
     raise ManifestError(uri, [Problem(None, None, name, "column_type", message)])
+
+
+def _difference(values: list[Any]) -> str:
+    """Why no type holds the values of an unknown column."""
+    first, *others = [(row, value) for row, value in enumerate(values) if value is not None]
+    other = next((pair for pair in others if type(pair[1]) is not type(first[1])), None)
+    if other is None:
+        return "its lists, objects or numbers are not all of one type"
+    (row, value), (other_row, other_value) = first, other
+    shown = f"row {row} has {json.dumps(value)[:80]} and row {other_row} has {json.dumps(other_value)[:80]}"
+    return f"values have more than one type ({shown})"
 
 
 def _misfits(values: list[Any], kind: pa.DataType) -> list[int]:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests.io import digest_file
+from manifests.io import Manifest
 from pipeline.config import RunConfig
 from pipeline.flow.attempts import IN_FLIGHT_PER_WORKER, LedgerActor
 from pipeline.flow.commit import Commit
@@ -29,7 +29,7 @@ from pipeline.output.log import RunLog
 from pipeline.output.records import VIDEOS, SampleRecord
 from pipeline.output.run_file import check_manifest, check_output, create_run_file, describe_run, update_run_file
 from pipeline.output.storage import Storage
-from pipeline.output.tables import check_tables, write_tables
+from pipeline.output.tables import check_own_columns, check_tables, write_tables
 from pipeline.plan import Plan, check_dtype, images_to_compare, make_plan
 from sgi2v.errors import ClusterError, StorageError
 
@@ -85,7 +85,7 @@ class Observer:
 
 def run(
     config: RunConfig,
-    manifest: pa.Table,
+    manifest: Manifest,
     retry_failed: bool = False,
     limit: int | None = None,
     observer: Observer | None = None,
@@ -96,7 +96,7 @@ def run(
 ) -> RunResult:
     """Bring every row of the manifest to a record in the output; records that exist stay.
 
-    manifest: as `manifests.io.read_manifest` returns it. take_over: take the output from another driver, even if it
+    manifest: as `manifests.io.load_manifest` returns it. take_over: take the output from another driver, even if it
     seems alive. redo_changed: make finished samples again whose row or image has changed. check_images: read the
     images of finished samples again, and refuse changed ones. another_manifest: the output may be of a manifest at
     another location. Ctrl-C ends the run early and cleanly, with `interrupted` set.
@@ -111,7 +111,7 @@ def run(
     with acquire(storage, take_over, observer.waiting) as lease, RunLog(storage, lease.epoch) as log:
         try:
             wanted = _Wanted(retry_failed, limit, redo_changed, check_images)
-            return _Run(config, manifest, observer, storage, lease, log, wanted).finish()
+            return _Run(config, manifest.table, manifest.sha256, observer, storage, lease, log, wanted).finish()
         except KeyboardInterrupt:
             lease.check()
             raise
@@ -146,6 +146,7 @@ class _Run:
 
     config: RunConfig
     manifest: pa.Table
+    manifest_sha256: str
     observer: Observer
     storage: Storage
     lease: Lease
@@ -154,13 +155,12 @@ class _Run:
 
     def finish(self) -> RunResult:
         """Plan, process the rows that are left, and write the tables."""
-        manifest_sha256 = digest_file(self.config.manifest)
-        plan = self._plan(manifest_sha256)
+        plan = self._plan()
         result = RunResult(self.config, plan)
         start = time.monotonic()
         try:
             if plan.todo.num_rows:
-                self._process(plan, manifest_sha256)
+                self._process(plan)
         except KeyboardInterrupt:
             self.lease.check()
             result.interrupted = True
@@ -178,10 +178,11 @@ class _Run:
         self.log.write("run_interrupted" if result.interrupted else "run_finished", seconds=round(result.seconds, 3))
         return result
 
-    def _plan(self, manifest_sha256: str) -> Plan:
+    def _plan(self) -> Plan:
         """Claim the output for these settings, and find the rows that are left."""
         config, storage, epoch, wanted = self.config, self.storage, self.lease.epoch, self.wanted
-        rows, limit = self.manifest.num_rows, wanted.limit
+        manifest_sha256, rows, limit = self.manifest_sha256, self.manifest.num_rows, wanted.limit
+        check_own_columns(storage, self.manifest)
         self.log.write("run_started", **describe_run(config, manifest_sha256, rows, limit))
         self._abort_uploads()
         recorded = create_run_file(storage, config, manifest_sha256, rows, limit)
@@ -217,7 +218,7 @@ class _Run:
             self.storage, self.config, manifest_sha256, self.manifest.num_rows, plan.other_samples, self.wanted.limit
         )
 
-    def _remove_changed(self, plan: Plan, manifest_sha256: str) -> None:
+    def _remove_changed(self, plan: Plan) -> None:
         """Remove the samples that are to be made again because their row or image has changed.
 
         Before they are made, since a sample that fails now must not keep the video of the former row. In the order
@@ -236,7 +237,7 @@ class _Run:
             for name, sample_id in zip(names, ids, strict=True)
             if name is not None and name.startswith(f"{VIDEOS}/{sample_id}.")
         )
-        self._update_run_file(plan, manifest_sha256)
+        self._update_run_file(plan, self.manifest_sha256)
 
     def _write_tables(self, plan: Plan) -> None:
         """Write the tables, and the card that goes with them."""
@@ -251,11 +252,11 @@ class _Run:
         except StorageError as error:
             self.log.write("uploads_not_aborted", message=str(error))
 
-    def _process(self, plan: Plan, manifest_sha256: str) -> None:
+    def _process(self, plan: Plan) -> None:
         """Send the rows that are left through the dataflow."""
         with cluster_errors(), ray_session(self.config, plan.todo.num_rows) as pools:
             check_dtype(plan, self.config, on_gpu=pools.device == "cuda")
-            self._remove_changed(plan, manifest_sha256)
+            self._remove_changed(plan)
             self.observer.started(pools)
             self.log.write("workers_started", workers=pools.workers, note=pools.note)
             # an open pipeline would start again when Ray shuts down

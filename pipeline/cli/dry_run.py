@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from manifests.io import digest_file
+from manifests.io import Manifest
 from manifests.validate import validate
 from pipeline.cli.progress import image_lines
 from pipeline.cli.run import Request
@@ -16,6 +16,7 @@ from pipeline.cli.summary import duration, failed_by_code, generation_seconds
 from pipeline.config import RunConfig
 from pipeline.output.run_file import check_manifest, check_output
 from pipeline.output.storage import Storage
+from pipeline.output.tables import check_own_columns
 from pipeline.plan import images_to_compare, make_plan
 from sgi2v.checkpoint import Checkpoint
 from sgi2v.config import MemoryTier
@@ -27,19 +28,20 @@ MEASURED = 1000
 """Samples that the median time is taken over, at most."""
 
 
-def dry_run(request: Request, manifest: pa.Table) -> int:
+def dry_run(request: Request, manifest: Manifest) -> int:
     """Print the plan and change nothing. Returns the exit code: 0 without problems, 2 with any."""
     config, checkpoint = request.config, request.checkpoint
     storage = Storage(config.output)
     run = check_output(storage, config)
     if not request.another_manifest:
         check_manifest(storage, run, config.manifest)
+    check_own_columns(storage, manifest.table)
     plan = make_plan(
-        manifest,
+        manifest.table,
         storage,
         request.retry_failed,
         request.limit,
-        manifest_unchanged=run is not None and run.has_manifest(digest_file(config.manifest)),
+        manifest_unchanged=run is not None and run.has_manifest(manifest.sha256),
         redo_changed=request.redo_changed,
         images=images_to_compare(config, run, request.check_images or request.redo_changed),
     )

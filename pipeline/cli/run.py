@@ -64,14 +64,14 @@ def request_of(manifest: str, options: LocalRunOptions) -> Request:
 @takes(LocalRunOptions)
 def run(manifest: Manifest, options: LocalRunOptions) -> None:
     """Make and measure every video of a manifest. The same command goes on where an earlier run stopped."""
-    from manifests.io import read_manifest
+    from manifests.io import load_manifest
 
-    table = read_manifest(manifest)
+    loaded = load_manifest(manifest)
     request = request_of(manifest, options)
     if request.dry_run:
         from pipeline.cli.dry_run import dry_run
 
-        raise typer.Exit(dry_run(request, table))
+        raise typer.Exit(dry_run(request, loaded))
     from pipeline.cli.progress import observer_for
     from pipeline.cli.summary import print_summary
     from pipeline.output.catalog import count
@@ -80,7 +80,7 @@ def run(manifest: Manifest, options: LocalRunOptions) -> None:
     with observer_for(request.config) as observer:
         result = run_all(
             request.config,
-            table,
+            loaded,
             request.retry_failed,
             request.limit,
             observer,

@@ -13,7 +13,7 @@ from multiprocessing import get_context
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests.io import digest_file, read_manifest
+from manifests.io import load_manifest
 from pipeline.output.card import write_card
 from pipeline.output.catalog import Catalog, count
 from pipeline.output.inputs import changed_rows, compare_images
@@ -190,12 +190,12 @@ def _list_videos(storage: Storage) -> set[str]:
 def _read_manifest(run: RunFile) -> tuple[pa.Table | None, str | None]:
     """The manifest of the last run as it is now, and why it is not the one of that run; None if it is."""
     try:
-        manifest = read_manifest(run.manifest)
-        if run.has_manifest(digest_file(run.manifest)):
-            return manifest, None
+        manifest = load_manifest(run.manifest)
     except SGI2VError as error:
         return None, " ".join(str(error).split())
-    return manifest, f"{run.manifest} has changed since the run was started"
+    if run.has_manifest(manifest.sha256):
+        return manifest.table, None
+    return manifest.table, f"{run.manifest} has changed since the run was started"
 
 
 def _check_ids(run: RunFile, index: pa.Table, manifest: pa.Table | None, verdict: Verdict) -> Iterator[Flaw]:

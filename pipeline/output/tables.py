@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from manifests.own_columns import check_writable, is_storable, join, plain, stored_name
 from pipeline.output.catalog import Catalog
 from pipeline.output.keys import epoch_of
 from pipeline.output.lease import check_epoch
@@ -29,18 +31,37 @@ METADATA_COLUMNS = (
     *(name for name in RECORD_SCHEMA.names if name not in {"file_name", "sample_id", "error_code", "message"}),
 )
 FAILURE_COLUMNS = ("sample_id", "error_code", "message", "attempts", "finished_at", "host", "row_digest", "seed")
+RESERVED = frozenset(RECORD_SCHEMA.names)
+"""Names that own columns do not have in either table."""
+FIRST_OWN = "image"
+"""The first own column: of a conformed manifest the first after `sample_id`."""
 ResultT = TypeVar("ResultT")
 
 
 def write_tables(catalog: Catalog, manifest: pa.Table, epoch: int) -> None:
     """Write both tables, each with the manifest's own columns, by sample id within each part of the catalog.
 
-    A sample that is not in this manifest keeps the manifest columns it has in the existing table. Needs the memory of
-    one part and of the manifest. epoch: of the run's lease. Raises ConfigError if an existing table is of another
-    program, LeaseError if the run has lost its lease.
+    A sample that is not in this manifest keeps the manifest columns it has in the existing tables. Needs the memory of
+    one part, of the manifest and of the existing samples' own columns. epoch: of the run's lease. Raises ConfigError as
+    `check_own_columns`, LeaseError if the run has lost its lease.
     """
-    _write(catalog, manifest, epoch, METADATA, "committed", METADATA_COLUMNS, set(RECORD_SCHEMA.names))
-    _write(catalog, manifest, epoch, FAILURES, "failed", FAILURE_COLUMNS, set(FAILURE_COLUMNS))
+    own = _own_columns(catalog.storage, manifest)
+    _write(catalog, own, epoch, METADATA, "committed", METADATA_COLUMNS)
+    _write(catalog, own, epoch, FAILURES, "failed", FAILURE_COLUMNS)
+
+
+def check_own_columns(storage: Storage, manifest: pa.Table) -> None:
+    """Check before any work that the tables can be written with the own columns of this manifest.
+
+    Raises ConfigError if a column of the manifest and that of an existing table cannot be joined, if two columns would
+    get the same name, or if an existing table is of another program.
+    """
+    own = _own_columns(storage, manifest)
+    for name in own.column_names:
+        try:
+            check_writable(own[name])
+        except ConfigError as error:
+            raise ConfigError(f"column {name} of the manifest and the tables of {storage.url}: {error}") from error
 
 
 def check_tables(storage: Storage) -> None:
@@ -71,18 +92,13 @@ def _newest_copy(storage: Storage, name: str) -> str:
 
 
 def _write(
-    catalog: Catalog,
-    manifest: pa.Table,
-    epoch: int,
-    name: str,
-    status: Status,
-    columns: tuple[str, ...],
-    reserved: set[str],
+    catalog: Catalog, own: pa.Table, epoch: int, name: str, status: Status, columns: tuple[str, ...]
 ) -> None:
-    """Write one table, a part at a time, to a temporary file, then put that. reserved: names of record columns."""
+    """Write one table, a part at a time, to a temporary file, then put that. own: as `_own_columns` gives it."""
     index = catalog.index
     ids = index.filter(pc.equal(index["status"], status))["sample_id"]
-    own, rows = _own_columns(ids, manifest, catalog.storage, name, reserved)
+    rows = pc.index_in(ids, value_set=own["sample_id"].combine_chunks())
+    own = own.drop_columns("sample_id")
     schema = pa.schema([*(RECORD_SCHEMA.field(column) for column in columns), *own.schema], {_EPOCH: str(epoch)})
     storage = catalog.storage
     try:
@@ -104,7 +120,7 @@ def _write(
 def _with_own_columns(
     tables: Iterator[pa.Table], columns: tuple[str, ...], own: pa.Table, rows: pa.ChunkedArray
 ) -> Iterator[pa.Table]:
-    """Each table of records with the own columns of its samples appended. own, rows: as `_own_columns` gives them."""
+    """Each table of records with the own columns of its samples appended. rows: of each sample in `own`, or null."""
     done = 0
     for records in tables:
         rows_of_records = rows.slice(done, records.num_rows)
@@ -117,59 +133,70 @@ def _with_own_columns(
         yield records
 
 
-def _own_columns(
-    ids: pa.ChunkedArray, manifest: pa.Table, storage: Storage, name: str, reserved: set[str]
-) -> tuple[pa.Table, pa.ChunkedArray]:
-    """The manifest's columns without `sample_id`, and the row of each sample in them (null if it has none).
+def _own_columns(storage: Storage, manifest: pa.Table) -> pa.Table:
+    """`sample_id` and the own columns, as both tables have them: of the manifest's rows, then of the existing samples.
 
-    A reserved name gets the prefix `manifest_`. Samples that are not in the manifest have their rows from the existing
-    table `name`; these follow the manifest's rows.
+    Where the two have a column of other types, it gets a type that holds the values of both. Raises ConfigError.
     """
+    own = _renamed(manifest, lambda name: stored_name(name, RESERVED), "the manifest")
+    for name in (METADATA, FAILURES):
+        known_ids = own["sample_id"].combine_chunks()
+        existing = _read(storage, _newest_copy(storage, name), partial(_read_own_columns, known_ids=known_ids))
+        if existing is not None and existing.num_rows:
+            own = _joined(own, existing, f"{storage.url}/{name}")
+    return own
+
+
+def _joined(own: pa.Table, existing: pa.Table, name: str) -> pa.Table:
+    """The rows of `own`, then those of `existing`, with the columns of both. name: of the existing table."""
+    columns = {}
+    for column in dict.fromkeys([*own.column_names, *existing.column_names]):
+        new = own[column] if column in own.column_names else _nulls(own)
+        old = existing[column] if column in existing.column_names else _nulls(existing)
+        try:
+            old, new = join(old, new)
+        except ConfigError as error:
+            raise ConfigError(
+                f"column {column} is {old.type} in {name} and {new.type} in the manifest: {error}. "
+                "Rename the column in the manifest, convert it, or use another --output."
+            ) from error
+        columns[column] = pa.chunked_array([*new.chunks, *old.chunks], new.type)
+    return pa.table(columns)
+
+
+def _nulls(table: pa.Table) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.nulls(table.num_rows)])
+
+
+def _renamed(table: pa.Table, rename: Callable[[str], str], where: str) -> pa.Table:
+    """The table in plain types, its own columns under their names in the tables. Raises ConfigError."""
     columns: dict[str, pa.ChunkedArray] = {}
-    for column in manifest.column_names:
-        if column != "sample_id":
-            stored_as = column
-            while stored_as in reserved or stored_as in columns:
-                stored_as = f"manifest_{stored_as}"
-            columns[stored_as] = manifest[column]
-    rows = pc.index_in(ids, value_set=manifest["sample_id"].combine_chunks())
-    existing = None
-    if rows.null_count:
-        existing = _read(storage, _newest_copy(storage, name), lambda file: _read_own_columns(file, reserved))
-    if existing is None:
-        existing = pa.table({"sample_id": pa.array([], pa.string())})
-    else:
-        other_ids = ids.filter(pc.is_null(rows)).combine_chunks()
-        existing = existing.filter(pc.is_in(existing["sample_id"], value_set=other_ids))
-    existing_rows = pc.index_in(ids, value_set=existing["sample_id"].combine_chunks())
-    rows = pc.coalesce(rows, pc.add(existing_rows, manifest.num_rows))
-    kept = [column for column in existing.column_names if column not in reserved]
-    own = {
-        column: _concat(
-            columns.get(column), manifest.num_rows, existing[column] if column in kept else None, existing.num_rows
-        )
-        for column in dict.fromkeys([*columns, *kept])
-    }
-    return pa.table(own), rows
+    for name in table.column_names:
+        stored_as = name if name == "sample_id" else rename(name)
+        if stored_as in columns:
+            raise ConfigError(f"two columns of {where} would be called {stored_as} in the tables: rename {name}")
+        try:
+            columns[stored_as] = plain(table[name])
+        except ConfigError as error:
+            raise ConfigError(f"column {name} of {where}: {error}") from error
+    return pa.table(columns)
 
 
-def _concat(new: pa.ChunkedArray | None, new_rows: int, old: pa.ChunkedArray | None, old_rows: int) -> pa.ChunkedArray:
-    """The new column followed by the old one. None is a column of nulls. Old values are cast to the new type; where
-    that fails they become null."""
-    if new is None or (old is not None and pa.types.is_null(new.type)):
-        assert old is not None
-        new = pa.chunked_array([pa.nulls(new_rows, old.type)])
-    try:
-        old = pa.chunked_array([pa.nulls(old_rows, new.type)]) if old is None else old.cast(new.type)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        old = pa.chunked_array([pa.nulls(old_rows, new.type)])
-    return pa.chunked_array([*new.chunks, *old.chunks], new.type)
+def _read_own_columns(file: pq.ParquetFile, known_ids: pa.Array) -> pa.Table:
+    """`sample_id` and the columns from manifests, of the samples of an existing table that are not among `known_ids`."""
+    ids = file.read(["sample_id"], use_threads=False)["sample_id"]
+    is_other = pc.invert(pc.is_in(ids, value_set=known_ids))
+    if not pc.any(is_other).as_py():
+        return pa.table({"sample_id": pa.array([], pa.string())})
+    names = file.schema_arrow.names
+    # manifests have their images before all other own columns
+    own = names[names.index(FIRST_OWN) :] if FIRST_OWN in names else []
+    table = file.read(["sample_id", *own], use_threads=False).select(["sample_id", *own]).filter(is_other)
 
+    def rename(name: str) -> str:  # an earlier version renamed fewer columns
+        return name if is_storable(name, RESERVED) else stored_name(name, RESERVED)
 
-def _read_own_columns(file: pq.ParquetFile, reserved: set[str]) -> pa.Table:
-    """The sample ids of an existing table, and the columns that came from manifests."""
-    names = [name for name in file.schema_arrow.names if name not in reserved or name == "sample_id"]
-    return file.read(names, use_threads=False)
+    return _renamed(table, rename, "the existing table")
 
 
 def _read(storage: Storage, name: str, read: Callable[[pq.ParquetFile], ResultT]) -> ResultT | None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from manifests.io import EXTENSIONS, digest_file, read_manifest, write_manifest
+from manifests.io import EXTENSIONS, load_manifest, read_manifest, write_manifest
 from manifests.schema import MANIFEST_SCHEMA, row_digest
 from sgi2v.errors import ManifestError, StorageError
 from tests.manifests.rows import row, table
@@ -46,7 +46,7 @@ def test_a_written_manifest_reads_back_with_its_unknown_columns(tmp_path: Path, 
     back = read_manifest(str(path))
     assert back.equals(with_unknown())
     assert [row_digest(values) for values in back.to_pylist()] == [row_digest(values) for values in ROWS]
-    assert digest_file(str(path)) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert load_manifest(str(path)).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
@@ -79,7 +79,7 @@ def test_manifests_are_read_and_written_at_urls(extension: str) -> None:
     uri = f"memory://manifests/io/m{extension.upper()}"
     write_manifest(table(*ROWS), uri)
     assert read_manifest(uri).equals(table(*ROWS))
-    assert digest_file(uri) == hashlib.sha256(fsspec.filesystem("memory").cat(uri)).hexdigest()
+    assert load_manifest(uri).sha256 == hashlib.sha256(fsspec.filesystem("memory").cat(uri)).hexdigest()
 
 
 def test_hand_written_jsonl_is_read(tmp_path: Path) -> None:
@@ -147,6 +147,7 @@ BAD_FILES: dict[str, tuple[str, bytes, str, str]] = {
     "too few cells": ("m.csv", f"{HEADER}a,a.png,[],[]\nb,b.png\n".encode(), "manifest_unreadable", "Expected 4"),
     "not a list": ("m.jsonl", LINE.replace("[[1.0", '["x", [1.0').encode(), "column_type", "row 0 has"),
     "mixed": ("m.jsonl", (LINE[:-1] + ', "n": 1}\n' + LINE[:-1] + ', "n": "x"}').encode(), "column_type", "one type"),
+    "half a seed": ("m.jsonl", LINE.replace('"seed": 7', '"seed": 7.5').encode(), "column_type", "seed: .*truncated"),
     "id is a number": ("m.jsonl", LINE.replace('"cat"', "7").encode(), "column_type", "type is int64, expected string"),
 }
 

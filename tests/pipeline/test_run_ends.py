@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 import pipeline.run
-from manifests.io import read_manifest
+from manifests.io import load_manifest
 from pipeline.config import RunConfig
 from pipeline.flow.commit import Commit
 from pipeline.flow.load import Load
@@ -54,7 +54,7 @@ def run_with_flow_of(
             raise error
 
     monkeypatch.setattr(pipeline.run, "flow", flow)
-    return run(config, read_manifest(config.manifest))
+    return run(config, load_manifest(config.manifest))
 
 
 def test_a_dataflow_that_ends_early_without_an_error_is_an_error(

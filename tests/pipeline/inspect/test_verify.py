@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from manifests.io import digest_file
+from manifests.io import load_manifest
 from pipeline.inspect import verify
 from pipeline.inspect.verify import repair
 from pipeline.inspect.verify import verify as check
@@ -154,7 +154,7 @@ def change_run_file(output: Path, **changes: object) -> None:
 def put_manifest(output: Path, *ids: str) -> None:
     """Make run.json name another manifest, with these rows."""
     manifest = write_rows(output.parent / "other.parquet", [row(sample_id) for sample_id in ids])
-    change_run_file(output, manifest=str(manifest), manifest_sha256=digest_file(str(manifest)))
+    change_run_file(output, manifest=str(manifest), manifest_sha256=load_manifest(str(manifest)).sha256)
 
 
 def test_an_unfinished_run_is_not_complete(output: Path) -> None:
