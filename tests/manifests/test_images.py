@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from manifests.access import Access
-from manifests.images import decode_image, load_image, read_image_bytes, resolve_uri
+from manifests.decode import decode_image
+from manifests.images import load_image, read_image_bytes, resolve_uri
 from sgi2v.errors import ErrorCode, SampleError
 
 Pixels = NDArray[np.uint8]
