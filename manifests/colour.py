@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms
 
 from manifests.layouts import CodedColour, LayoutError
 
@@ -39,6 +39,7 @@ class Gamut(NamedTuple):
 
 
 _SRGB = Gamut(_D65, (0.64, 0.33), (0.30, 0.60), (0.15, 0.06))
+_ADOBE_RGB = Gamut(_D65, (0.64, 0.33), (0.21, 0.71), (0.15, 0.06))
 _CODED_GAMUTS = {
     **dict.fromkeys((1, 2), _SRGB),
     4: Gamut((0.310, 0.316), (0.67, 0.33), (0.21, 0.71), (0.14, 0.08)),
@@ -58,16 +59,27 @@ def colour_profile(image: Image.Image, profile: bytes | None, coded: CodedColour
     """The ICC profile that an image's colours are in; None for sRGB. Raises ValueError for one that makes no sense.
 
     profile: one that Pillow does not report. coded: wins in a PNG; in an AVIF, an ICC profile wins. Then come a PNG's
-    `sRGB` chunk and its `gAMA` and `cHRM`.
+    `sRGB` chunk and its `gAMA` and `cHRM`, and a camera's mark of Adobe RGB in a JPEG.
     """
     embedded = image.info.get("icc_profile") or profile
     if coded is not None and not (embedded and image.format == "AVIF"):
         return _coded_profile(coded, image.format)
     if embedded:
         return bytes(embedded)
-    if image.format != "PNG" or "srgb" in image.info:
-        return None
-    return _png_profile(image.info.get("gamma"), image.info.get("chromaticity"))
+    if image.format == "PNG":
+        is_srgb = "srgb" in image.info
+        return None if is_srgb else _png_profile(image.info.get("gamma"), image.info.get("chromaticity"))
+    return rgb_profile(_ADOBE_RGB, (2.2,)) if image.format == "JPEG" and _is_marked_adobe_rgb(image) else None
+
+
+def _is_marked_adobe_rgb(image: Image.Image) -> bool:
+    """Whether EXIF says Adobe RGB (interoperability index R03): cameras write no profile then."""
+    try:
+        return image.getexif().get_ifd(ExifTags.IFD.Interop).get(ExifTags.Interop.InteropIndex) == "R03"
+    except MemoryError:
+        raise
+    except Exception:  # Pillow raises any kind of error on damaged EXIF
+        return False
 
 
 def _coded_profile(coded: CodedColour, kind: str | None) -> bytes | None:
@@ -160,23 +172,27 @@ def to_srgb(image: Image.Image, profile: bytes | None, bits: int) -> tuple[Image
             image = image.convert("RGB")
         if space != {"L": "GRAY"}.get(image.mode, image.mode):
             return image.convert("RGB"), f"the colour profile is for {space}, not for {image.mode}, and was not used"
+        flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
         transform = ImageCms.buildTransform(
             source,
             ImageCms.createProfile("sRGB"),
             image.mode,
             "RGB",
             ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            ImageCms.Flags.BLACKPOINTCOMPENSATION,
+            # LittleCMS's shortcut for grey curves is off by several levels in dark tones
+            flags if image.mode != "L" else flags | ImageCms.Flags.NOOPTIMIZE,
         )
-        if image.mode != "CMYK":
-            probe = _probe(image.mode)
-            plain = np.asarray(probe.convert("RGB")).astype(int)
-            converted = np.asarray(transform.apply(probe)).astype(int)
-            if np.abs(converted - plain).max() <= 1:
-                return image.convert("RGB"), None
-            if bits > 8 and np.diff(converted[0, :256], axis=0).max() > _MOST_STEP:
-                raise LayoutError(f"a {bits}-bit image in linear light")
-        return transform.apply(image), None
+        if image.mode == "CMYK":
+            return transform.apply(image), None
+        probe = _probe(image.mode)
+        plain = np.asarray(probe.convert("RGB")).astype(int)
+        converted = np.asarray(transform.apply(probe))
+        if np.abs(converted - plain).max() <= 1:
+            return image.convert("RGB"), None
+        greys = converted[0, :256]
+        if bits > 8 and np.diff(greys.astype(int), axis=0).max() > _MOST_STEP:
+            raise LayoutError(f"a {bits}-bit image in linear light")
+        return transform.apply(image) if image.mode == "RGB" else Image.fromarray(greys[np.asarray(image)]), None
     except (ImageCms.PyCMSError, OSError, ValueError) as error:
         return image.convert("RGB"), f"the colour profile is damaged and was not used ({error}): {_AS_SRGB}"
 

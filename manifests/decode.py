@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from manifests.colour import colour_profile, to_srgb
 from manifests.containers import decoded_format, other_name
@@ -64,7 +64,7 @@ def decode_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
 
 
 @contextmanager
-def _opened(data: bytes, max_pixels: int) -> Iterator[tuple[Image.Image, Layout]]:
+def _opened(data: bytes, max_pixels: int) -> Iterator[tuple[ImageFile.ImageFile, Layout]]:
     """The image with its header read, its layout and its size checked.
 
     Pillow's errors inside the block become SampleErrors.

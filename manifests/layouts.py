@@ -69,17 +69,17 @@ def _png(data: bytes) -> Layout:
         if name == b"tRNS" and (bits, colour_type) == (16, 2):
             raise LayoutError("a 16-bit RGB PNG with a transparent colour")
         if name == b"cICP":
-            coded_colour = _coded_colour(*struct.unpack_from(">BB", data, at + 8), "PNG")
+            coded_colour = _coded_colour("PNG", CodedColour(*struct.unpack_from(">BB", data, at + 8)))
         at += 12 + length
     else:
         raise LayoutError(f"a PNG with more than {MAX_PIECES:,} chunks")
     return Layout(data, bits, coded_colour=coded_colour)
 
 
-def _coded_colour(primaries: int, transfer: int, kind: str) -> CodedColour:
-    if transfer in {16, 18}:
-        raise LayoutError(f"a high dynamic range {kind} ({'PQ' if transfer == 16 else 'HLG'})")
-    return CodedColour(primaries, transfer)
+def _coded_colour(kind: str, colour: CodedColour) -> CodedColour:
+    if colour.transfer in {16, 18}:
+        raise LayoutError(f"a high dynamic range {kind} ({'PQ' if colour.transfer == 16 else 'HLG'})")
+    return colour
 
 
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -100,7 +100,7 @@ def _jpeg(data: bytes) -> Layout:
             bits, height, width, components = struct.unpack_from(">BHHB", content)
             pixels = height * width
             if bits != 8:
-                raise LayoutError(f"a {bits}-bit JPEG")
+                raise LayoutError(f"{_a(bits)} {bits}-bit JPEG")
             if components not in {1, 3, 4}:
                 raise LayoutError(f"a JPEG of {components} colours")
         elif marker == 0xEE and content.startswith(b"Adobe"):
@@ -147,8 +147,8 @@ _COMPRESSIONS = {
     50002: "JPEG XL",
 }
 _SAMPLE_FORMATS = {2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
-_LOSSLESS = {1, 5, 8, 32773, 32946}
-"""TIFF compressions: none, LZW, deflate (both numbers), PackBits."""
+_LOSSLESS = {1, 5, 8, 32773, 32946, 34925, 50000}
+"""TIFF compressions: none, LZW, deflate (both numbers), PackBits, LZMA, Zstandard."""
 
 
 class _Tiff(NamedTuple):
@@ -190,7 +190,7 @@ def _tiff(data: bytes) -> Layout:
     if len(depths) > 1:
         raise LayoutError(f"a TIFF of {' and '.join(map(str, sorted(depths)))} bits a channel")
     if odd := formats - {1, 4}:
-        raise LayoutError(f"a {tiff.bits}-bit {_SAMPLE_FORMATS.get(odd.pop(), 'unknown')} TIFF")
+        raise LayoutError(f"{_a(tiff.bits)} {tiff.bits}-bit {_SAMPLE_FORMATS.get(odd.pop(), 'unknown')} TIFF")
     if photometric is None:
         raise LayoutError("a TIFF that does not say what its samples mean (no PhotometricInterpretation)")
     if photometric == 3 and max(tags.get(320, (0,))) < 256:
@@ -217,9 +217,11 @@ def _is_exact(tiff: _Tiff) -> bool:
     colours = {2: 3, 5: 4, 6: 3}.get(tiff.photometric or 0, 1)
     if tiff.bits not in chunky_depths.get((tiff.photometric or 0, tiff.samples), set()):
         return False
-    if len(tiff.extra) != tiff.samples - colours or not set(tiff.extra) <= {0, 1, 2}:
+    # OpenCV writes an RGBA image without a word on what its fourth channel is
+    is_unnamed_alpha = (tiff.photometric, tiff.samples, tiff.extra) == (2, 4, ())
+    if not is_unnamed_alpha and len(tiff.extra) != tiff.samples - colours:
         return False
-    if tiff.is_planar and (tiff.bits != 8 or tiff.photometric != 2):
+    if not set(tiff.extra) <= {0, 1, 2} or (tiff.is_planar and not _is_exact_planar(tiff)):
         return False
     if tiff.fill_order != 1 and (tiff.bits != 1 or tiff.photometric == 3):
         return False
@@ -232,18 +234,27 @@ def _is_exact(tiff: _Tiff) -> bool:
     return tiff.compression in _LOSSLESS
 
 
+def _is_exact_planar(tiff: _Tiff) -> bool:
+    return tiff.bits == 8 and tiff.photometric in {2, 5} and tiff.extra in {(), (2,)}
+
+
 def _tiff_name(tiff: _Tiff) -> str:
     plain = {0: "WhiteIsZero grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr"}
     number = tiff.photometric or 0
     colour = plain.get(number) or _PHOTOMETRIC.get(number) or f"(PhotometricInterpretation {number})"
     words = [f"{tiff.bits}-bit", *["planar"] * tiff.is_planar, colour]
-    ending = [] if tiff.little_endian or tiff.bits <= 8 else ["big-endian"]
+    order = "" if tiff.little_endian or tiff.bits <= 8 else "big-endian "
     details = [f"{tiff.samples} channels"] if tiff.extra or tiff.samples not in {1, 3, 4} else []
     details += ["reversed bit order"] * (tiff.fill_order != 1)
     if tiff.compression not in {*_LOSSLESS, 1}:
         details.append(f"compression {_COMPRESSIONS.get(tiff.compression, tiff.compression)}")
-    article = "an" if tiff.bits in {8, 11, 18} else "a"
-    return f"{article} {' '.join(ending + words)} TIFF" + (f" ({', '.join(details)})" if details else "")
+    name = f"{'a' if order else _a(tiff.bits)} {order}{' '.join(words)} TIFF"
+    return name + (f" ({', '.join(details)})" if details else "")
+
+
+def _a(number: int) -> str:
+    """The indefinite article before a number of bits."""
+    return "an" if number in {8, 11, 18} else "a"
 
 
 def _tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
@@ -297,7 +308,7 @@ def _jpeg2000(data: bytes) -> Layout:
     stream, profile = data, None
     if not data.startswith(b"\xff\x4f"):
         outer = {box.kind: box.content for box in boxes(data)}
-        stream = outer[b"jp2c"] if b"jp2c" in outer else b""
+        stream = outer.get(b"jp2c", b"")
         for kind, content in boxes(outer.get(b"jp2h", b"")):
             if kind == b"pclr":
                 raise LayoutError("a JPEG 2000 image with a palette")
@@ -317,8 +328,9 @@ def _jpeg2000(data: bytes) -> Layout:
         raise LayoutError("a JPEG 2000 image whose channels differ in size or depth")
     if precision & 0x80 or (bits != 8 and (bits, components) != (16, 1)):
         signed = " signed" if precision & 0x80 else ""
-        raise LayoutError(f"{'an' if bits in {8, 11, 18} else 'a'} {bits}-bit{signed} JPEG 2000 image"
-                          f" of {components} channel{'s' * (components > 1)}")
+        raise LayoutError(
+            f"{_a(bits)} {bits}-bit{signed} JPEG 2000 image of {components} channel{'s' * (components > 1)}"
+        )
     return Layout(data, bits, profile=profile)
 
 
@@ -331,7 +343,7 @@ def _avif(data: bytes) -> Layout:
         if kind == b"clap":
             raise LayoutError("an AVIF with a crop (clean aperture)")
         if kind == b"colr" and content.startswith(b"nclx") and coded_colour is None:
-            coded_colour = _coded_colour(*struct.unpack_from(">HH", content, 4), "AVIF")
+            coded_colour = _coded_colour("AVIF", CodedColour(*struct.unpack_from(">HH", content, 4)))
     return Layout(data, coded_colour=coded_colour)
 
 

@@ -107,7 +107,8 @@ class Generate:
                 return as_row(state.with_error(failure), None, None)
             return as_row(state.with_error(error), None, None)
         seconds = {**state.seconds, **generation.seconds}
-        state = replace(state, seconds=seconds, record_fields=self._record_fields(generation))
+        fields = {**state.record_fields, **self._record_fields(generation)}
+        state = replace(state, seconds=seconds, record_fields=fields)
         return as_row(state, table["first_frame"][0].as_py(), generation.frames.tobytes())
 
     def _sample(

@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from manifests.images import decode_image, read_image_bytes, resolve_uri
+from manifests.decode import decode_picture
+from manifests.images import read_image_bytes, resolve_uri
 from manifests.schema import parse_row, row_digest, rows_of
 from pipeline.config import RunConfig, sample_seed
 from pipeline.flow.attempts import LedgerClient, attempt
@@ -46,25 +47,26 @@ class Load:
         state = InFlight(row["sample_id"], row["_attempts"], row_digest(row), seed)
         try:
             with attempt(self.ledger, "load", state.sample_id, self.config.execution.sample_timeout_s):
-                first_frame, boxes = self._first_frame_and_boxes(row)
+                first_frame, boxes, note = self._first_frame_and_boxes(row)
         except (ClusterError, StorageError) as error:
             return as_row(state.with_run_error(error), None, None)
         except Exception as error:
             return as_row(state.with_error(error).with_seconds("load", time.perf_counter() - start), None, None)
-        state = replace(state, boxes_NT4=boxes)
+        state = replace(state, boxes_NT4=boxes, record_fields={"image_note": note})
         return as_row(state.with_seconds("load", time.perf_counter() - start), first_frame, None)
 
-    def _first_frame_and_boxes(self, row: dict[str, Any]) -> tuple[bytes, list[list[list[float]]]]:
+    def _first_frame_and_boxes(self, row: dict[str, Any]) -> tuple[bytes, list[list[list[float]]], str | None]:
         from sgi2v.video import resize_image
 
         sampler, access = self.config.sampler, self.config.execution.access
         sample = parse_row(row)
         uri = resolve_uri(sample.image, self.config.manifest, access)
-        image_HWC = decode_image(_fetch(uri, self.config))
-        height, width = image_HWC.shape[:2]
+        picture = decode_picture(_fetch(uri, self.config))
+        height, width = picture.pixels_HWC.shape[:2]
         tracks = sample.tracks(sampler.num_frames, height, width).clip_to_first_frame()
         boxes_NT4: list[list[list[float]]] = tracks.rescale(sampler.height, sampler.width).boxes_NT4.tolist()
-        return resize_image(image_HWC, sampler.height, sampler.width).tobytes(), boxes_NT4
+        first_frame = resize_image(picture.pixels_HWC, sampler.height, sampler.width).tobytes()
+        return first_frame, boxes_NT4, picture.note
 
 
 def _fetch(uri: str, config: RunConfig) -> bytes:

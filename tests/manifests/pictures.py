@@ -176,7 +176,9 @@ def bmp(
         info = struct.pack("<IHHHH", 12, width, height, 1, bits)
         colours = b"".join(bytes((blue, green, red)) for red, green, blue in palette)
     else:
-        info = struct.pack("<IiiHHIIiiII", header, width, height, 1, bits, compression, len(rows), 0, 0, len(palette), 0)
+        info = struct.pack(
+            "<IiiHHIIiiII", header, width, height, 1, bits, compression, len(rows), 0, 0, len(palette), 0
+        )
         colours = b"".join(bytes((blue, green, red, 0)) for red, green, blue in palette)
         info += b"".join(struct.pack("<I", mask) for mask in masks) + more
         info = info.ljust(header, b"\0")
