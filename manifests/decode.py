@@ -86,7 +86,7 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[tuple[ImageFile.ImageFile,
     except SampleError:
         raise
     except LayoutError as error:
-        message = f"the image is {error}, which cannot be decoded exactly: save it as an 8-bit PNG or JPEG"
+        message = f"the image is {error}, {error.reason}: save it as an 8-bit PNG or JPEG"
         raise _undecodable(message) from error
     except MemoryError as error:
         raise _no_memory("decode") from error
@@ -117,10 +117,9 @@ def _in_8_bits(image: Image.Image, layout: Layout) -> Image.Image:
     transparent = image.info.get("transparency")
     if image.mode.startswith("I"):
         # scaled by hand: Pillow's conversion clips at 255
-        deep = np.asarray(image).astype(np.int64)
-        white = (1 << layout.bits) - 1 if image.format == "TIFF" else 65535
-        grey = (deep * 255 + white // 2) // white
-        shallow = Image.fromarray((255 - grey if layout.white_is_zero else grey).astype(np.uint8))
+        deep, white = np.asarray(image), (1 << layout.bits) - 1
+        in_8_bits = ((np.arange(white + 1) * 255 + white // 2) // white).astype(np.uint8)
+        shallow = Image.fromarray((in_8_bits[::-1] if layout.white_is_zero else in_8_bits)[deep])
         if isinstance(transparent, int):
             shallow.putalpha(Image.fromarray(np.where(deep == transparent, 0, 255).astype(np.uint8)))
         return shallow

@@ -12,20 +12,36 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from manifests.containers import boxes
 
-MAX_SCANS = 64
+MAX_SCANS = 40
 """Most scans of a JPEG. Encoders write up to about 15; each further one costs time and hardly any bytes."""
 
 MAX_SCANNED_PIXELS = 1_280_000_000
 """Most scans times pixels of a JPEG: 20 scans of the largest image."""
 
-MAX_PIECES = 1_000_000
-"""Most strips or tiles of a TIFF, and most chunks of a PNG before its pixels."""
+MAX_PIECES = 250_000
+"""Most strips or tiles of a TIFF: tiles of 16 x 16 pixels in the largest image."""
+
+MAX_CHUNKS = 10_000
+"""Most chunks of a PNG besides its pixels."""
+
+MAX_PLAIN_VALUES = 2_000_000
+"""Most values of a PPM in plain text: Pillow reads them one by one."""
 
 
 class LayoutError(Exception):
     """A layout that is not decoded. The text says what it is, with its article."""
+
+    reason = "which cannot be decoded exactly"
+
+
+class TooMuchWorkError(LayoutError):
+    """A small file that would take long to decode."""
+
+    reason = "which would take too long to decode"
 
 
 class CodedColour(NamedTuple):
@@ -61,18 +77,17 @@ def read_layout(kind: str, data: bytes) -> Layout:
 def _png(data: bytes) -> Layout:
     bits, colour_type = struct.unpack_from(">BB", data, 24)
     coded_colour = None
-    at = 8
-    for _ in range(MAX_PIECES):
+    at, chunks = 8, 0
+    while at + 8 <= len(data):
         length, name = struct.unpack_from(">I4s", data, at)
-        if name == b"IDAT":
-            break
+        chunks += name != b"IDAT"
+        if chunks > MAX_CHUNKS:
+            raise TooMuchWorkError(f"a PNG of more than {MAX_CHUNKS:,} chunks")
         if name == b"tRNS" and (bits, colour_type) == (16, 2):
             raise LayoutError("a 16-bit RGB PNG with a transparent colour")
         if name == b"cICP":
             coded_colour = _coded_colour("PNG", CodedColour(*struct.unpack_from(">BB", data, at + 8)))
         at += 12 + length
-    else:
-        raise LayoutError(f"a PNG with more than {MAX_PIECES:,} chunks")
     return Layout(data, bits, coded_colour=coded_colour)
 
 
@@ -108,7 +123,7 @@ def _jpeg(data: bytes) -> Layout:
         elif marker == 0xDA:
             scans += 1
             if scans > MAX_SCANS or scans * pixels > MAX_SCANNED_PIXELS:
-                raise LayoutError(f"a JPEG with {scans} or more scans of its {pixels:,} pixels")
+                raise TooMuchWorkError(f"a JPEG with {scans} or more scans of its {pixels:,} pixels")
     if components == 4 and not has_adobe_marker:
         raise LayoutError("a CMYK JPEG that does not say whether its inks are inverted (no Adobe marker)")
     return Layout(data)
@@ -171,7 +186,7 @@ def _tiff(data: bytes) -> Layout:
     if tags.get(254, (0,))[0] & 1:
         raise LayoutError("a TIFF whose first page is a thumbnail, as in a camera's raw file")
     if max(len(tags.get(tag, ())) for tag in (273, 324)) > MAX_PIECES:
-        raise LayoutError(f"a TIFF in more than {MAX_PIECES:,} pieces")
+        raise TooMuchWorkError(f"a TIFF in more than {MAX_PIECES:,} pieces")
     if data.startswith(b"MM\0+"):
         raise LayoutError("a big-endian BigTIFF")
     depths, formats = set(tags.get(258, (1,))), set(tags.get(339, (1,)))
@@ -334,6 +349,28 @@ def _jpeg2000(data: bytes) -> Layout:
     return Layout(data, bits, profile=profile)
 
 
+_PPM_GAP = rb"(?:\s|#[^\n]*\n)+"
+_PPM_HEADER = re.compile(rb"P([1-6])" + _PPM_GAP + rb"(\d{1,9})" + _PPM_GAP + rb"(\d{1,9})")
+_PPM_HIGHEST = re.compile(_PPM_GAP + rb"(\d{1,5})\s")
+
+
+def _ppm(data: bytes) -> Layout:
+    header = _PPM_HEADER.match(data)
+    if header is None:
+        raise LayoutError("a PPM with a damaged header")
+    kind, width, height = map(int, header.groups())
+    channels = 3 if kind in {3, 6} else 1
+    if kind <= 3 and width * height * channels > MAX_PLAIN_VALUES:
+        raise TooMuchWorkError(f"a PPM of more than {MAX_PLAIN_VALUES:,} values in plain text")
+    highest_value = _PPM_HIGHEST.match(data, header.end())
+    if kind in {5, 6} and highest_value is not None and (highest := int(highest_value[1])) not in {0, 255}:
+        # Pillow scales such values one by one, which takes minutes for a large image
+        stored = np.frombuffer(data, ">u2" if highest > 255 else "u1", width * height * channels, highest_value.end())
+        in_8_bits = ((np.arange(highest + 1) * 255 + highest // 2) // highest).astype(np.uint8)
+        data = b"P%d %d %d 255\n" % (kind, width, height) + in_8_bits[np.minimum(stored, highest)].tobytes()
+    return Layout(data)
+
+
 _JP2_SPACES = {12: "CMYK", 14: "CIELAB", 18: "sYCC", 20: "e-sRGB", 24: "e-sYCC"}
 
 
@@ -366,5 +403,5 @@ _READERS: dict[str, Callable[[bytes], Layout]] = {
     "JPEG2000": _jpeg2000,
     "AVIF": _avif,
     "GIF": Layout,
-    "PPM": Layout,
+    "PPM": _ppm,
 }

@@ -20,6 +20,7 @@ from tests.manifests.pictures import (
     bmp_rows,
     encoded,
     png,
+    png_chunk,
     tiff,
     with_precision,
 )
@@ -407,7 +408,7 @@ for _words, _marker, _bits in (
 def _() -> tuple[bytes, str]:
     data = encoded(Image.fromarray(smooth().astype(np.uint8)), "JPEG", progressive=True)
     last = data[data.rindex(b"\xff\xda") : -2]
-    return data[:-2] + last * 1000 + data[-2:], "JPEG with 65 or more scans"
+    return data[:-2] + last * 1000 + data[-2:], "JPEG with 41 or more scans"
 
 
 # WebP, GIF, AVIF
@@ -526,6 +527,11 @@ def _() -> tuple[bytes, Samples]:
     pixels = smooth()
     frames = [Image.fromarray(frame.astype(np.uint8)) for frame in (pixels, pixels[::-1])]
     return encoded(frames[0], "AVIF", save_all=True, append_images=frames[1:], quality=95), pixels
+
+
+@case("AVIF with a crop")
+def _() -> tuple[bytes, str]:
+    return _avif("RGB", "4:4:4")[0].replace(b"pixi", b"clap"), "AVIF with a crop (clean aperture)"
 
 
 # BMP
@@ -657,6 +663,15 @@ for _bits, _channels in ((12, 1), (12, 3), (10, 1), (16, 3)):
     add(f"JPEG 2000, {_words}", partial(lambda b, c, w: (_deep_jpeg2000(b, c), w), _bits, _channels, _words))
 
 
+def _jpeg2000_in(space: int, words: str) -> tuple[bytes, str]:
+    colour_box = b"colr\1\0\0" + struct.pack(">I", 16)
+    return _jpeg2000("RGB", False)[0].replace(colour_box, colour_box[:-1] + bytes([space])), words
+
+
+for _space, _words in ((12, "CMYK"), (18, "sYCC"), (14, "CIELAB")):
+    add(f"JPEG 2000, {_words}", partial(_jpeg2000_in, _space, f"JPEG 2000 image in {_words}"))
+
+
 def _ppm(kind: int, highest: int) -> tuple[bytes, Samples]:
     channels = 3 if kind in {3, 6} else 1
     samples = np.random.default_rng(0).integers(0, highest + 1, (HEIGHT, WIDTH, channels))
@@ -684,6 +699,30 @@ for _kind, _highest in (
     (6, 100),
 ):
     add(f"PPM, P{_kind}, values up to {_highest}", partial(_ppm, _kind, _highest), 1)
+
+
+@case("PPM, P2, many values")
+def _() -> tuple[bytes, str]:
+    return b"P2 # a comment\n2000 2000 255\n" + b"1 " * 100, "2,000,000 values in plain text"
+
+
+@case("PPM, P6, values up to 1000, with comments", 1)
+def _() -> tuple[bytes, Samples]:
+    samples = np.random.default_rng(0).integers(0, 1001, (HEIGHT, WIDTH, 3))
+    head = b"P6\n# by hand\n%d # across\n%d\n1000\n" % (WIDTH, HEIGHT)
+    return head + samples.astype(">u2").tobytes(), np.round(samples * 255 / 1000).astype(int)
+
+
+@case("PNG of many chunks")
+def _() -> tuple[bytes, str]:
+    chunk = png_chunk(b"abCd", b"")
+    data = png(noise(8, 1), 8, 0)
+    return data[:-12] + chunk * 20_000 + data[-12:], "a PNG of more than 10,000 chunks"
+
+
+@case("TIFF in many strips")
+def _() -> tuple[bytes, str]:
+    return tiff(np.zeros((250_001, 1, 1), int), 8, 1, rows_per_strip=1), "TIFF in more than 250,000 pieces"
 
 
 # Files of other kinds
