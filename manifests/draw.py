@@ -43,6 +43,9 @@ MAX_MARGIN = 0.25
 
 SUPERSAMPLING = 3
 
+_FARTHEST = 1e12
+"""Overlay pixels. A point beyond is drawn as if it were here; so a difference of two points is a finite number."""
+
 _BACKGROUND: RGB = (44, 47, 54)
 _STRIP: RGB = (24, 26, 31)
 _DARK: RGB = (12, 13, 16)
@@ -56,6 +59,8 @@ class _Canvas:
     """The overlay, the position of image pixels on it, and its line width."""
 
     draw: ImageDraw.ImageDraw
+    size: tuple[int, int]
+    """Width and height, overlay pixels."""
     scale: float
     """Overlay pixels per image pixel."""
     origin: Point
@@ -63,10 +68,24 @@ class _Canvas:
     line: float
     """Width of a line, overlay pixels."""
 
+    @property
+    def near(self) -> tuple[Floats, Floats]:
+        """Top-left and bottom-right corner of the area in which lines are drawn: the overlay and as much around it.
+
+        Nothing outside can be seen, and the work must not grow with the size of a coordinate.
+        """
+        size_2 = np.array(self.size, np.float64)
+        return -size_2, 2 * size_2
+
     def place(self, points_P2: Floats) -> Floats:
         """Points of the image in overlay pixels."""
-        placed_P2: Floats = points_P2 * self.scale + np.array(self.origin)
+        placed_P2: Floats = np.clip(points_P2 * self.scale + np.array(self.origin), -_FARTHEST, _FARTHEST)
         return placed_P2
+
+    def place_box(self, box: Floats) -> tuple[float, float, float, float]:
+        """A box of the image in overlay pixels. Sides that are far outside are brought near it."""
+        (x0, y0), (x1, y1) = np.clip(self.place(box.reshape(2, 2)), *self.near).tolist()
+        return x0, y0, x1, y1
 
 
 def draw_sample(image_HWC: NDArray[np.uint8], tracks: BoxTracks, title: str | None) -> Image.Image:
@@ -88,7 +107,7 @@ def draw_conditions(image_HWC: NDArray[np.uint8], tracks: BoxTracks, zoom: float
     """
     height, width = image_HWC.shape[:2]
     tracks = tracks.rescale(height, width)
-    shown = (round(width * zoom), round(height * zoom))
+    shown = _size_shown(width, height, zoom)
     left, top, right, bottom = _margins(tracks, zoom) if beyond else (0, 0, 0, 0)
     size = (left + shown[0] + right, top + shown[1] + bottom)
     picture = Image.new("RGB", size, _BACKGROUND)
@@ -96,14 +115,16 @@ def draw_conditions(image_HWC: NDArray[np.uint8], tracks: BoxTracks, zoom: float
 
     overlay = Image.new("RGBA", (size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING))
     line = SUPERSAMPLING * min(max(2.0, 0.0032 * max(shown)), 5.0)
-    canvas = _Canvas(ImageDraw.Draw(overlay), zoom * SUPERSAMPLING, (left * SUPERSAMPLING, top * SUPERSAMPLING), line)
+    origin = (left * SUPERSAMPLING, top * SUPERSAMPLING)
+    canvas = _Canvas(ImageDraw.Draw(overlay), overlay.size, zoom * SUPERSAMPLING, origin, line)
     colours = [PALETTE[n % len(PALETTE)] for n in range(tracks.num_boxes)]
     for boxes_T4, colour in zip(tracks.boxes_NT4, colours, strict=True):
         _draw_first_box(canvas, boxes_T4[0], colour)
     for boxes_T4, colour in zip(tracks.boxes_NT4, colours, strict=True):
         _draw_last_box(canvas, boxes_T4, colour)
     for path_T2, colour in zip(tracks.centres_NT2, colours, strict=True):
-        _draw_path(canvas, canvas.place(path_T2), colour)
+        for part_P2 in _parts_within(canvas.place(path_T2), *canvas.near):
+            _draw_path(canvas, part_P2, colour)
     if tracks.num_boxes > 1:
         for n, (boxes_T4, colour) in enumerate(zip(tracks.boxes_NT4, colours, strict=True)):
             _draw_number(canvas, boxes_T4[0], n, colour)
@@ -124,12 +145,18 @@ def save_picture(picture: Image.Image, target: Path) -> None:
 def draw_boxes(frame_HWC: NDArray[np.uint8], boxes_N4: Floats, zoom: float) -> Image.Image:
     """A video frame, enlarged by `zoom`, with thin outlines where its boxes should be. boxes_N4: in its pixels."""
     height, width = frame_HWC.shape[:2]
-    size = (round(width * zoom), round(height * zoom))
+    size = _size_shown(width, height, zoom)
     picture = Image.fromarray(frame_HWC).resize(size, Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(picture)
-    for n, box in enumerate(boxes_N4 * zoom):
+    corner_4 = np.array([*size, *size], np.float64)
+    for n, box in enumerate(np.clip(boxes_N4 * zoom, -corner_4, 2 * corner_4)):  # far sides are not seen
         draw.rectangle([float(side) for side in box], outline=PALETTE[n % len(PALETTE)], width=max(1, size[0] // 120))
     return picture
+
+
+def _size_shown(width: int, height: int, zoom: float) -> tuple[int, int]:
+    """Width and height of an enlarged image, display pixels. No side vanishes."""
+    return max(1, round(width * zoom)), max(1, round(height * zoom))
 
 
 def _margins(tracks: BoxTracks, zoom: float) -> tuple[int, int, int, int]:
@@ -146,7 +173,7 @@ def _margins(tracks: BoxTracks, zoom: float) -> tuple[int, int, int, int]:
 
 
 def _draw_first_box(canvas: _Canvas, box: Floats, colour: RGB) -> None:
-    (x0, y0), (x1, y1) = canvas.place(box.reshape(2, 2))
+    x0, y0, x1, y1 = canvas.place_box(box)
     width = canvas.line
     casing = 0.55 * width
     canvas.draw.rectangle((x0, y0, x1, y1), fill=(*colour, 46))
@@ -167,18 +194,40 @@ def _draw_last_box(canvas: _Canvas, boxes_T4: Floats, colour: RGB) -> None:
     corners = [(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)]
     for width, ink in ((1.5 * canvas.line, (*_DARK, 150)), (0.7 * canvas.line, (*colour, 235))):
         for start, end in pairwise(corners):
-            _draw_dashes(canvas.draw, start, end, 4.0 * canvas.line, width, ink)
+            for part_P2 in _parts_within(np.array([start, end]), *canvas.near):
+                _draw_dashes(canvas.draw, part_P2[0], part_P2[-1], 4.0 * canvas.line, width, ink)
 
 
 def _draw_dashes(
-    draw: ImageDraw.ImageDraw, start: Point, end: Point, dash: float, width: float, ink: tuple[int, int, int, int]
+    draw: ImageDraw.ImageDraw, start: Floats, end: Floats, dash: float, width: float, ink: tuple[int, int, int, int]
 ) -> None:
     """A dashed line that starts and ends with a dash, so that corners are closed."""
     length = math.dist(start, end)
     count = max(1, round(length / dash / 2)) * 2 + 1
-    at = np.linspace(np.array(start), np.array(end), count + 1)
+    at = np.linspace(start, end, count + 1)
     for n in range(0, count, 2):
         draw.line([tuple(at[n]), tuple(at[n + 1])], fill=ink, width=max(1, round(width)))
+
+
+def _parts_within(path_P2: Floats, low_2: Floats, high_2: Floats) -> list[Floats]:
+    """The parts of a path inside a rectangle, two points or more each. A path that never leaves it is one part."""
+    parts: list[list[Floats]] = []
+    for start, end in pairwise(path_P2):
+        first, last = 0.0, 1.0
+        for axis, step in enumerate(end - start):
+            if step:
+                crossings = ((low_2[axis] - start[axis]) / step, (high_2[axis] - start[axis]) / step)
+                first, last = max(first, min(crossings)), min(last, max(crossings))
+            elif not low_2[axis] <= start[axis] <= high_2[axis]:
+                first, last = 1.0, 0.0
+        if first >= last:
+            continue
+        enters, leaves = (end if share == 1 else start + share * (end - start) for share in (first, last))
+        if parts and np.array_equal(parts[-1][-1], enters):
+            parts[-1].append(leaves)
+        else:
+            parts.append([enters, leaves])
+    return [np.array(part) for part in parts]
 
 
 def _draw_path(canvas: _Canvas, path_T2: Floats, colour: RGB) -> None:
@@ -195,8 +244,10 @@ def _draw_path(canvas: _Canvas, path_T2: Floats, colour: RGB) -> None:
     tip = path_T2[-1]
     body = np.linalg.norm(curve_P2 - tip, axis=1) > 0.7 * head
     last = int(np.flatnonzero(body)[-1]) if body.any() else 0
+    is_near_P2 = (curve_P2 > -2 * line) & (curve_P2 < np.array(canvas.size) + 2 * line)
+    seen = np.flatnonzero(is_near_P2.all(axis=1)[: last + 1])
     for casing in (0.9 * line, 0.0):
-        for point, share in zip(curve_P2[: last + 1], share_P[: last + 1], strict=True):
+        for point, share in zip(curve_P2[seen], share_P[seen], strict=True):
             radius = (0.45 + 0.4 * share) * line + casing / 2
             ink = (*_DARK, round(60 + 110 * share)) if casing else (*colour, round(140 + 115 * share))
             canvas.draw.circle(tuple(point), radius, fill=ink)
@@ -254,7 +305,7 @@ def _draw_number(canvas: _Canvas, box: Floats, n: int, colour: RGB) -> None:
     """A tag with the box's index, the one used in messages, at its top-left corner."""
     font_size = max(12.0 * SUPERSAMPLING, 5.2 * canvas.line)
     font = ImageFont.load_default(font_size)
-    x, y = canvas.place(box[:2])
+    x, y, _, _ = canvas.place_box(box)
     text = str(n)
     pad = 0.32 * font_size
     width, height = font.getlength(text) + 2 * pad, font_size + pad

@@ -9,7 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from manifests.images import decode_image, read_image_bytes, resolve_uri
+from manifests.decode import decode_picture
+from manifests.images import read_image_bytes, resolve_uri
 from manifests.schema import parse_row, row_digest, rows_of
 from pipeline.config import RunConfig, sample_seed
 from pipeline.flow.attempts import LedgerClient, attempt
@@ -68,11 +69,13 @@ class Load:
         record_fields["image_uri"] = shown_uri(uri)
         data = _fetch(uri, self.config)
         record_fields["image_sha256"] = hashlib.sha256(data).hexdigest()
-        image_HWC = decode_image(data)
-        height, width = image_HWC.shape[:2]
+        picture = decode_picture(data)
+        record_fields["image_note"] = picture.note
+        height, width = picture.pixels_HWC.shape[:2]
         tracks = sample.tracks(sampler.num_frames, height, width).clip_to_first_frame()
         boxes_NT4: list[list[list[float]]] = tracks.rescale(sampler.height, sampler.width).boxes_NT4.tolist()
-        return resize_image(image_HWC, sampler.height, sampler.width).tobytes(), boxes_NT4
+        first_frame = resize_image(picture.pixels_HWC, sampler.height, sampler.width).tobytes()
+        return first_frame, boxes_NT4
 
 
 def _fetch(uri: str, config: RunConfig) -> bytes:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 
-from manifests.draw import draw_boxes, draw_conditions
+from manifests.draw import MAX_SIDE, draw_boxes, draw_conditions
 from manifests.images import load_image
 from manifests.schema import Sample, parse_row
 from pipeline.output.catalog import Catalog
@@ -70,7 +70,8 @@ def _row(sample: Sample, image_HWC: Frames, strips: Sequence[_Strip], frames: in
     height = len(strips) * strip_height + (len(strips) - 1) * GAP
     image_height, image_width = image_HWC.shape[:2]
     tracks = sample.tracks(frames, image_height, image_width)
-    conditions = draw_conditions(image_HWC, tracks, (height - LABEL_HEIGHT) / image_height, beyond=False)
+    zoom = min((height - LABEL_HEIGHT) / image_height, MAX_SIDE / image_width)
+    conditions = draw_conditions(image_HWC, tracks, zoom, beyond=False)
     pictures = [_draw_strip(strip, sample, image_HWC, frames) for strip in strips]
     row = Image.new("RGB", (conditions.width + GAP + max(picture.width for picture in pictures), height), BACKGROUND)
     row.paste(conditions, (0, LABEL_HEIGHT))
@@ -82,8 +83,8 @@ def _row(sample: Sample, image_HWC: Frames, strips: Sequence[_Strip], frames: in
 
 def _draw_strip(strip: _Strip, sample: Sample, image_HWC: Frames, frames: int) -> Image.Image:
     height, width = image_HWC.shape[:2] if strip.frames is None else strip.frames.shape[1:3]
-    zoom = STRIP_HEIGHT / height
-    tile_width = round(width * zoom)
+    zoom = min(STRIP_HEIGHT / height, MAX_SIDE / width)
+    tile_width = max(1, round(width * zoom))
     picture = Image.new("RGB", (frames * tile_width, LABEL_HEIGHT + STRIP_HEIGHT), BACKGROUND)
     _write(picture, (0, LABEL_HEIGHT // 2), _caption(strip), SUBTEXT)
     if strip.frames is None:

@@ -52,6 +52,8 @@ class SampleRecord:
     """Why the sample failed: an ErrorCode."""
     message: str | None = None
     """What happened and what to do about it."""
+    image_note: str | None = None
+    """What is not certain about the image's colours."""
     guided: bool | None = None
     """False: plain SVD, because the row has no boxes or guidance is off."""
     num_boxes: int | None = None

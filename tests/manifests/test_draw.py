@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from manifests.draw import MAX_SIDE, MIN_WIDTH, PALETTE, draw_sample
+from manifests.draw import MAX_SIDE, MIN_WIDTH, PALETTE, draw_boxes, draw_sample
 from sgi2v.trajectory import BoxTracks
 
 GREY = 128
@@ -69,6 +71,32 @@ def test_a_margin_shows_what_leaves_the_frame() -> None:
     assert far.width == 1250
     margin = np.asarray(leaving)[:600, :100]
     assert (margin != margin[0, 0]).any()
+
+
+@pytest.mark.parametrize(
+    ("far", "on_its_way"), [(1e7, (140, 700)), (1_764_270_000.0, (140, 700)), (-1e300, (390, 100))]
+)
+def test_a_point_far_outside_costs_no_more_than_one_nearby(far: float, on_its_way: tuple[int, int]) -> None:
+    paths = [np.array([[150.0, 140], [far, 140], [350, 140]]), np.array([[400.0, 300], [far, far]])]
+    boxes = np.array([[100.0, 100, 200, 180], [350, 250, 450, 350]])
+    start = time.process_time()
+    picture = np.asarray(draw_sample(grey(600, 1000), BoxTracks.from_paths(boxes, paths, 15, 600, 1000), "cat"))
+    assert time.process_time() - start < 5
+    assert np.abs(picture[on_its_way].astype(int) - PALETTE[0]).max() < 40
+
+
+@pytest.mark.parametrize("boxes", [[[0.0, 0, 1e9, 1e9]], [[-1e12, 10, 50, 1e12]]])
+def test_a_box_far_larger_than_the_frame_can_be_drawn(boxes: list[list[float]]) -> None:
+    start = time.process_time()
+    draw_sample(grey(100, 200), tracks(boxes, [[500, 0]], 100, 200), None)
+    assert draw_boxes(grey(100, 200), np.array(boxes), 1.0).size == (200, 100)
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 200_000), (200_000, 1)])
+def test_a_strip_of_one_pixel_can_be_drawn(height: int, width: int) -> None:
+    picture = draw_sample(grey(height, width), tracks([], [], height, width), "cat")
+    assert max(picture.size) < MAX_SIDE + 100
 
 
 def test_still_boxes_single_frames_and_many_boxes_can_be_drawn() -> None:

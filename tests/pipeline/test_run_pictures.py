@@ -1,0 +1,38 @@
+"""A run over images whose colours or rows are odd: it says so in the record, and the sheet can be drawn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from tests.pipeline.in_process import here, run_tiny_here, without_ray
+
+
+@pytest.mark.slow
+def test_a_damaged_profile_is_noted_and_a_far_point_does_not_hinder_the_sheet(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.full((64, 96, 3), (40, 160, 60), np.uint8))
+    picture.save(tmp_path / "good.png")
+    picture.save(tmp_path / "damaged.png", icc_profile=b"nonsense" * 40)
+    far = [[24.0, 24.0], [1_764_270_000.0, 24.0], [40.0, 24.0]]
+    rows = [
+        {"sample_id": name, "image": f"{name}.png", "boxes": [[8, 8, 40, 40]], "trajectories": [far]}
+        for name in ("good", "damaged")
+    ]
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with without_ray():
+        ran = run_tiny_here(manifest, tmp_path / "out")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    metadata = pq.read_table(tmp_path / "out" / "metadata.parquet").to_pylist()
+    notes = {row["sample_id"]: row["image_note"] for row in metadata}
+    assert notes["good"] is None
+    assert "the colour profile is damaged and was not used" in notes["damaged"]
+    drawn = here("sheet", manifest, tmp_path / "out", "-o", tmp_path / "sheet.png")
+    assert drawn.returncode == 0, drawn.stderr
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.height > 2 * 128
