@@ -59,7 +59,7 @@ class Sample:
 
     sample_id: str
     image: str
-    """As written in the manifest; `manifests.images.resolve_uri` makes it absolute."""
+    """As written in the manifest; `manifests.urls.resolve_uri` makes it absolute."""
     boxes_N4: Floats
     """Frame-0 boxes."""
     trajectories: tuple[Floats, ...]

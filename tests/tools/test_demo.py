@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from manifests.images import decode_image, read_image_bytes, resolve_uri
+from manifests.images import decode_image
+from manifests.urls import read_image_bytes, resolve_uri
 from manifests.io import read_manifest
 from manifests.schema import Sample, parse_row
 from sgi2v.tracking.lucas_kanade import LucasKanade
