@@ -23,6 +23,7 @@ from pipeline.flow.pools import Pools
 from pipeline.flow.row import RUN_ERRORS
 from pipeline.flow.session import cluster_errors, ray_session
 from pipeline.output.lease import Lease, acquire
+from pipeline.output.listing import check_listing
 from pipeline.output.log import RunLog
 from pipeline.output.records import SampleRecord
 from pipeline.output.run_file import check_output, create_run_file, describe_run, update_run_file
@@ -94,6 +95,7 @@ def run(
     """
     observer = observer or Observer()
     storage = Storage(config.output)
+    check_listing(storage)
     check_output(storage, config)
     check_tables(storage)
     with acquire(storage, take_over, observer.waiting) as lease, RunLog(storage, lease.epoch) as log:
