@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 import torch
 
 from manifests.io import digest_file
-from manifests.validate import validate
+from manifests.plausible import describe
+from manifests.validate import check
 from pipeline.cli.summary import duration, failed_by_code, generation_seconds
 from pipeline.config import RunConfig
 from pipeline.output.run_file import check_output
@@ -26,17 +27,23 @@ MEASURED = 1000
 
 
 def dry_run(
-    config: RunConfig, checkpoint: Checkpoint, manifest: pa.Table, retry_failed: bool, limit: int | None
+    config: RunConfig, checkpoint: Checkpoint, manifest: pa.Table, retry_failed: bool, limit: int | None, strict: bool
 ) -> int:
-    """Print the plan and change nothing. Returns the exit code: 0 without problems, 2 with any."""
+    """Print the plan and change nothing. Returns the exit code: 0 without problems, 2 with any.
+
+    strict: 2 for rows that look wrong too.
+    """
     storage = Storage(config.output)
     run = check_output(storage, config)
     unchanged = run is not None and run.has_manifest(digest_file(config.manifest))
     plan = make_plan(manifest, storage, retry_failed, limit, unchanged)
     index = plan.catalog.index
     finished = index.filter(pc.invert(pc.is_in(index["sample_id"], value_set=plan.todo["sample_id"].combine_chunks())))
-    problems = validate(plan.todo.drop_columns(["_attempts"]), config.manifest, access=config.execution.access)
     sampler, guidance = config.sampler, config.guidance
+    video_size = (sampler.height, sampler.width)
+    todo, access = plan.todo.drop_columns(["_attempts"]), config.execution.access
+    findings = check(todo, config.manifest, access=access, video_size=video_size)
+    problems, warnings = findings.problems, describe(findings.warnings)
     guided = "no guidance" if guidance is None else f"{len(guidance.step_indices(sampler.steps))} guided"
     lines = [
         f"{counted(plan.total, 'row')} in {config.manifest}",
@@ -49,9 +56,10 @@ def dry_run(
         *_cost_lines(config, checkpoint, plan.todo.num_rows, index),
         f"  problems    {len(problems):>6}",
         *(f"    {problem}" for problem in problems),
+        *(f"  {warning}" for warning in warnings),
     ]
     print("\n".join(lines))  # noqa: T201
-    return 2 if problems else 0
+    return 2 if problems or (strict and warnings) else 0
 
 
 def _cost_lines(config: RunConfig, checkpoint: Checkpoint, rows: int, index: pa.Table) -> list[str]:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from manifests.plausible import describe
+from manifests.validate import glance
 from pipeline.cli.summary import duration, generation_seconds
 from pipeline.config import RunConfig
 from pipeline.flow.pools import Pools
@@ -36,6 +38,9 @@ class Lines(Observer):
         self.todo = plan.todo.num_rows
         rows = counted(plan.total, "row")
         self.say(f"{rows}: {plan.done} done before, {self.todo} to do -> {self.config.output}")
+        sampler, access = self.config.sampler, self.config.execution.access
+        for line in describe(glance(plan.todo, self.config.manifest, access, (sampler.height, sampler.width))):
+            self.say(line)
 
     def started(self, pools: Pools) -> None:
         self.workers = pools.workers

@@ -21,6 +21,8 @@ from pipeline.cli.options import (
 )
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from pipeline.config import RunConfig
     from sgi2v.checkpoint import Checkpoint
 
@@ -39,12 +41,15 @@ class Request:
     retry_failed: bool
     take_over: bool
     dry_run: bool
+    strict: bool
 
 
 def request_of(manifest: str, options: LocalRunOptions) -> Request:
     """Settle the options of `run`. Raises ConfigError or ModelError."""
     config, checkpoint = settle(manifest, options.output, options, weights=not options.dry_run)
-    return Request(config, checkpoint, options.limit, options.retry_failed, options.take_over, options.dry_run)
+    return Request(
+        config, checkpoint, options.limit, options.retry_failed, options.take_over, options.dry_run, options.strict
+    )
 
 
 @app.command(epilog="Example: sgi2v-batch run manifest.parquet --output s3://bucket/moves --height 576 --width 1024")
@@ -58,7 +63,12 @@ def run(manifest: Manifest, options: LocalRunOptions) -> None:
     if request.dry_run:
         from pipeline.cli.dry_run import dry_run
 
-        raise typer.Exit(dry_run(request.config, request.checkpoint, table, request.retry_failed, request.limit))
+        code = dry_run(
+            request.config, request.checkpoint, table, request.retry_failed, request.limit, request.strict
+        )
+        raise typer.Exit(code)
+    if request.strict:
+        _refuse_implausible(request, table)
     from pipeline.cli.progress import observer_for
     from pipeline.cli.summary import print_summary
     from pipeline.output.catalog import count
@@ -73,6 +83,20 @@ def run(manifest: Manifest, options: LocalRunOptions) -> None:
         raise typer.Exit(exit_codes.INTERRUPTED)
     if count(result.index, "failed"):
         raise typer.Exit(exit_codes.FAILED_ROWS)
+
+
+def _refuse_implausible(request: Request, table: pa.Table) -> None:
+    """Raise ConfigError if any row looks wrong. Reads the image of every row."""
+    from manifests.plausible import describe
+    from manifests.validate import check
+    from sgi2v.errors import ConfigError
+
+    config = request.config
+    video_size = (config.sampler.height, config.sampler.width)
+    rows = table.slice(0, request.limit)
+    warnings = describe(check(rows, config.manifest, access=config.execution.access, video_size=video_size).warnings)
+    if warnings:
+        raise ConfigError("\n".join(["rows look wrong, and --strict refuses them:", *warnings]))
 
 
 @app.command(
