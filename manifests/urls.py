@@ -18,6 +18,7 @@ MAX_BYTES = 256 * 2**20
 
 _CHUNK_BYTES = 1 << 22
 
+
 def resolve_uri(image: str, manifest_uri: str, access: Access | None = None) -> str:
     """The absolute location of a row's image. A relative name starts at the manifest's folder.
 

@@ -68,9 +68,7 @@ def check(
     return _check_rows(table, _check_images(table, manifest_uri, access) if images else {}, video_size)
 
 
-def glance(
-    table: pa.Table, manifest_uri: str, access: Access | None, video_size: tuple[int, int]
-) -> list[RowWarning]:
+def glance(table: pa.Table, manifest_uri: str, access: Access | None, video_size: tuple[int, int]) -> list[RowWarning]:
     """The doubts about the first rows of a table, found within seconds. A mistake of units is one of every row.
 
     Numbers of GLANCED_ROWS rows are read, and images of GLANCED_IMAGES of them.

@@ -95,9 +95,7 @@ async def _read_in_time(url: str, max_bytes: int | None, follows_redirects: bool
         raise SampleError(ErrorCode.TIMED_OUT, message) from error
 
 
-async def _read(
-    session: aiohttp.ClientSession, url: str, max_bytes: int | None, follows_redirects: bool
-) -> bytes:
+async def _read(session: aiohttp.ClientSession, url: str, max_bytes: int | None, follows_redirects: bool) -> bytes:
     """The file, behind the redirects, and after the waits that the server asks for."""
     import yarl
 
@@ -172,7 +170,7 @@ async def _body(response: aiohttp.ClientResponse, url: str, max_bytes: int | Non
 
 async def _raise_for_status(response: aiohttp.ClientResponse, url: str) -> NoReturn:
     status = response.status
-    if status == 408 or status == 429 or status >= 500:
+    if status in (408, 429) or status >= 500:
         busy = ": the server limits requests" if status == 429 else ""
         raise OSError(f"{url}: HTTP {status} {response.reason}{busy}")
     if status in (400, 401, 403, 410):

@@ -75,8 +75,10 @@ def open_store(uri: str) -> tuple[Any, str]:
     import fsspec.core
     from fsspec.implementations.local import LocalFileSystem
 
+    name: str
     if is_chained(uri):
-        return fsspec.core.url_to_fs(uri)
+        file_system, name = fsspec.core.url_to_fs(uri)
+        return file_system, name
     path = local_path(uri)
     if path is not None:
         return LocalFileSystem(), str(path)
@@ -86,12 +88,10 @@ def open_store(uri: str) -> tuple[Any, str]:
         return fsspec.filesystem(protocol, encoded=True), f"{protocol}://{rest}"
     if protocol == "data":
         return fsspec.filesystem("data"), f"data:{rest}"
-    if "::" not in rest:
-        return fsspec.core.url_to_fs(f"{protocol}://{rest}")
     # fsspec would take a key with `::` for a chain
-    bucket, slash, key = rest.partition("/")
-    file_system, root = fsspec.core.url_to_fs(f"{protocol}://{bucket}")
-    return file_system, f"{root}{slash}{key}"
+    end = rest.find("/") if "::" in rest else len(rest)
+    file_system, name = fsspec.core.url_to_fs(f"{protocol}://{rest[:end]}")
+    return file_system, name + rest[end:]
 
 
 def credentials_advice(error: BaseException | str, location: str) -> str:

@@ -63,9 +63,7 @@ def run(manifest: Manifest, options: LocalRunOptions) -> None:
     if request.dry_run:
         from pipeline.cli.dry_run import dry_run
 
-        code = dry_run(
-            request.config, request.checkpoint, table, request.retry_failed, request.limit, request.strict
-        )
+        code = dry_run(request.config, request.checkpoint, table, request.retry_failed, request.limit, request.strict)
         raise typer.Exit(code)
     if request.strict:
         _refuse_implausible(request, table)

@@ -197,7 +197,7 @@ def test_failures_that_may_pass_are_os_errors(status: int) -> None:
 @pytest.mark.parametrize(
     "page",
     [
-        "<Error><Code>AccessDenied</Code><Message>Request has expired</Message><X-Amz-Expires>60</X-Amz-Expires></Error>",
+        "<Error><Code>AccessDenied</Code><Message>Request has expired</Message><Expires>2020</Expires></Error>",
         "<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>",
         "<Error><Code>AuthenticationFailed</Code><AuthenticationErrorDetail>Signature not valid in the specified time "
         "frame: Start [..] - Expiry [..] - Current [..]</AuthenticationErrorDetail></Error>",
@@ -223,9 +223,11 @@ OVER = {
 
 @pytest.mark.parametrize("store", OVER)
 def test_a_refused_url_whose_time_is_over_is_called_expired(store: str) -> None:
-    with web_server(lambda request: (400 if store == "Amazon" else 403, {}, b"no")) as server:
-        with pytest.raises(SampleError, match="expired at 2020-01-02 03:05:05 UTC") as caught:
-            read_image_bytes(f"{server.url}/a.png?{OVER[store]}")
+    with (
+        web_server(lambda request: (400 if store == "Amazon" else 403, {}, b"no")) as server,
+        pytest.raises(SampleError, match="expired at 2020-01-02 03:05:05 UTC") as caught,
+    ):
+        read_image_bytes(f"{server.url}/a.png?{OVER[store]}")
     assert "s%3D" not in caught.value.message
 
 
