@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -60,10 +61,10 @@ def _local_path(location: str) -> str | None:
     protocols = re.findall(r"([A-Za-z][A-Za-z0-9+.-]*)://", location)
     if not protocols:
         return os.path.normpath(Path(location).expanduser().absolute())
-    if _ON_ONE_NODE.isdisjoint(protocols):
+    if _ON_ONE_NODE.isdisjoint(protocol.lower() for protocol in protocols):
         return None
-    plain = re.fullmatch(r"(?:file|local)://(/.*)", location)
-    return os.path.normpath(plain[1]) if plain else location
+    plain = re.fullmatch(r"(?i:file|local)://(?:localhost)?(/.*)", location)
+    return os.path.normpath(unquote(plain[1])) if plain else location
 
 
 def environment(assignments: Sequence[str]) -> dict[str, str]:

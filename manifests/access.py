@@ -5,22 +5,19 @@ A manifest may come from anybody, and its rows pick files that the machines of a
 
 from __future__ import annotations
 
-import posixpath
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from sgi2v.errors import ErrorCode, SampleError
+from sgi2v.locations import is_web, local_path, split_protocol
 
 PROTOCOLS = frozenset(
     {"file", "local", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "http", "https", "hf", "memory", "data"}
 )
 """The fsspec protocols that a row may use. Remote shells, archives and caches are left out."""
-_LOCAL = ("file", "local")
-_WEB = ("http", "https")
 _MAX_URI_CHARS = 300
 """Characters of a URI in a message."""
 # Matches up to the last @ before a slash, because a password may contain one. Off the web, a name without a colon is
@@ -88,38 +85,42 @@ def display_uri(uri: str) -> str:
     return without_secrets(uri)[:_MAX_URI_CHARS]
 
 
-def split_protocol(uri: str) -> tuple[str, str]:
-    """The protocol in lower case, and the rest. Splits at the first `://`, as fsspec does; a plain path is `file`."""
-    protocol, is_url, rest = uri.partition("://")
-    if is_url:
-        return protocol.lower(), rest
-    return ("data", uri.removeprefix("data:")) if uri.startswith("data:") else ("file", uri)
-
-
-def is_web(uri: str) -> bool:
-    """Whether the URI is read over HTTP."""
-    return split_protocol(uri)[0] in _WEB
+def without_dot_parts(path: str) -> str:
+    """A path of a URL without `.` and `..`. Empty parts stay, since `a//b` and `a/b` are two keys."""
+    parts: list[str] = []
+    for part in path.split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part != ".":
+            parts.append(part)
+    return "/".join(parts)
 
 
 def _folder(uri: str) -> str:
     """The folder that a file lies in."""
-    protocol, rest = split_protocol(uri)
-    if protocol in _LOCAL:
-        return str(Path(rest).absolute().parent)
-    return uri.partition("?")[0].rpartition("/")[0]
+    path = local_path(uri)
+    if path is not None:
+        return str(path.parent)
+    return (uri.partition("?")[0].partition("#")[0] if is_web(uri) else uri).rpartition("/")[0]
 
 
 def _canonical(uri: str) -> str:
-    """The one name of a location: `file:///real/path`, or `s3://bucket/key` without `..` and escapes."""
+    """The one name of a location: `file:///real/path`, or `s3://bucket/key` without `..` and escapes.
+
+    Raises ValueError for `a//../b`, which some servers take for `b` and others for `a/b`.
+    """
+    local = local_path(uri)
+    if local is not None:
+        return f"file://{local.resolve()}"
     protocol, rest = split_protocol(uri)
-    if protocol in _LOCAL:
-        return f"file://{Path(rest).expanduser().resolve()}"
-    path = rest.partition("?")[0].partition("#")[0] if protocol in _WEB else rest
+    path = rest.partition("?")[0].partition("#")[0] if protocol in ("http", "https") else rest
     # Split before unescaping: an escaped slash does not end the host, so https://host%2Fpictures%2F@evil/ names `evil`.
     host, _, key = path.partition("/")
     while unquote(key) != key:
         key = unquote(key)
-    return f"{protocol}://{host}{posixpath.normpath('/' + key)}"
+    if "//" in key and ".." in key.split("/"):
+        raise ValueError("`..` beside an empty part")
+    return f"{protocol}://{host}/{without_dot_parts(key)}"
 
 
 def _refused(uri: str, message: str) -> SampleError:

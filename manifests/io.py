@@ -7,9 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
-import fsspec.core
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
@@ -17,7 +15,9 @@ from fsspec.implementations.local import LocalFileSystem
 from manifests.parquet_size import decoded_bytes
 from manifests.schema import conform
 from manifests.text_formats import format_csv, format_jsonl, parse_csv, parse_jsonl
-from sgi2v.errors import ManifestError, Problem, StorageError
+from manifests.web import read_web
+from sgi2v.errors import ErrorCode, ManifestError, Problem, SampleError, StorageError
+from sgi2v.locations import credentials_advice, is_web, open_store
 
 EXTENSIONS = (".parquet", ".csv", ".jsonl", ".ndjson")
 """Endings of manifest files. The ending decides the format."""
@@ -85,7 +85,7 @@ def write_manifest(table: pa.Table, uri: str) -> None:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError) as error:
         _fail(uri, "manifest_format", f"a column cannot be written as {extension} ({error}): write .parquet")
     try:
-        file_system, path = fsspec.core.url_to_fs(uri)
+        file_system, path = open_store(uri)
         if not isinstance(file_system, LocalFileSystem):
             file_system.pipe_file(path, data)
             return
@@ -95,7 +95,7 @@ def write_manifest(table: pa.Table, uri: str) -> None:
         partial.write_bytes(data)
         partial.replace(target)
     except (OSError, ValueError, ImportError) as error:
-        raise StorageError(f"{uri} cannot be written: {error}") from error
+        raise StorageError(f"{uri} cannot be written: {error}{credentials_advice(error, uri)}") from error
 
 
 def _unknown_ending(extension: str) -> str:
@@ -103,13 +103,13 @@ def _unknown_ending(extension: str) -> str:
 
 
 def _extension(uri: str) -> str:
-    path = urlsplit(uri).path if uri.startswith(("http://", "https://")) else uri
+    path = uri.partition("?")[0].partition("#")[0] if is_web(uri) else uri
     return PurePosixPath(path).suffix.lower()
 
 
 def _fetch(uri: str, extension: str) -> bytes:
     try:
-        file_system, path = fsspec.core.url_to_fs(uri)
+        file_system, path = open_store(uri)
     except (ValueError, ImportError) as error:
         _fail(uri, "manifest_missing", f"it cannot be opened ({error}): give a local path or an fsspec URL")
     if extension not in EXTENSIONS:
@@ -117,7 +117,10 @@ def _fetch(uri: str, extension: str) -> bytes:
             _fail_on_folder(uri)
         _fail(uri, "manifest_format", _unknown_ending(extension))
     try:
-        return bytes(file_system.cat_file(path))
+        return read_web(uri) if is_web(uri) else bytes(file_system.cat_file(path))
+    except SampleError as error:
+        code = "manifest_unreadable" if error.code == ErrorCode.TIMED_OUT else "manifest_missing"
+        _fail(uri, code, error.message.partition(": ")[2])
     except IsADirectoryError:
         _fail_on_folder(uri)
     except (FileNotFoundError, NotADirectoryError):
@@ -125,9 +128,11 @@ def _fetch(uri: str, extension: str) -> bytes:
             _fail_on_folder(uri)
         _fail(uri, "manifest_missing", "no such file: check the path")
     except PermissionError as error:
-        _fail(uri, "manifest_unreadable", f"no permission to read it ({error}): change its permissions")
+        advice = credentials_advice(error, uri) or ": change its permissions"
+        _fail(uri, "manifest_unreadable", f"no permission to read it ({error}){advice}")
     except Exception as error:  # each fsspec file system raises its own library's errors
-        raise StorageError(f"{uri} cannot be read: {type(error).__name__}: {error}") from error
+        advice = credentials_advice(error, uri)
+        raise StorageError(f"{uri} cannot be read: {type(error).__name__}: {error}{advice}") from error
 
 
 def _is_folder(file_system: Any, path: str) -> bool:

@@ -60,7 +60,7 @@ class Sample:
 
     sample_id: str
     image: str
-    """As written in the manifest; `manifests.images.resolve_uri` makes it absolute."""
+    """As written in the manifest; `manifests.urls.resolve_uri` makes it absolute."""
     boxes_N4: Floats
     """Frame-0 boxes."""
     trajectories: tuple[Floats, ...]
@@ -318,7 +318,10 @@ def box_error(n: int, box: Any) -> TrajectoryError | None:
     elif not _all_numbers(box):
         message = f"box {n} {box} has null, NaN or infinite coordinates: give four finite numbers"
     elif not (box[0] < box[2] and box[1] < box[3]):
-        message = f"box {n} {box} has no area or reversed corners: give [x0, y0, x1, y1] with x0 < x1 and y0 < y1"
+        message = (
+            f"box {n} {box} has no area or reversed corners: give [x0, y0, x1, y1] with x0 < x1 and y0 < y1, "
+            "not a width and a height"
+        )
     return TrajectoryError(ErrorCode.BOX_OUTSIDE, message) if message else None
 
 

@@ -1,9 +1,13 @@
-"""Validation of a manifest: every problem of every row, found before a GPU is used."""
+"""Validation of a manifest: every problem and every doubt of every row, found before a GPU is used."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,12 +15,22 @@ import pyarrow as pa
 
 from manifests.access import Access
 from manifests.images import load_image
-from manifests.schema import MANIFEST_SCHEMA, box_error, row_problems, rows_of
+from manifests.plausible import RowWarning, row_warnings
+from manifests.schema import MANIFEST_SCHEMA, box_error, parse_row, row_problems, rows_of
 from sgi2v.errors import Problem, SampleError
 from sgi2v.trajectory import boxes_outside
 
 PARALLEL_READS = 8
 """Images that are read and decoded at the same time."""
+
+GLANCED_ROWS = 10_000
+"""Rows whose numbers `glance` reads."""
+
+GLANCED_IMAGES = 50
+"""Rows whose images `glance` reads as well."""
+
+GLANCE_S = 10.0
+"""Seconds after which `glance` goes on without the images that have not arrived."""
 
 _BATCH_ROWS = 4096
 
@@ -24,20 +38,71 @@ _SizeOrProblem = tuple[int, int] | Problem
 """(height, width) of an image that decodes, or its problem, without a row and a sample id."""
 
 
+@dataclass
+class Findings:
+    """What a validation found, in the order of the rows."""
+
+    problems: list[Problem] = field(default_factory=list)
+    """Empty if every row can be generated."""
+    warnings: list[RowWarning] = field(default_factory=list)
+    """Doubts about rows that can be generated."""
+
+
 def validate(table: pa.Table, manifest_uri: str, images: bool = True, access: Access | None = None) -> list[Problem]:
-    """The problems of a conformed table, in the order of its rows. Empty if every row can be generated.
+    """The problems of a conformed table, as `check` finds them."""
+    return check(table, manifest_uri, images, access).problems
+
+
+def check(
+    table: pa.Table,
+    manifest_uri: str,
+    images: bool = True,
+    access: Access | None = None,
+    video_size: tuple[int, int] | None = None,
+) -> Findings:
+    """The problems and doubts of a conformed table.
 
     images: read and decode each distinct image once, and check the boxes against its size. access: where images may
-    lie.
+    lie. video_size: (height, width) of the videos to make, if it is known.
     """
-    checked_images = _check_images(table, manifest_uri, access) if images else {}
-    problems: list[Problem] = []
+    return _check_rows(table, _check_images(table, manifest_uri, access) if images else {}, video_size)
+
+
+def glance(table: pa.Table, manifest_uri: str, access: Access | None, video_size: tuple[int, int]) -> list[RowWarning]:
+    """The doubts about the first rows of a table, found within seconds. A mistake of units is one of every row.
+
+    Numbers of GLANCED_ROWS rows are read, and images of GLANCED_IMAGES of them.
+    """
+    names = _image_names(table.slice(0, GLANCED_IMAGES))
+    pool = ThreadPoolExecutor(PARALLEL_READS)
+    started = {name: pool.submit(_check_image, name, manifest_uri, access) for name in names}
+    end = time.monotonic() + GLANCE_S
+    sizes = {name: found for name, one in started.items() if (found := _result_until(one, end)) is not None}
+    pool.shutdown(wait=False, cancel_futures=True)
+    return _check_rows(table.slice(0, GLANCED_ROWS), sizes, video_size).warnings
+
+
+def _result_until(future: Future[_SizeOrProblem], end: float) -> _SizeOrProblem | None:
+    try:
+        return future.result(max(end - time.monotonic(), 0))
+    except FutureTimeoutError:
+        return None
+
+
+def _check_rows(
+    table: pa.Table, checked_images: dict[str, _SizeOrProblem], video_size: tuple[int, int] | None
+) -> Findings:
+    findings = Findings()
     row = 0
     for batch in table.select(MANIFEST_SCHEMA.names).to_batches(max_chunksize=_BATCH_ROWS):
         for values in rows_of(pa.Table.from_batches([batch])):
-            problems.extend(_problems_of_row(row, values, checked_images))
+            findings.problems.extend(_problems_of_row(row, values, checked_images))
             row += 1
-    return problems
+            image = checked_images.get(values["image"])
+            with suppress(SampleError):  # which is among the problems
+                size = None if isinstance(image, Problem) else image
+                findings.warnings.extend(row_warnings(parse_row(values), size, video_size))
+    return findings
 
 
 def _problems_of_row(row: int, values: dict[str, Any], checked_images: dict[str, _SizeOrProblem]) -> Iterator[Problem]:
@@ -55,11 +120,16 @@ def _problems_of_row(row: int, values: dict[str, Any], checked_images: dict[str,
 
 
 def _check_images(table: pa.Table, manifest_uri: str, access: Access | None) -> dict[str, _SizeOrProblem]:
-    """The size or the problem of each distinct image of the table. Blank names are left out."""
-    names = [name for name in table.column("image").unique().to_pylist() if name and name.strip()]
+    """The size or the problem of each distinct image of the table."""
+    names = _image_names(table)
     with ThreadPoolExecutor(PARALLEL_READS) as pool:
         checked = pool.map(lambda name: _check_image(name, manifest_uri, access), names)
         return dict(zip(names, checked, strict=True))
+
+
+def _image_names(table: pa.Table) -> list[str]:
+    """The distinct images of the table. Blank names are left out."""
+    return [name for name in table.column("image").unique().to_pylist() if name and name.strip()]
 
 
 def _check_image(name: str, manifest_uri: str, access: Access | None) -> _SizeOrProblem:

@@ -25,6 +25,7 @@ from pipeline.flow.session import cluster_errors, ray_session
 from pipeline.output.card import CARD, write_card
 from pipeline.output.keys import is_own_key
 from pipeline.output.lease import Lease, acquire
+from pipeline.output.listing import check_listing
 from pipeline.output.log import RunLog
 from pipeline.output.records import VIDEOS, SampleRecord
 from pipeline.output.run_file import check_manifest, check_output, create_run_file, describe_run, update_run_file
@@ -104,6 +105,7 @@ def run(
     """
     observer = observer or Observer()
     storage = Storage(config.output)
+    check_listing(storage)
     recorded = check_output(storage, config)
     if not another_manifest:
         check_manifest(storage, recorded, config.manifest)

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from sgi2v.config import ModelConfig
 from sgi2v.errors import ModelError, StorageError
+from sgi2v.locations import credentials_advice, open_store
 from sgi2v.retry import with_retries
 
 EMBEDDED = "embedded"
@@ -119,12 +120,11 @@ def fetch_url(config: ModelConfig, weights: bool) -> tuple[Path, str]:
 
     Returns the folder and the revision. weights: fetch them too. Raises ModelError.
     """
-    import fsspec
     from fsspec.implementations.local import LocalFileSystem
 
     url = config.source
     try:
-        filesystem, root = fsspec.core.url_to_fs(url)
+        filesystem, root = open_store(url)
         if isinstance(filesystem, LocalFileSystem):
             return open_folder(url, Path(root))
         return _copy_to_cache(config, filesystem, root, weights)
@@ -133,7 +133,7 @@ def fetch_url(config: ModelConfig, weights: bool) -> tuple[Path, str]:
     except Exception as error:  # a store's client raises what its own library raises
         reason = str(error) if isinstance(error, StorageError) else f"{type(error).__name__}: {error}"
         raise ModelError(
-            f"{url} could not be fetched: {reason}\n"
+            f"{url} could not be fetched: {reason}{credentials_advice(reason, url)}\n"
             "Check the URL, the credentials and the network; gs:// needs gcsfs and abfs:// needs adlfs."
         ) from error
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from sgi2v.errors import SGI2VError, StorageError
+from sgi2v.locations import credentials_advice
 
 ATTEMPTS = 8
 """Attempts at one operation. With their delays they outlast the restart of a store, which takes most of a minute."""
@@ -56,7 +57,9 @@ def with_retries(what: str, operation: Callable[[], ResultT], attempts: int = AT
     except (SGI2VError, *FINAL_ERRORS, *_BUGS):
         raise
     except Exception as error:
-        raise StorageError(f"{what} failed: {type(error).__name__}: {error}") from error
+        url = next((word for word in what.split() if "://" in word), "")
+        advice = credentials_advice(error, url)
+        raise StorageError(f"{what} failed: {type(error).__name__}: {error}{advice}") from error
 
 
 def _is_transient(error: BaseException) -> bool:

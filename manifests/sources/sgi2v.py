@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from manifests.images import relative_path
 from manifests.schema import MANIFEST_SCHEMA, conform
+from manifests.urls import relative_path
 from sgi2v.errors import ManifestError, Problem
 
 IMAGE, PATHS = "img.png", "traj.npy"

@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 import torch
 
 from manifests.io import Manifest
-from manifests.validate import validate
+from manifests.plausible import describe
+from manifests.validate import check
 from pipeline.cli.progress import image_lines
 from pipeline.cli.run import Request
 from pipeline.cli.summary import duration, failed_by_code, generation_seconds
@@ -29,7 +30,10 @@ MEASURED = 1000
 
 
 def dry_run(request: Request, manifest: Manifest) -> int:
-    """Print the plan and change nothing. Returns the exit code: 0 without problems, 2 with any."""
+    """Print the plan and change nothing. Returns the exit code: 0 without problems, 2 with any.
+
+    With --strict, 2 for rows that look wrong too.
+    """
     config, checkpoint = request.config, request.checkpoint
     storage = Storage(config.output)
     run = check_output(storage, config)
@@ -47,8 +51,11 @@ def dry_run(request: Request, manifest: Manifest) -> int:
     )
     index = plan.catalog.index
     finished = index.filter(pc.invert(pc.is_in(index["sample_id"], value_set=plan.todo["sample_id"].combine_chunks())))
-    problems = validate(plan.todo.drop_columns(["_attempts"]), config.manifest, access=config.execution.access)
     sampler, guidance = config.sampler, config.guidance
+    video_size = (sampler.height, sampler.width)
+    todo, access = plan.todo.drop_columns(["_attempts"]), config.execution.access
+    findings = check(todo, config.manifest, access=access, video_size=video_size)
+    problems, warnings = findings.problems, describe(findings.warnings)
     guided = "no guidance" if guidance is None else f"{len(guidance.step_indices(sampler.steps))} guided"
     lines = [
         f"{counted(plan.total, 'row')} in {config.manifest}",
@@ -62,9 +69,10 @@ def dry_run(request: Request, manifest: Manifest) -> int:
         *_cost_lines(config, checkpoint, plan.todo.num_rows, index),
         f"  problems    {len(problems):>6}",
         *(f"    {problem}" for problem in problems),
+        *(f"  {warning}" for warning in warnings),
     ]
     print("\n".join(lines))  # noqa: T201
-    return 2 if problems else 0
+    return 2 if problems or (request.strict and warnings) else 0
 
 
 def _cost_lines(config: RunConfig, checkpoint: Checkpoint, rows: int, index: pa.Table) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli import exit_codes
-from pipeline.cli.options import AccessOptions, errors_name_flags, settings_of, takes
+from pipeline.cli.options import CheckOptions, errors_name_flags, settings_of, takes
 from pipeline.cli.run import Manifest
 from sgi2v.wording import counted
 
@@ -20,33 +20,40 @@ app = typer.Typer(
 
 
 @app.command(epilog="Example: sgi2v-batch manifest validate manifest.parquet")
-@takes(AccessOptions)
+@takes(CheckOptions)
 def validate(
     manifest: Manifest,
-    options: AccessOptions,
+    options: CheckOptions,
     images: Annotated[
         bool, typer.Option(help="Fetch and decode every image, and check that the boxes lie inside it.")
     ] = True,
 ) -> None:
-    """Print every problem of every row; exit 0 where there is none, 2 otherwise."""
+    """Print every problem of every row, and a warning of each kind of row that looks wrong.
+
+    Exit 0 where there is no problem, 2 otherwise; with --strict, 2 for warnings too. Pictures that are stretched are
+    found by `run --dry-run`, which knows the size of the videos.
+    """
     from manifests.io import read_manifest
-    from manifests.validate import validate as find_problems
+    from manifests.plausible import describe
+    from manifests.validate import check
     from pipeline.config import ExecutionConfig
 
     with errors_name_flags(options):
         access = ExecutionConfig(**settings_of(options).get("run", {})).access
     table = read_manifest(manifest)
-    problems = find_problems(table, manifest, images, access)
-    for problem in problems:
-        typer.echo(str(problem))
+    findings = check(table, manifest, images, access)
+    problems, warnings = findings.problems, describe(findings.warnings)
+    for line in [*map(str, problems), *warnings]:
+        typer.echo(line)
     rows = counted(table.num_rows, "row")
     if not problems:
         unseen = "" if images else " (images not looked at)"
         typer.echo(f"{rows}, no problems{unseen}")
-        return
-    bad = len({problem.row for problem in problems})
-    typer.echo(f"{counted(len(problems), 'problem')} in {bad} of {rows}")
-    raise typer.Exit(exit_codes.BAD_INPUT)
+    else:
+        bad = len({problem.row for problem in problems})
+        typer.echo(f"{counted(len(problems), 'problem')} in {bad} of {rows}")
+    if problems or (options.strict and warnings):
+        raise typer.Exit(exit_codes.BAD_INPUT)
 
 
 @app.command(epilog="Example: sgi2v-batch manifest show manifest.parquet cat -o cat.png")
@@ -61,6 +68,7 @@ def show(
     from manifests.draw import draw_sample, save_picture
     from manifests.images import load_image
     from manifests.io import read_manifest
+    from manifests.plausible import describe, row_warnings
     from manifests.schema import parse_row, rows_of
     from sgi2v.config import SamplerConfig
     from sgi2v.errors import ConfigError
@@ -77,6 +85,8 @@ def show(
     target = output or Path(f"{sample.sample_id}.png")
     save_picture(picture, target)
     typer.echo(f"wrote {target}")
+    for line in describe(list(row_warnings(sample, (height, width)))):
+        typer.echo(line)
 
 
 @app.command("from-sgi2v", epilog="Example: sgi2v-batch manifest from-sgi2v examples -o manifest.parquet")

@@ -113,7 +113,21 @@ class AccessOptions:
 
 
 @dataclass(frozen=True)
-class RunOptions(AccessOptions, SampleOptions):
+class CheckOptions(AccessOptions):
+    """Options of every command that checks the rows of a manifest."""
+
+    strict: Annotated[
+        bool,
+        option(
+            "Refuse a manifest whose rows look wrong (other units, [y, x], paths far outside, stretched pictures). "
+            "Without it, `run` warns, after a look at the first 10000 rows and 50 images; with it, it looks at all "
+            "of them first."
+        ),
+    ] = False
+
+
+@dataclass(frozen=True)
+class RunOptions(CheckOptions, SampleOptions):
     """Options of a run, here or on a cluster."""
 
     output: Annotated[

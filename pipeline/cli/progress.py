@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from manifests.plausible import describe
+from manifests.validate import glance
 from pipeline.cli.summary import duration, generation_seconds
 from pipeline.config import RunConfig
 from pipeline.flow.pools import Pools
@@ -41,7 +43,9 @@ class Lines(Observer):
         self.say(f"{rows}: {plan.done} done before, {self.todo} to do -> {self.config.output}")
         for damage in plan.catalog.damaged:
             self.say(f"  {damage.key} {damage.problem}: does not count, `sgi2v-batch verify --repair` takes it away")
-        for line in image_lines(plan):
+        sampler, access = self.config.sampler, self.config.execution.access
+        implausible = glance(plan.todo, self.config.manifest, access, (sampler.height, sampler.width))
+        for line in (*image_lines(plan), *describe(implausible)):
             self.say(line)
 
     def started(self, pools: Pools) -> None:

@@ -21,6 +21,8 @@ from pipeline.cli.options import (
 )
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from pipeline.config import RunConfig
     from sgi2v.checkpoint import Checkpoint
 
@@ -42,6 +44,7 @@ class Request:
     another_manifest: bool
     take_over: bool
     dry_run: bool
+    strict: bool
 
 
 def request_of(manifest: str, options: LocalRunOptions) -> Request:
@@ -57,6 +60,7 @@ def request_of(manifest: str, options: LocalRunOptions) -> Request:
         another_manifest=options.another_manifest,
         take_over=options.take_over,
         dry_run=options.dry_run,
+        strict=options.strict,
     )
 
 
@@ -72,6 +76,8 @@ def run(manifest: Manifest, options: LocalRunOptions) -> None:
         from pipeline.cli.dry_run import dry_run
 
         raise typer.Exit(dry_run(request, loaded))
+    if request.strict:
+        _refuse_implausible(request, loaded.table)
     from pipeline.cli.progress import observer_for
     from pipeline.cli.summary import print_summary
     from pipeline.output.catalog import count
@@ -94,6 +100,20 @@ def run(manifest: Manifest, options: LocalRunOptions) -> None:
         raise typer.Exit(exit_codes.INTERRUPTED)
     if count(result.index, "failed"):
         raise typer.Exit(exit_codes.FAILED_ROWS)
+
+
+def _refuse_implausible(request: Request, table: pa.Table) -> None:
+    """Raise ConfigError if any row looks wrong. Reads the image of every row."""
+    from manifests.plausible import describe
+    from manifests.validate import check
+    from sgi2v.errors import ConfigError
+
+    config = request.config
+    video_size = (config.sampler.height, config.sampler.width)
+    rows = table.slice(0, request.limit)
+    warnings = describe(check(rows, config.manifest, access=config.execution.access, video_size=video_size).warnings)
+    if warnings:
+        raise ConfigError("\n".join(["rows look wrong, and --strict refuses them:", *warnings]))
 
 
 @app.command(

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from manifests.decode import decode_picture
-from manifests.images import read_image_bytes, resolve_uri
 from manifests.schema import parse_row, row_digest, rows_of
+from manifests.urls import read_image_bytes, resolve_uri
 from pipeline.config import RunConfig, sample_seed
 from pipeline.flow.attempts import LedgerClient, attempt
 from pipeline.flow.row import InFlight, as_row, map_rows
@@ -24,6 +24,7 @@ from sgi2v.errors import (
     SampleError,
     StorageError,
 )
+from sgi2v.locations import split_protocol
 from sgi2v.retry import with_retries
 
 IMAGE_ATTEMPTS = 4
@@ -104,7 +105,13 @@ def _fetch(uri: str, config: RunConfig) -> bytes:
 def _own_object_beside(uri: str, config: RunConfig) -> tuple[str, str] | None:
     """Folder and key of an object that the run has in the image's bucket or on its server; None if it has none."""
     for own in (f"{config.output.rstrip('/')}/{RUN_FILE}", config.manifest):
-        if "://" in own and own.split("/")[:3] == uri.split("/")[:3]:
+        if "://" in own and _store_of(own) == _store_of(uri):
             folder, _, key = own.rpartition("/")
             return folder, key
     return None
+
+
+def _store_of(uri: str) -> tuple[str, str]:
+    """The protocol, and the bucket or server."""
+    protocol, rest = split_protocol(uri)
+    return protocol, rest.partition("/")[0]

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.access import Access, without_secrets
-from manifests.images import read_image_bytes, resolve_uri
 from manifests.schema import MANIFEST_SCHEMA, row_digest, rows_of
+from manifests.urls import read_image_bytes, resolve_uri
 from pipeline.output.catalog import Catalog
 from pipeline.output.records import Status
 from sgi2v.errors import ErrorCode, SampleError, StorageError

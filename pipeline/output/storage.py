@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from sgi2v.errors import ConfigError, StorageError
+from sgi2v.locations import credentials_advice, open_store
 from sgi2v.retry import ATTEMPTS, FINAL_ERRORS, with_retries
 
 PARALLEL_DELETES = 16
@@ -38,11 +39,9 @@ class Storage:
 
     def __init__(self, url: str) -> None:
         """url: a local path or an fsspec URL; `~` is expanded. Raises ConfigError for an unknown protocol."""
-        import fsspec
-
         self.url = url.rstrip("/") or url
         try:
-            filesystem, root = fsspec.core.url_to_fs(str(Path(url).expanduser()) if "://" not in url else url)
+            filesystem, root = open_store(url)
         except (ValueError, ImportError) as error:
             raise ConfigError(f"{url} is not a usable location: {error}") from error
         self._filesystem: Any = filesystem
@@ -285,7 +284,8 @@ class Storage:
         try:
             return with_retries(what, operation, attempts)
         except FINAL_ERRORS as error:
-            raise StorageError(f"{what} failed: {type(error).__name__}: {error}") from error
+            advice = credentials_advice(error, self.url)
+            raise StorageError(f"{what} failed: {type(error).__name__}: {error}{advice}") from error
 
     def _path(self, key: str) -> str:
         return f"{self.root}/{key}"

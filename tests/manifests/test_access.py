@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from manifests.access import Access, without_secrets, without_secrets_in
-from manifests.images import resolve_uri
+from manifests.urls import resolve_uri
 from sgi2v.errors import SampleError
 
 MANIFEST = "s3://bucket/set/m.parquet"
@@ -72,7 +72,7 @@ def test_a_trusted_manifest_may_name_any_other_place(image: str) -> None:
 )
 def test_an_untrusted_manifest_may_not_leave_its_roots(image: str) -> None:
     access = Access(("https://host/pictures", "/data/pictures"))
-    with pytest.raises(SampleError, match="refused: it is outside"):
+    with pytest.raises(SampleError, match="refused: it"):
         resolve_uri(image, MANIFEST, access)
 
 

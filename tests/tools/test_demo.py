@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from manifests.decode import decode_image
-from manifests.images import read_image_bytes, resolve_uri
 from manifests.io import read_manifest
 from manifests.schema import Sample, parse_row
+from manifests.urls import read_image_bytes, resolve_uri
 from sgi2v.tracking.lucas_kanade import LucasKanade
 from sgi2v.trajectory import boxes_outside
 from tools import demo

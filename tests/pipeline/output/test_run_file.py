@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from manifests.images import resolve_uri
+from manifests.urls import resolve_uri
 from pipeline.config import ExecutionConfig
 from pipeline.output import run_file
 from pipeline.output.run_file import (
