@@ -21,7 +21,7 @@ from pipeline.output.run_file import RUN_FILE, RunFile, require_run
 from pipeline.output.storage import Storage
 from pipeline.output.tables import FAILURES, METADATA, read_ids, write_tables
 from sgi2v.errors import ConfigError, SampleError, SGI2VError
-from sgi2v.wording import counted
+from sgi2v.wording import counted, escaped
 
 DECODER_PROCESSES = 2
 VIDEO_BATCH = 16
@@ -43,7 +43,7 @@ class Flaw:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.key}: {self.message} [{self.code}]"
+        return escaped(f"{self.key}: {self.message} [{self.code}]")
 
 
 @dataclass
