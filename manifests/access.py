@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 from sgi2v.errors import ErrorCode, SampleError
 from sgi2v.locations import is_web, local_path, split_protocol
+from sgi2v.wording import escaped
 
 PROTOCOLS = frozenset(
     {"file", "local", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "http", "https", "hf", "memory", "data"}
@@ -20,11 +21,39 @@ PROTOCOLS = frozenset(
 """The fsspec protocols that a row may use. Remote shells, archives and caches are left out."""
 _MAX_URI_CHARS = 300
 """Characters of a URI in a message."""
-# Matches up to the last @ before a slash, because a password may contain one. Off the web, a name without a colon is
-# a container (abfs://box@account), not a user.
+# A user with a password, or any user on the web, up to the last @ before a slash, because a password may contain an @.
+# Off the web, a name without a colon is a container (abfs://box@account), not a user.
 _USER = re.compile(r"(\b(?:(?i:https?)://|[a-zA-Z][a-zA-Z0-9+.-]{0,31}://(?=[^/\s\"@:]*:)))[^/\s\"]+@")
-# Stops at the next URL. Without that, text with many URLs would be searched to its end once for each of them.
-_QUERY = re.compile(r"(\b(?i:https?)://(?:(?!https?://)[^\s?\"'])+)\?[^\s\"',;)]+")
+# A password that contains a slash, as keys of AWS do, up to the next @. A port is no password.
+_USER_WITH_SLASH = re.compile(
+    r"(\b[a-zA-Z][a-zA-Z0-9+.-]{0,31}://)[^/\s\"'@:]{2,128}:(?!\d{1,5}(?:[/?#\s]|$))[^\s@]{1,256}@"
+)
+_SIGNED = r"(?i:https?|az|abfss?|adl|wasbs?)://"
+"""Where the query of a URL may sign it: the web and Azure."""
+# There all of a query, up to the end of the word, or to the quote that closes one before the URL: a secret may contain
+# any other character. The URL is the last one of the word, else text with many URLs would be searched to its end once
+# for each of them.
+_SIGNED_QUERY = re.compile(
+    rf"(?P<quote>['\"`])?(?P<url>\b{_SIGNED}(?:(?!{_SIGNED})[^\s?])*)"
+    r"\?(?P<query>(?(quote)(?:(?!(?P=quote)(?:[]),;:.}>\s]|$))\S)+|\S+))"
+)
+# Elsewhere a query is told from a question mark in a name by its first parameter.
+_OTHER_QUERY = re.compile(r"(?P<url>)\?(?P<query>(?=[^\s?&=\"']{1,64}=)\S+)")
+_FRAGMENT = re.compile(rf"(\b{_SIGNED}(?:(?!{_SIGNED})[^\s#])*#)(?=[^\s&=\"']{{1,64}}=)[^\s\"']+")
+# `token=...`, in a query that was cut from its URL or is escaped, in a list of variables, and as JSON.
+_SECRET_NAME = (
+    r"(?:token|secret|passw(?:or)?d|signature|credentials?|authorization|api[_-]?key|access[_-]?key(?:[_-]?id)?|"
+    r"account[_-]?key|private[_-]?key|(?<![a-z])(?:sig|sas|pwd|auth|jwt))"
+)
+_ASSIGNMENT = re.compile(rf"(?i)({_SECRET_NAME}(?:=|%3D)[\"']?)(?!\*\*\*)[^\s&\"']+")
+_JSON_ASSIGNMENT = re.compile(rf"(?i)({_SECRET_NAME}[\"']\s?:\s?[\"'])(?!\*\*\*)[^\"'\n]+")
+# Tokens that are known by how they begin: of Hugging Face, GitHub, GitLab, AWS, JSON Web Tokens, and of HTTP's header.
+_TOKEN = re.compile(
+    r"\b(?:hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|(?:AKIA|ASIA)[A-Z0-9]{16}|"
+    r"eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*|(?<=Bearer )[^\s\"']{8,})"
+)
+_ENDS_A_SENTENCE = "]),;:.}>'\"`"
+"""What may follow a URL in a message without being part of it."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +93,20 @@ class Access:
 
 
 def without_secrets(text: str) -> str:
-    """The text with user names, passwords, signatures and tokens in its URLs replaced by `***`."""
-    return _QUERY.sub(r"\1?***", _USER.sub(r"\1***@", text))
+    """The text with user names, passwords, signatures and tokens replaced by `***`; the rest of each URL stays."""
+    text = _USER_WITH_SLASH.sub(r"\1***@", _USER.sub(r"\1***@", text))
+    text = _OTHER_QUERY.sub(_without_query, _SIGNED_QUERY.sub(_without_query, text))
+    text = _FRAGMENT.sub(r"\1***", text)
+    text = _JSON_ASSIGNMENT.sub(r"\1***", _ASSIGNMENT.sub(r"\1***", text))
+    return _TOKEN.sub("***", text)
+
+
+def _without_query(match: re.Match[str]) -> str:
+    """The URL with its query masked. The punctuation at the end of a word belongs to the sentence, if no quote does."""
+    query = match["query"]
+    end = query[len(query.rstrip(_ENDS_A_SENTENCE)) :]
+    before = match[0][: match.start("query") - match.start()]
+    return f"{before}***{end}"
 
 
 def without_secrets_in(value: Any) -> Any:
@@ -81,8 +122,11 @@ def without_secrets_in(value: Any) -> Any:
 
 
 def display_uri(uri: str) -> str:
-    """The URI for a message: without secrets, and cut. It is masked first, since a cut password is still a secret."""
-    return without_secrets(uri)[:_MAX_URI_CHARS]
+    """The URI for a message: in one line, without secrets, and cut. A cut password would still be a secret."""
+    place, mark, query = uri.partition("?")
+    if mark and is_web(place):
+        uri = f"{place}?{'***' if query else ''}"  # all of it: it may contain spaces, which end a URL in a text
+    return without_secrets(escaped(uri))[:_MAX_URI_CHARS]
 
 
 def without_dot_parts(path: str) -> str:

@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
+from sgi2v.wording import escaped
+
 
 class ErrorCode(StrEnum):
     """Why a sample failed, as written to `failures.parquet`."""
@@ -50,7 +52,7 @@ class Problem(NamedTuple):
         if self.sample_id is not None:
             place += f" ({self.sample_id})"
         column = f" {self.column}:" if self.column else ""
-        return f"{place}:{column} {self.message} [{self.code}]"
+        return escaped(f"{place}:{column} {self.message} [{self.code}]")  # ids and names are the manifest's
 
 
 class SGI2VError(Exception):
@@ -74,7 +76,7 @@ class ManifestError(SGI2VError):
         self.problems = tuple(problems)
 
     def __str__(self) -> str:
-        return "\n".join([f"{self.source} cannot be used:", *(f"  {problem}" for problem in self.problems)])
+        return "\n".join([f"{escaped(self.source)} cannot be used:", *(f"  {problem}" for problem in self.problems)])
 
 
 class SampleError(SGI2VError):

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable
-from functools import wraps
-from typing import Annotated, ParamSpec
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Annotated, Any
 
 import typer
 
 from pipeline.cli import bench, exit_codes, manifest, outputs, run
+from pipeline.cli.printing import safe_streams
+from pipeline.output.local_disk import full_disk_as_storage_error
+from sgi2v.errors import ClusterError, SGI2VError, StorageError
 
-Parameters = ParamSpec("Parameters")
+USAGE_ERROR: Any = typer.BadParameter.__base__
+"""Every error of a command line; Typer itself exports only this one of its subclasses."""
+BUG = (
+    "error: the lines above show a fault of sgi2v-batch. Please report them with the command that you ran. "
+    "Committed samples are safe"
+)
 
 app = typer.Typer(
     name="sgi2v-batch",
@@ -46,31 +56,61 @@ def _common(
     """Options that stand before a command."""
 
 
-def reporting(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
-    """Turn the project's errors into one message and an exit code; a traceback is for bugs only."""
+def exit_code_of(command: Callable[[], object]) -> int:
+    """Run a command that returns its exit code or None, and give every end its code and its message.
 
-    @wraps(command)
-    def guarded(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
-        from pipeline.output.local_disk import full_disk_as_storage_error
-        from sgi2v.errors import ClusterError, SGI2VError, StorageError
+    A traceback is for bugs only, which never end with the code of failed rows.
+    """
+    try:
+        with full_disk_as_storage_error():
+            code = command()
+    except SGI2VError as error:
+        typer.echo(f"error: {error}", err=True)
+        return exit_codes.LOST if isinstance(error, (StorageError, ClusterError)) else exit_codes.BAD_INPUT
+    except KeyboardInterrupt:
+        return exit_codes.INTERRUPTED
+    except USAGE_ERROR as error:
+        error.show()
+        return exit_codes.BAD_INPUT
+    except BaseException as error:  # also what does not derive from Exception: SystemExit, a panic of a Rust library
+        if isinstance(error, SystemExit) and not error.code:
+            return 0
+        traceback.print_exception(error)
+        typer.echo(BUG, err=True)
+        return exit_codes.LOST
+    return code if isinstance(code, int) else 0
 
-        try:
-            with full_disk_as_storage_error():
-                command(*args, **kwargs)
-        except SGI2VError as error:
-            typer.echo(f"error: {error}", err=True)
-            sys.exit(exit_codes.LOST if isinstance(error, (StorageError, ClusterError)) else exit_codes.BAD_INPUT)
-        except KeyboardInterrupt:
-            sys.exit(exit_codes.INTERRUPTED)
 
-    return guarded
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt: a stopped job or pod ends as cleanly as Ctrl-C.
+
+    SIGINT also where it was ignored at the start, as a shell does for `command &` in a script: such a run could be
+    stopped by SIGTERM only. An ignored SIGHUP stays so, because nohup asks for that.
+    """
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signals.append(signal.SIGHUP)
+    before = {number: signal.signal(number, _interrupt) for number in signals}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-@reporting
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    if number == signal.SIGHUP:
+        signal.signal(number, signal.SIG_IGN)  # a closed terminal sends it twice; the second would cut the end short
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Entry point of the console script."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped job or pod ends as cleanly as Ctrl-C
-    app()
+    with safe_streams(), interruptible():
+        code = exit_code_of(lambda: app(standalone_mode=False))
+    sys.exit(code)
 
 
 if __name__ == "__main__":

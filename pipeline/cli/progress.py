@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from manifests.plausible import describe
 from manifests.validate import glance
+from pipeline.cli.printing import LAYOUT, drawing
 from pipeline.cli.summary import duration, generation_seconds
 from pipeline.config import RunConfig
 from pipeline.flow.pools import Pools
 from pipeline.output.records import SampleRecord
 from pipeline.plan import Plan
 from pipeline.run import Observer
-from sgi2v.wording import counted
+from sgi2v.wording import counted, escaped
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -98,7 +99,7 @@ class Bar(Lines):
         self.progress.update(self.task, description="generating", advance=1, failed=self.failed, pace=self.pace())
 
     def say(self, line: str) -> None:
-        self.progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.progress.console.print(escaped(line, keep=LAYOUT), markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -118,7 +119,9 @@ def observer_for(config: RunConfig) -> Iterator[Observer]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[pace]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as progress:
+    console = Console(file=drawing(sys.stderr))
+    direct = {"redirect_stdout": False, "redirect_stderr": False}  # else rich would draw what others print, as it is
+    with Progress(*columns, console=console, refresh_per_second=4, **direct) as progress:
         yield Bar(config, progress)
 
 
@@ -135,7 +138,7 @@ def outcome(record: SampleRecord) -> str:
     """One line on a finished sample."""
     if record.status == "failed":
         first_line = (record.message or "").partition("\n")[0]
-        return f"{record.sample_id} FAILED {record.error_code}: {first_line}"
+        return escaped(f"{record.sample_id} FAILED {record.error_code}: {first_line}")
     objmc, static = record.metrics.get("objmc_px"), record.metrics.get("static_objmc_px")
     if objmc is None or static is None:
         measured = f"not measured: {record.metrics.get('null_reason')}"

@@ -15,20 +15,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from manifests.access import without_secrets
 from pipeline.config import ExecutionConfig, RunConfig, cluster_address
 from pipeline.flow.pools import Needs, Pools, plan_pools, worker_bytes
+from pipeline.flow.watch import ClusterWatch
 from sgi2v.errors import ClusterError, ConfigError
 
 CONNECT_TIMEOUT_S = 10.0
 """Seconds that a cluster may take to accept a connection."""
 LOCAL_RAY = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on Linux too: every process of this Ray binds to the loopback address
     "RAY_enable_metrics_collection": "0",
     "RAY_event_stats": "0",
     "RAY_task_events_report_interval_ms": "0",
     "RAY_num_workers_soft_limit": "0",
     "REPORTER_UPDATE_INTERVAL_MS": "3600000",
 }
-"""Environment of a Ray that serves one run: no metrics, since nobody reads them, and no idle workers in reserve."""
+"""Environment of a Ray that serves one run on this machine, before Ray is imported: nothing listens on the network; no
+metrics, since nobody reads them, and no idle workers in reserve."""
 RAY_DATA = {
     "enable_progress_bars": False,
     "print_on_execution_start": False,
@@ -54,17 +58,22 @@ def ray_session(config: RunConfig, rows: int) -> Iterator[Pools]:
     """Start Ray or attach to it, and yield the actors that a run over so many rows gets.
 
     Attaches to `run.address`, else to the cluster of the job that this process belongs to, else starts Ray on this
-    machine. Raises ConfigError for a cluster that cannot be reached or cannot hold a worker.
+    machine. Raises ConfigError for a cluster that cannot be reached or cannot hold a worker, ClusterError if Ray does not
+    start, or is lost before the end of the block.
     """
     quiet_ray()
+    if cluster_address(config.execution) is None:
+        for name, value in LOCAL_RAY.items():
+            os.environ.setdefault(name, value)
     import ray
 
     needs = Needs.of_tracker(config.metrics.tracker)
-    _connect(config.execution, needs)
     try:
-        configure_ray_data()
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        yield plan_pools(config.execution, needs, rows, nodes, worker_bytes(config))
+        _connect(config.execution, needs)
+        with ClusterWatch():
+            configure_ray_data()
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            yield plan_pools(config.execution, needs, rows, nodes, worker_bytes(config))
     finally:
         with _stderr_discarded(), _garbage_collection_paused():
             ray.shutdown()
@@ -83,11 +92,15 @@ def _connect(execution: ExecutionConfig, needs: Needs) -> None:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ConfigError(f"no Ray cluster answers at {origin}: {error}") from error
         return
-    for name, value in LOCAL_RAY.items():
-        os.environ.setdefault(name, value)
     cpus = max(_available_cpus(), execution.workers or 1) + math.ceil(needs.reserved_cpus)
-    with _stderr_discarded(), _sigterm_handler_kept(), _users_folder_hidden():
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
+    try:
+        with _stderr_discarded(), _sigterm_handler_kept(), _users_folder_hidden():
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
+    except Exception as error:  # of many kinds: no port, no process, no answer in time
+        raise ClusterError(
+            f"Ray did not start on this machine: {_one_line(error)}. Run the same command again, with less other work "
+            "on the machine if it is busy."
+        ) from error
 
 
 def _available_cpus() -> int:
@@ -149,7 +162,7 @@ def _one_line(error: Exception) -> str:
 
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     has_traceback = isinstance(error, RayTaskError) or (isinstance(error, RayActorError) and error.actor_init_failed)
-    message = " ".join(lines[-1:] if has_traceback else lines)
+    message = without_secrets(" ".join(lines[-1:] if has_traceback else lines))  # a cut password is still one
     return f"{type(error).__name__}: {message}"[:MESSAGE_LIMIT].rstrip(" .:")
 
 

@@ -24,7 +24,7 @@ from pipeline.output.run_file import RUN_FILE, RunFile, recorded_config, require
 from pipeline.output.storage import ABANDONED_S, Storage
 from pipeline.output.tables import FAILURES, METADATA, is_replaced_by_older, read_ids, write_tables
 from sgi2v.errors import SampleError, SGI2VError
-from sgi2v.wording import counted
+from sgi2v.wording import counted, escaped
 
 DECODER_PROCESSES = 2
 VIDEO_BATCH = 16
@@ -49,7 +49,7 @@ class Flaw:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.key}: {self.message} [{self.code}]"
+        return escaped(f"{self.key}: {self.message} [{self.code}]")
 
 
 @dataclass

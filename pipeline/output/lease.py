@@ -14,12 +14,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.output.keys import epoch_of, is_own_key
 from pipeline.output.storage import Storage
 from sgi2v.errors import ConfigError, SGI2VError, StorageError
+from sgi2v.wording import escaped
 
 FOLDER = "lease"
 HEARTBEAT_S = 10.0
@@ -60,13 +62,16 @@ class Claim:
     def describe(self) -> str:
         """`host-7, process 4711, since 2026-01-31 22:04 UTC`."""
         since = f"since {datetime.fromtimestamp(self.started_at, UTC):%Y-%m-%d %H:%M} UTC"
-        return f"{self.host}, {since}" if self.owner == UNKNOWN else f"{self.host}, process {self.pid}, {since}"
+        host = escaped(self.host)
+        return f"{host}, {since}" if self.owner == UNKNOWN else f"{host}, process {self.pid}, {since}"
 
 
 class Lease:
     """A claim that a thread renews for the length of a `with` block, and that the end of the block releases.
 
-    A driver that loses its lease is interrupted as by Ctrl-C; `check` then raises LeaseError with the reason.
+    A driver that loses its lease is interrupted as by Ctrl-C; `check` then raises LeaseError with the reason. For the
+    length of the block SIGINT therefore raises KeyboardInterrupt, also where it was ignored, as for `command &` in a
+    script.
     """
 
     def __init__(self, storage: Storage, claim: Claim) -> None:
@@ -74,6 +79,7 @@ class Lease:
         self.claim = claim
         self.lost: str | None = None
         """Why the lease is lost; None while it is held."""
+        self._sigint_before: Any = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._send_heartbeats, name="lease", daemon=True)
 
@@ -83,6 +89,8 @@ class Lease:
         return self.claim.epoch
 
     def __enter__(self) -> Lease:
+        if threading.current_thread() is threading.main_thread():
+            self._sigint_before = signal.signal(signal.SIGINT, signal.default_int_handler)
         self._thread.start()
         return self
 
@@ -92,6 +100,8 @@ class Lease:
         if self.lost is None:
             with suppress(StorageError):  # an unreleased claim expires
                 _write(self.storage, replace(self.claim, renewed_at=time.time(), released=True))
+        if self._sigint_before is not None:
+            signal.signal(signal.SIGINT, self._sigint_before)
 
     def check(self) -> None:
         """Raise LeaseError if the lease is lost."""
