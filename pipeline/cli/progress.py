@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli.summary import duration, generation_seconds
 from pipeline.config import RunConfig
+from pipeline.flow.notes import Note
 from pipeline.flow.pools import Pools
 from pipeline.output.records import SampleRecord
 from pipeline.plan import Plan
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
+QUIET_S = 5.0
+"""Seconds without a line before a step is worth one."""
+QUIET_LATER_S = 60.0
+"""As QUIET_S, once a sample is finished."""
+
+
 class Lines(Observer):
     """One plain line per event, for logs."""
 
@@ -27,7 +34,8 @@ class Lines(Observer):
         self.config = config
         self.todo = self.done = self.failed = 0
         self.workers = 1
-        self.first_round_at = time.monotonic()
+        self.first_round_at = self.said_at = time.monotonic()
+        self.loaded: set[str] = set()
 
     def waiting(self, line: str) -> None:
         self.say(line)
@@ -42,6 +50,20 @@ class Lines(Observer):
         compiling = ", and compiling it, minutes the first time" if self.config.execution.compile else ""
         workers = counted(pools.workers, "worker")
         self.say(f"{workers}, {pools.note}; loading {self.config.model.source}{compiling}")
+
+    def noted(self, notes: list[Note]) -> None:
+        for note in notes:
+            if note.worker not in self.loaded:
+                self.loaded.add(note.worker)
+                which = f" on worker {len(self.loaded)} of {self.workers}" if self.workers > 1 else ""
+                self.say(f"model loaded{which} in {duration(note.model_seconds)}")
+        if at_work := [note for note in notes if note.sample_id is not None]:
+            self.stepped(max(at_work, key=lambda note: note.step))
+
+    def stepped(self, note: Note) -> None:
+        """Show the step of the worker that is farthest with its sample."""
+        if time.monotonic() - self.said_at >= (QUIET_LATER_S if self.done else QUIET_S):
+            self.say(step_of(note))
 
     def finished(self, record: SampleRecord) -> None:
         self._count(record)
@@ -65,7 +87,8 @@ class Lines(Observer):
         return f"{60 / per_sample:.1f} per min, {duration(left)} left"
 
     def say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)  # noqa: T201
+        self.said_at = time.monotonic()
+        print_progress(line)
 
 
 class Bar(Lines):
@@ -79,6 +102,9 @@ class Bar(Lines):
     def started(self, pools: Pools) -> None:
         super().started(pools)
         self.progress.update(self.task, description="loading", total=self.todo)
+
+    def stepped(self, note: Note) -> None:
+        self.progress.update(self.task, description=step_of(note))
 
     def finished(self, record: SampleRecord) -> None:
         self._count(record)
@@ -109,6 +135,30 @@ def observer_for(config: RunConfig) -> Iterator[Observer]:
     )
     with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as progress:
         yield Bar(config, progress)
+
+
+def print_progress(line: str) -> None:
+    """Print a line about work that goes on."""
+    print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def step_of(note: Note) -> str:
+    """`car-17: step 7 of 50`."""
+    return f"{note.sample_id}: step {note.step + 1} of {note.steps}"
+
+
+class ReplayProgress:
+    """Lines about a sample that this process makes: its model, then a step every QUIET_S."""
+
+    def __init__(self) -> None:
+        self.said_at = -QUIET_S
+
+    def __call__(self, note: Note) -> None:
+        if note.sample_id is None:
+            print_progress(f"model loaded in {duration(note.model_seconds)}")
+        elif (now := time.monotonic()) - self.said_at >= QUIET_S:
+            self.said_at = now
+            print_progress(step_of(note))
 
 
 def outcome(record: SampleRecord) -> str:

@@ -11,6 +11,7 @@ from manifests.io import read_manifest
 from manifests.schema import MANIFEST_SCHEMA, row_digest
 from pipeline.flow.generate import Generate
 from pipeline.flow.load import Load
+from pipeline.flow.notes import SendNote
 from pipeline.flow.row import InFlight, generated_frames
 from pipeline.output.catalog import Catalog
 from pipeline.output.records import SampleRecord
@@ -32,9 +33,10 @@ class Replay:
     """The sample's record."""
 
 
-def replay(output: str, sample_id: str, device: str) -> Replay:
+def replay(output: str, sample_id: str, device: str, send_note: SendNote | None = None) -> Replay:
     """Make a sample again from run.json and the manifest that it names. device: `cuda` or `cpu`.
 
+    send_note: called when the model is loaded, and with the step about once a second.
     Raises ConfigError if there is no such run or sample, or its row has changed; SampleError if the row fails.
     """
     storage = Storage(output)
@@ -51,7 +53,7 @@ def replay(output: str, sample_id: str, device: str) -> Replay:
     rows = rows.filter(pc.equal(rows["sample_id"], sample_id))
     if rows.num_rows != 1 or row_digest(rows.to_pylist()[0]) != record.row_digest:
         raise ConfigError(f"{config.manifest} does not have the row that {sample_id} was made from")
-    generated = Generate(config, device)(Load(config)(InFlight.begin(rows)))
+    generated = Generate(config, device, send_note=send_note)(Load(config)(InFlight.begin(rows)))
     state, frames_THWC = generated_frames(generated, config.sampler)
     if frames_THWC is None:
         raise SampleError(ErrorCode(state.error_code or ErrorCode.UNKNOWN), state.message or "the row failed")

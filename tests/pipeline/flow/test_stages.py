@@ -202,11 +202,11 @@ class RunsOut:
         self.tried: list[MemoryTier] = []
         self.real = GENERATE_MODULE.generate
 
-    def __call__(self, *args: Any, memory: MemoryTier) -> Generation:
+    def __call__(self, *args: Any, memory: MemoryTier, **more: Any) -> Generation:
         self.tried.append(memory)
         if memory in self.too_much:
             raise self.error
-        return self.real(*args, memory=memory)
+        return self.real(*args, memory=memory, **more)
 
 
 def records_with(generator: RunsOut, config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
