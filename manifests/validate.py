@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -24,13 +24,19 @@ _SizeOrProblem = tuple[int, int] | Problem
 """(height, width) of an image that decodes, or its problem, without a row and a sample id."""
 
 
-def validate(table: pa.Table, manifest_uri: str, images: bool = True, access: Access | None = None) -> list[Problem]:
+def validate(
+    table: pa.Table,
+    manifest_uri: str,
+    images: bool = True,
+    access: Access | None = None,
+    on_image: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Problem]:
     """The problems of a conformed table, in the order of its rows. Empty if every row can be generated.
 
     images: read and decode each distinct image once, and check the boxes against its size. access: where images may
-    lie.
+    lie. on_image: called with the number of images that are checked, and of all, after each one.
     """
-    checked_images = _check_images(table, manifest_uri, access) if images else {}
+    checked_images = _check_images(table, manifest_uri, access, on_image) if images else {}
     problems: list[Problem] = []
     row = 0
     for batch in table.select(MANIFEST_SCHEMA.names).to_batches(max_chunksize=_BATCH_ROWS):
@@ -54,12 +60,18 @@ def _problems_of_row(row: int, values: dict[str, Any], checked_images: dict[str,
             yield Problem(row, sample_id, "boxes", error.code, error.message)
 
 
-def _check_images(table: pa.Table, manifest_uri: str, access: Access | None) -> dict[str, _SizeOrProblem]:
+def _check_images(
+    table: pa.Table, manifest_uri: str, access: Access | None, on_image: Callable[[int, int], None]
+) -> dict[str, _SizeOrProblem]:
     """The size or the problem of each distinct image of the table. Blank names are left out."""
     names = [name for name in table.column("image").unique().to_pylist() if name and name.strip()]
     with ThreadPoolExecutor(PARALLEL_READS) as pool:
-        checked = pool.map(lambda name: _check_image(name, manifest_uri, access), names)
-        return dict(zip(names, checked, strict=True))
+        checked: dict[str, _SizeOrProblem] = {}
+        results = pool.map(lambda name: _check_image(name, manifest_uri, access), names)
+        for name, result in zip(names, results, strict=True):
+            checked[name] = result
+            on_image(len(checked), len(names))
+        return checked
 
 
 def _check_image(name: str, manifest_uri: str, access: Access | None) -> _SizeOrProblem:

@@ -10,6 +10,7 @@ import torch
 
 from manifests.io import digest_file
 from manifests.validate import validate
+from pipeline.cli.progress import Checked, print_progress
 from pipeline.cli.summary import duration, failed_by_code, generation_seconds
 from pipeline.config import RunConfig
 from pipeline.output.run_file import check_output
@@ -35,7 +36,8 @@ def dry_run(
     plan = make_plan(manifest, storage, retry_failed, limit, unchanged)
     index = plan.catalog.index
     finished = index.filter(pc.invert(pc.is_in(index["sample_id"], value_set=plan.todo["sample_id"].combine_chunks())))
-    problems = validate(plan.todo.drop_columns(["_attempts"]), config.manifest, access=config.execution.access)
+    todo = plan.todo.drop_columns(["_attempts"])
+    problems = validate(todo, config.manifest, access=config.execution.access, on_image=Checked())
     sampler, guidance = config.sampler, config.guidance
     guided = "no guidance" if guidance is None else f"{len(guidance.step_indices(sampler.steps))} guided"
     lines = [
@@ -54,13 +56,17 @@ def dry_run(
     return 2 if problems else 0
 
 
+def _say_that_it_counts() -> None:
+    print_progress("counting what a sample costs with these settings, which takes up to a minute once")
+
+
 def _cost_lines(config: RunConfig, checkpoint: Checkpoint, rows: int, index: pa.Table) -> list[str]:
     """Time and memory. The time is measured where samples exist; else a floor from FLOPs and this machine's rate."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     named = config.model.dtype
     dtype = resolve_dtype(named, device) if named == "auto" else getattr(torch, named)
     torch.set_num_threads(config.execution.threads_per_worker)
-    cost = estimate_cost(checkpoint, config.sampler, config.guidance, dtype)
+    cost = estimate_cost(checkpoint, config.sampler, config.guidance, dtype, on_count=_say_that_it_counts)
     gib = {tier: (cost.weights_bytes + cost.working_bytes[tier]) / 2**30 for tier in MemoryTier}
     lower = f"{gib[MemoryTier.MEDIUM]:.1f} in the medium tier, {gib[MemoryTier.LOW]:.1f} in the low one"
     memory = f"  memory      {gib[MemoryTier.HIGH]:6.1f}  GiB a worker at least; {lower}"

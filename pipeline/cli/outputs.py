@@ -19,8 +19,10 @@ Output = Annotated[str, typer.Argument(help="Folder or URL of a run's results.")
 @app.command(epilog="Example: sgi2v-batch status s3://bucket/moves --watch")
 def status(
     output: Output,
-    watch: Annotated[bool, typer.Option("--watch", help="Print again and again, until the run is over.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object; with --watch, one a line.")] = False,
+    watch: Annotated[bool, typer.Option(help="Print again and again, until the run is over.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json/--no-json", help="Print one JSON object; with --watch, one a line.")
+    ] = False,
 ) -> None:
     """Print how a run stands, from its output alone, while it goes on or after."""
     from pipeline.cli.watch import print_status, watch_status

@@ -35,6 +35,7 @@ class Lines(Observer):
         self.todo = self.done = self.failed = 0
         self.workers = 1
         self.first_round_at = self.said_at = time.monotonic()
+        self.shown_step: Note | None = None
         self.loaded: set[str] = set()
 
     def waiting(self, line: str) -> None:
@@ -62,7 +63,9 @@ class Lines(Observer):
 
     def stepped(self, note: Note) -> None:
         """Show the step of the worker that is farthest with its sample."""
-        if time.monotonic() - self.said_at >= (QUIET_LATER_S if self.done else QUIET_S):
+        quiet_s = QUIET_LATER_S if self.done else QUIET_S
+        if note != self.shown_step and time.monotonic() - self.said_at >= quiet_s:
+            self.shown_step = note
             self.say(step_of(note))
 
     def finished(self, record: SampleRecord) -> None:
@@ -140,6 +143,18 @@ def observer_for(config: RunConfig) -> Iterator[Observer]:
 def print_progress(line: str) -> None:
     """Print a line about work that goes on."""
     print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+
+class Checked:
+    """Lines about images that are checked: how many, QUIET_S apart."""
+
+    def __init__(self) -> None:
+        self.said_at = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        if (now := time.monotonic()) - self.said_at >= QUIET_S:
+            self.said_at = now
+            print_progress(f"checked {done} of {counted(total, 'image')}")
 
 
 def step_of(note: Note) -> str:

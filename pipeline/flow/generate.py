@@ -62,6 +62,8 @@ class Generate:
             self.device = torch.cuda.get_device_name() if device == "cuda" else device
         except ConfigError as error:
             self.model = error
+        except ModuleNotFoundError:
+            raise  # which says what is missing, and where
         except Exception as error:
             self.model = ModelError(f"{config.model.source} cannot be loaded on {device}: {error}")
         else:

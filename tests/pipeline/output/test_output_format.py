@@ -69,7 +69,9 @@ def test_every_entry_of_a_claim_is_described() -> None:
 
 
 def test_every_event_of_the_log_is_described() -> None:
-    written = {name for source in SOURCES for name in re.findall(r'(?:log\.write(?:_now)?|log_line)\(\s*"(\w+)"', source)}
+    written = {
+        name for source in SOURCES for name in re.findall(r'(?:log\.write(?:_now)?|log_line)\(\s*"(\w+)"', source)
+    }
     ends = {"run_finished", "run_interrupted"}
     assert written
     assert sorted(first_column("Logs")) == sorted({*written, *ends, "sample_committed", "sample_failed"})
