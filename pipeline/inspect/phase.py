@@ -87,4 +87,4 @@ def samples_per_second(index: pa.Table, events: Sequence[Line], now: float) -> f
     if later < 1:
         return None
     seconds = now - datetime.fromisoformat(times[workers - 1]).timestamp()
-    return later / max(seconds, 1e-3)
+    return float(later / max(seconds, 1e-3))
