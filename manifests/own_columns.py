@@ -49,7 +49,9 @@ def stored_name(name: str, reserved: Container[str]) -> str:
     """
     plain_name = _FILE_NAME.sub(r"\1filename\2", name)
     original = plain_name
-    while original.startswith(PREFIX):  # also a column that is called `manifest_seed`, so that `seed` is not taken for it
+    while original.startswith(
+        PREFIX
+    ):  # also a column that is called `manifest_seed`, so that `seed` is not taken for it
         original = original.removeprefix(PREFIX)
     is_taken = original in reserved or original in HUGGING_FACE_NAMES
     return PREFIX + plain_name if is_taken or plain_name != name else name
@@ -165,7 +167,10 @@ def _decoded(chunk: Any) -> Any:
 def _plain_extension(chunks: Chunks) -> Chunks:
     kind: Any = chunks[0].type
     if isinstance(kind, pa.UuidType):
-        return [pa.array([None if uuid is None else str(uuid) for uuid in chunk.to_pylist()], pa.string()) for chunk in chunks]
+        return [
+            pa.array([None if uuid is None else str(uuid) for uuid in chunk.to_pylist()], pa.string())
+            for chunk in chunks
+        ]
     storages = [chunk.storage for chunk in chunks]
     if isinstance(kind, pa.Bool8Type):
         return [pc.not_equal(storage, pa.scalar(0, pa.int8())) for storage in storages]
@@ -333,7 +338,9 @@ def _nanoseconds_as_text(values: Any) -> Any:
     """Python's own times end at microseconds, so times with more digits are written by Arrow."""
     kind = values.type
     coarser = {pa.types.is_timestamp: lambda: pa.timestamp("us", kind.tz), pa.types.is_time: lambda: pa.time64("us")}
-    makes: Callable[[], Any] = next((make for is_kind, make in coarser.items() if is_kind(kind)), lambda: pa.duration("us"))
+    makes: Callable[[], Any] = next(
+        (make for is_kind, make in coarser.items() if is_kind(kind)), lambda: pa.duration("us")
+    )
     if (cast := _cast([values], makes())) is not None:
         return _texts(cast[0])
     if pa.types.is_duration(kind):

@@ -20,6 +20,7 @@ from manifests.own_columns import check_writable, plain
 from sgi2v.canonical import canonical_json
 from sgi2v.errors import ConfigError, ErrorCode, ManifestError, Problem, SampleError, TrajectoryError
 from sgi2v.trajectory import BoxTracks
+from sgi2v.wording import did_you_mean
 
 Floats = NDArray[np.float64]
 
@@ -49,6 +50,9 @@ MAX_POINTS = 10_000
 
 _MAX_LENGTHS = {"boxes": (MAX_BOXES, 4), "trajectories": (MAX_BOXES, MAX_POINTS, 2), "scales": (MAX_BOXES, MAX_POINTS)}
 """Largest length of a column's lists, from the outermost level inwards."""
+
+_SHOWN_LIMIT = 80
+"""Characters of a value in a message."""
 
 MAX_LISTED = 20
 """Rows that are named one by one for each kind of problem; the rest are counted."""
@@ -99,7 +103,8 @@ def conform(table: pa.Table, source: str) -> pa.Table:
         try:
             columns[field.name] = _cast(table.column(field.name), field.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
-            message = f"type is {table.schema.field(field.name).type}, expected {field.type}: {error}"
+            advice = _list_advice(table.column(field.name), field.type) or error
+            message = f"type is {table.schema.field(field.name).type}, expected {field.type}: {advice}"
             problems.append(Problem(None, None, field.name, "column_type", message))
     fields = list(MANIFEST_SCHEMA)
     for name in table.column_names:
@@ -153,8 +158,32 @@ def sample_id_of(table: pa.Table, row: int) -> str | None:
 
 
 def _missing(field: pa.Field[Any], columns: list[str]) -> Problem:
-    message = f"column is missing: add it as {field.type} (columns found: {', '.join(columns) or 'none'})"
+    hint = did_you_mean(field.name, [name for name in columns if name not in MANIFEST_SCHEMA.names])
+    message = f"column is missing{hint}: add it as {field.type} (columns found: {', '.join(columns) or 'none'})"
     return Problem(None, None, field.name, "column_missing", message)
+
+
+def _list_advice(column: Any, to_type: pa.DataType) -> str | None:
+    """How to write a column whose lists are nested one level too little or too much; None for another fault."""
+    missing = _depth(to_type) - _depth(column.type)
+    values = column.drop_null()
+    if abs(missing) != 1 or not len(values) or not _depth(column.type):
+        return None
+    value = values[0].as_py()
+    if missing == 1:
+        return f"a row with one object has a list of one entry: write {_shown([value])}, not {_shown(value)}"
+    return f"it has one list too many: write {_shown(value[0] if value else [])}, not {_shown(value)}"
+
+
+def _depth(of_type: Any) -> int:
+    """Levels of lists of a type: 2 for lists of lists."""
+    is_list = pa.types.is_list(of_type) or pa.types.is_large_list(of_type) or pa.types.is_fixed_size_list(of_type)
+    return 1 + _depth(of_type.value_type) if is_list else 0
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= _SHOWN_LIMIT else f"{text[:_SHOWN_LIMIT]}..."
 
 
 def _cast(column: Any, to_type: pa.DataType) -> Any:

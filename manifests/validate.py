@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
@@ -59,13 +59,16 @@ def check(
     images: bool = True,
     access: Access | None = None,
     video_size: tuple[int, int] | None = None,
+    on_image: Callable[[int, int], None] = lambda done, total: None,
 ) -> Findings:
     """The problems and doubts of a conformed table.
 
     images: read and decode each distinct image once, and check the boxes against its size. access: where images may
-    lie. video_size: (height, width) of the videos to make, if it is known.
+    lie. video_size: (height, width) of the videos to make, if it is known. on_image: called with the number of images
+    that are checked, and of all, after each one.
     """
-    return _check_rows(table, _check_images(table, manifest_uri, access) if images else {}, video_size)
+    sizes = _check_images(table, manifest_uri, access, on_image) if images else {}
+    return _check_rows(table, sizes, video_size)
 
 
 def glance(table: pa.Table, manifest_uri: str, access: Access | None, video_size: tuple[int, int]) -> list[RowWarning]:
@@ -119,12 +122,18 @@ def _problems_of_row(row: int, values: dict[str, Any], checked_images: dict[str,
             yield Problem(row, sample_id, "boxes", error.code, error.message)
 
 
-def _check_images(table: pa.Table, manifest_uri: str, access: Access | None) -> dict[str, _SizeOrProblem]:
+def _check_images(
+    table: pa.Table, manifest_uri: str, access: Access | None, on_image: Callable[[int, int], None]
+) -> dict[str, _SizeOrProblem]:
     """The size or the problem of each distinct image of the table."""
     names = _image_names(table)
     with ThreadPoolExecutor(PARALLEL_READS) as pool:
-        checked = pool.map(lambda name: _check_image(name, manifest_uri, access), names)
-        return dict(zip(names, checked, strict=True))
+        checked: dict[str, _SizeOrProblem] = {}
+        results = pool.map(lambda name: _check_image(name, manifest_uri, access), names)
+        for name, result in zip(names, results, strict=True):
+            checked[name] = result
+            on_image(len(checked), len(names))
+        return checked
 
 
 def _image_names(table: pa.Table) -> list[str]:

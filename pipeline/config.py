@@ -22,6 +22,7 @@ from sgi2v.config import GuidanceConfig, ModelConfig, Preset, SamplerConfig, app
 from sgi2v.errors import ConfigError
 from sgi2v.locations import is_web
 from sgi2v.settings import Settings
+from sgi2v.wording import did_you_mean
 
 Toml = Mapping[str, Mapping[str, Any]]
 """Plain values by section."""
@@ -41,7 +42,8 @@ class MetricsConfig(Settings):
         from sgi2v.tracking import TRACKERS
 
         if tracker not in TRACKERS:
-            raise ValueError(f"there is no tracker {tracker!r}: use one of {', '.join(sorted(TRACKERS))}")
+            hint = did_you_mean(tracker, TRACKERS)
+            raise ValueError(f"there is no tracker {tracker!r}{hint}: use one of {', '.join(sorted(TRACKERS))}")
         return tracker
 
 
@@ -138,15 +140,24 @@ class RunConfig:
 
 
 def differences(recorded: Mapping[str, Any], current: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """One line for every setting that differs between two plain configurations."""
+    """One line for every setting that differs between two plain configurations: `sampler.steps: 50 before, 25 now`."""
     lines: list[str] = []
     for key in sorted({*recorded, *current}):
         old, new = recorded.get(key), current.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             lines += differences(old, new, f"{prefix}{key}.")
         elif canonical_json(old) != canonical_json(new):
-            lines.append(f"{prefix}{key}: {canonical_json(old)} there, {canonical_json(new)} here")
+            lines.append(f"{prefix}{key}: {_shown(old)} before, {_shown(new)} now")
     return lines
+
+
+def _shown(value: Any) -> str:
+    """A plain value as a message shows it; a whole section is on, and an absent value is off."""
+    if value is None or value is False:
+        return "off"
+    if value is True or isinstance(value, Mapping):
+        return "on"
+    return value if isinstance(value, str) else canonical_json(value)
 
 
 def read_toml(path: str) -> dict[str, dict[str, Any]]:
@@ -160,7 +171,8 @@ def read_toml(path: str) -> dict[str, dict[str, Any]]:
         raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
     for section, values in settings.items():
         if section not in SECTIONS:
-            raise ConfigError(f"{path}: unknown section [{section}]: known are {', '.join(SECTIONS)}")
+            hint = did_you_mean(section, SECTIONS)
+            raise ConfigError(f"{path}: unknown section [{section}]{hint}: known are {', '.join(SECTIONS)}")
         if not isinstance(values, dict):
             raise ConfigError(f"{path}: {section} must be a section, [{section}], not {values!r}")
     return settings

@@ -14,11 +14,12 @@ import pyarrow.compute as pc
 
 from manifests.io import Manifest
 from pipeline.config import RunConfig
-from pipeline.flow.attempts import IN_FLIGHT_PER_WORKER, LedgerActor
+from pipeline.flow.attempts import IN_FLIGHT_PER_WORKER, LedgerActor, OnNotes
 from pipeline.flow.commit import Commit
 from pipeline.flow.dataset import one_row_blocks, stream, through
 from pipeline.flow.generate import Generate
 from pipeline.flow.load import Load
+from pipeline.flow.notes import Note
 from pipeline.flow.pools import Pools
 from pipeline.flow.row import RUN_ERRORS
 from pipeline.flow.session import cluster_errors, ray_session
@@ -80,6 +81,9 @@ class Observer:
     def started(self, pools: Pools) -> None:
         """Ray is up, and the workers are starting."""
 
+    def noted(self, notes: list[Note]) -> None:
+        """How far the workers are, about once a second; called from a thread of its own."""
+
     def finished(self, record: SampleRecord) -> None:
         """A sample is final."""
 
@@ -119,17 +123,21 @@ def run(
             raise
 
 
-def flow(config: RunConfig, todo: pa.Table, pools: Pools, epoch: int) -> Generator[dict[str, Any], None, None]:
+def flow(
+    config: RunConfig, todo: pa.Table, pools: Pools, epoch: int, on_notes: OnNotes
+) -> Generator[dict[str, Any], None, None]:
     """The whole dataflow; yields each row, as OUTCOME_SCHEMA, when it is committed.
 
-    epoch: of the run's lease; commits of an overtaken run are refused.
+    epoch: of the run's lease; commits of an overtaken run are refused. on_notes: called from a thread with the
+    workers' progress.
     """
     ledger = LedgerActor(IN_FLIGHT_PER_WORKER * pools.workers)
     rows = one_row_blocks(todo)
     rows = through(rows, Load, (config, ledger), pools.load)
     rows = through(rows, Generate, (config, pools.device, ledger), pools.generate)
     rows = through(rows, Commit, (config, epoch, ledger), pools.commit)
-    return stream(rows)
+    with ledger.followed(on_notes):
+        yield from stream(rows)
 
 
 @dataclass(frozen=True)
@@ -185,7 +193,7 @@ class _Run:
         config, storage, epoch, wanted = self.config, self.storage, self.lease.epoch, self.wanted
         manifest_sha256, rows, limit = self.manifest_sha256, self.manifest.num_rows, wanted.limit
         check_own_columns(storage, self.manifest)
-        self.log.write("run_started", **describe_run(config, manifest_sha256, rows, limit))
+        self.log.write_now("run_started", **describe_run(config, manifest_sha256, rows, limit))
         self._abort_uploads()
         recorded = create_run_file(storage, config, manifest_sha256, rows, limit)
         images = images_to_compare(config, recorded, wanted.check_images or wanted.redo_changed)
@@ -211,7 +219,7 @@ class _Run:
         self.observer.planned(plan)
         for damage in plan.catalog.damaged:
             self.log.write("record_damaged", sample_id=damage.sample_id, key=damage.key, message=damage.problem)
-        self.log.write("planned", rows=plan.total, done=plan.done, todo=plan.todo.num_rows)
+        self.log.write_now("planned", rows=plan.total, done=plan.done, todo=plan.todo.num_rows)
         return plan
 
     def _update_run_file(self, plan: Plan, manifest_sha256: str | None) -> None:
@@ -260,10 +268,23 @@ class _Run:
             check_dtype(plan, self.config, on_gpu=pools.device == "cuda")
             self._remove_changed(plan)
             self.observer.started(pools)
-            self.log.write("workers_started", workers=pools.workers, note=pools.note)
+            self.log.write_now("workers_started", workers=pools.workers, note=pools.note)
             # an open pipeline would start again when Ray shuts down
-            with closing(flow(self.config, plan.todo, pools, self.lease.epoch)) as rows:
+            with closing(flow(self.config, plan.todo, pools, self.lease.epoch, self._noted())) as rows:
                 self._follow(rows, plan)
+
+    def _noted(self) -> OnNotes:
+        """Log once that each worker has its model, and pass the notes on to the observer."""
+        loaded: set[str] = set()
+
+        def take(notes: list[Note]) -> None:
+            for note in notes:
+                if note.worker not in loaded:
+                    loaded.add(note.worker)
+                    self.log.write_now("model_loaded", worker=note.worker, seconds=round(note.model_seconds, 1))
+            self.observer.noted(notes)
+
+        return take
 
     def _follow(self, rows: Generator[dict[str, Any], None, None], plan: Plan) -> None:
         """Take in finished rows; seal records and renew the tables now and then.

@@ -20,6 +20,7 @@ from sgi2v.fetch import (
     fetch_hub,
     fetch_url,
     folder_digest,
+    model_hint,
     open_folder,
     weight_files,
 )
@@ -89,7 +90,10 @@ def open_checkpoint(config: ModelConfig, weights: bool = True) -> Checkpoint:
     elif _is_hub_id(source):
         path, revision = fetch_hub(config, weights)
     else:
-        raise ModelError(f"there is no model folder {source}: give a folder, a URL or a Hugging Face id (owner/name)")
+        raise ModelError(
+            f"there is no model folder {source}{model_hint(source)}: "
+            "give a folder, a URL or a Hugging Face id (owner/name)"
+        )
     configs = _read_configs(source, path, weights)
     return Checkpoint(source, revision, path, configs, _read_defaults(path))
 

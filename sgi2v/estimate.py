@@ -74,10 +74,15 @@ def estimate_cost(
     sampler: SamplerConfig,
     guidance: GuidanceConfig | None,
     dtype: torch.dtype,
+    on_count: Callable[[], None] = lambda: None,
 ) -> Cost:
-    """What a sample costs with weights of type `dtype`; it is counted once, and then read from a file."""
+    """What a sample costs with weights of type `dtype`; it is counted once, and then read from a file.
+
+    on_count: called before it is counted.
+    """
     key = cost_key(checkpoint, sampler, guidance, str(dtype).removeprefix("torch."))
     if (cost := known_cost(key)) is None:
+        on_count()
         cost = count_cost(checkpoint, sampler, guidance, dtype)
         keep_cost(key, cost)
     return cost

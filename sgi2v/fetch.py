@@ -18,9 +18,12 @@ from sgi2v.config import ModelConfig
 from sgi2v.errors import ModelError, StorageError
 from sgi2v.locations import credentials_advice, open_store
 from sgi2v.retry import with_retries
+from sgi2v.wording import did_you_mean
 
 EMBEDDED = "embedded"
 """The source name of the checkpoint inside the package."""
+SVD_MODELS = tuple(f"stabilityai/stable-video-diffusion-img2vid{kind}" for kind in ("", "-xt", "-xt-1-1"))
+"""Hugging Face ids of Stable Video Diffusion itself, which messages suggest."""
 DEFAULTS_FILE = "sgi2v.json"
 """Optional file of a checkpoint: {"sampler": {...}, "guidance": {...}}, its own default settings."""
 
@@ -195,6 +198,13 @@ def _download(filesystem: Any, info: Mapping[str, Any], file: Path) -> None:
     partial.replace(file)
 
 
+def model_hint(source: str) -> str:
+    """The known model that this name may stand for, as `did_you_mean` gives it."""
+    if source in (EMBEDDED, *SVD_MODELS):
+        return ""
+    return did_you_mean(source, [EMBEDDED]) or did_you_mean(f"stabilityai/{source.rpartition('/')[2]}", SVD_MODELS)
+
+
 def fetch_hub(config: ModelConfig, weights: bool) -> tuple[Path, str]:
     """Download a Hugging Face snapshot, or find it in the local cache. Returns the folder and the commit.
 
@@ -213,7 +223,7 @@ def fetch_hub(config: ModelConfig, weights: bool) -> tuple[Path, str]:
             snapshot = snapshot_download(config.source, revision=config.revision, allow_patterns=patterns)
     except Exception as error:  # the hub's own errors, its HTTP library's, the disk's
         raise ModelError(
-            f"{config.source} could not be fetched from Hugging Face: {error}\n"
+            f"{config.source}{model_hint(config.source)} could not be fetched from Hugging Face: {error}\n"
             "Check the name, the revision and the network; a gated model needs its licence accepted and HF_TOKEN set. "
             f"--model also takes a local folder, a URL, or `{EMBEDDED}`, the small model that is inside the package."
         ) from error

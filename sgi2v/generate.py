@@ -27,6 +27,8 @@ from sgi2v.sampling import CONDITIONAL, PHASES, Noise, Schedule, denoise, draw_n
 from sgi2v.trajectory import BoxTracks
 from sgi2v.video import resize_image
 
+OnStep = Callable[[int], None]
+"""Called with the 0-based index of each denoising step, before it."""
 OnStage = Callable[[str, int, int, Tensor], None]
 """Called with (stage, step, iteration, latents). The stages of a guided step: `before`, each `update`, `merged`."""
 
@@ -140,6 +142,7 @@ def generate(
     noise: Noise | None = None,
     on_stage: OnStage | None = None,
     memory: MemoryTier | None = None,
+    on_step: OnStep | None = None,
 ) -> Generation:
     """Generate one video whose boxes follow their tracks (SG-I2V, arXiv 2411.04989).
 
@@ -147,7 +150,8 @@ def generate(
     pixels of a frame of any size, rescaled and resampled to the sampler's size and frames; None or no boxes: no
     control. sampler: None takes the checkpoint's own settings. guidance: None is plain SVD with the same noise.
     seed: for all noise; has no effect if `noise` is given. memory: a lower tier makes the same video in less memory
-    and more time; None chooses by the GPU's free memory, and is the high tier on a CPU.
+    and more time; None chooses by the GPU's free memory, and is the high tier on a CPU. on_step: called before each
+    denoising step; on a GPU the steps before it may still be at work.
     Raises ConfigError for settings that the model cannot use, and SampleError for a sample that cannot be generated.
     """
     sampler = sampler or model.checkpoint.sampler()
@@ -171,8 +175,14 @@ def generate(
         if memory is None:
             memory = choose_tier("auto", model, sampler, guidance)
         guide = _Guide(model, schedule, conditioning, plan, guidance, sampler.steps, memory, clock, on_stage)
+
+    def begin_step(step: int, latents_TChw: Tensor) -> Tensor:
+        if on_step is not None:
+            on_step(step)
+        return latents_TChw if guide is None else guide(step, latents_TChw)
+
     with clock.phase("denoise"):
-        latents_TChw = denoise(model, schedule, conditioning, latents_TChw, sampler, guide)
+        latents_TChw = denoise(model, schedule, conditioning, latents_TChw, sampler, begin_step)
     clock.seconds["denoise"] -= clock.seconds["guide"]
     if not torch.isfinite(latents_TChw).all():
         raise SampleError(ErrorCode.VIDEO_INVALID, "latents became NaN while denoising: check the model's dtype")

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from sgi2v.errors import ConfigError
+from sgi2v.wording import did_you_mean
 
 EXPECTED = {
     "int_type": "an integer",
@@ -83,7 +84,8 @@ class Settings(BaseModel):
         context, value = problem.get("ctx", {}), problem["input"]
         match problem["type"]:
             case "extra_forbidden":
-                return f"unknown setting {name}: known are {', '.join(cls.model_fields)}"
+                hint = did_you_mean(str(problem["loc"][-1]), cls.model_fields)
+                return f"unknown setting {name}{hint}: known are {', '.join(cls.model_fields)}"
             case "greater_than_equal":
                 return f"{name} must be {context['ge']} or more, not {value!r}"
             case "greater_than":
@@ -91,7 +93,8 @@ class Settings(BaseModel):
             case "less_than_equal":
                 return f"{name} must be {context['le']} or less, not {value!r}"
             case "literal_error" | "enum":
-                return f"{name} must be one of {_choices(context['expected'])}, not {value!r}"
+                choices = _choices(context["expected"])
+                return f"{name} must be one of {choices}, not {value!r}{did_you_mean(str(value), choices.split(', '))}"
             case "too_short" | "too_long":
                 limits = [f"{context[key]} {words}" for key, words in LENGTH_LIMITS.items() if key in context]
                 return f"{name} must have {' and '.join(limits)} values, not {context['actual_length']}"

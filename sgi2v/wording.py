@@ -1,8 +1,9 @@
-"""Numbers and foreign text in messages."""
+"""Numbers, suggestions and foreign text in messages."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 # Control characters (line breaks and the escape of terminals among them), marks that change the direction of text, the
 # two line separators of Unicode, and halves of surrogate pairs, which no stream can encode.
@@ -25,3 +26,12 @@ def escaped(text: str, keep: str = "") -> str:
 
 def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """` (did you mean fast?)` for the known word that is most like this one; empty if none is like it."""
+    from difflib import get_close_matches
+
+    by_lower = {name.lower(): name for name in known}
+    close = get_close_matches(word.lower(), by_lower, n=1)
+    return f" (did you mean {by_lower[close[0]]}?)" if close else ""

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.help import GroupedCommand
 from pipeline.cli.options import SampleOptions, settle, takes
 
 app = typer.Typer()
 
 
-@app.command(epilog="Example: sgi2v-batch bench --model embedded --json bench.json")
+@app.command(cls=GroupedCommand, epilog="Example: sgi2v-batch bench --model embedded --json bench.json")
 @takes(SampleOptions)
 def bench(
     options: SampleOptions,

@@ -11,7 +11,7 @@ import torch
 from manifests.io import Manifest
 from manifests.plausible import describe
 from manifests.validate import check
-from pipeline.cli.progress import image_lines
+from pipeline.cli.progress import Checked, image_lines, print_progress
 from pipeline.cli.run import Request
 from pipeline.cli.summary import duration, failed_by_code, generation_seconds
 from pipeline.config import RunConfig
@@ -54,7 +54,7 @@ def dry_run(request: Request, manifest: Manifest) -> int:
     sampler, guidance = config.sampler, config.guidance
     video_size = (sampler.height, sampler.width)
     todo, access = plan.todo.drop_columns(["_attempts"]), config.execution.access
-    findings = check(todo, config.manifest, access=access, video_size=video_size)
+    findings = check(todo, config.manifest, access=access, video_size=video_size, on_image=Checked())
     problems, warnings = findings.problems, describe(findings.warnings)
     guided = "no guidance" if guidance is None else f"{len(guidance.step_indices(sampler.steps))} guided"
     lines = [
@@ -75,13 +75,17 @@ def dry_run(request: Request, manifest: Manifest) -> int:
     return 2 if problems or (request.strict and warnings) else 0
 
 
+def _say_that_it_counts() -> None:
+    print_progress("counting what a sample costs with these settings, which takes up to a minute once")
+
+
 def _cost_lines(config: RunConfig, checkpoint: Checkpoint, rows: int, index: pa.Table) -> list[str]:
     """Time and memory. The time is measured where samples exist; else a floor from FLOPs and this machine's rate."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     named = config.model.dtype
     dtype = resolve_dtype(named, device) if named == "auto" else getattr(torch, named)
     torch.set_num_threads(config.execution.threads_per_worker)
-    cost = estimate_cost(checkpoint, config.sampler, config.guidance, dtype)
+    cost = estimate_cost(checkpoint, config.sampler, config.guidance, dtype, on_count=_say_that_it_counts)
     gib = {tier: (cost.weights_bytes + cost.working_bytes[tier]) / 2**30 for tier in MemoryTier}
     lower = f"{gib[MemoryTier.MEDIUM]:.1f} in the medium tier, {gib[MemoryTier.LOW]:.1f} in the low one"
     memory = f"  memory      {gib[MemoryTier.HIGH]:6.1f}  GiB a worker at least; {lower}"

@@ -29,7 +29,6 @@ app = typer.Typer(
     help="Make videos whose objects follow given paths, over whole manifests of images (SG-I2V on Stable Video "
     "Diffusion), and measure how well each one does.\n\nExample: sgi2v-batch run manifest.parquet",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

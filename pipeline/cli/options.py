@@ -30,8 +30,13 @@ class Sets(NamedTuple):
     name: str
 
 
-def option(help: str, *flags: str, **more: Any) -> Any:
-    """A Typer option. help: ends with `[default: ...]`. flags: only where the field's name does not say them."""
+def option(help: str, *flags: str, words: tuple[str, ...] = (), **more: Any) -> Any:
+    """A Typer option. help: ends with `[default: ...]`. flags: only where the field's name does not say them.
+
+    words: values that the shell completes.
+    """
+    if words:
+        more["autocompletion"] = lambda: words
     return typer.Option(*flags, help=help, show_default=False, **more)
 
 
@@ -44,7 +49,8 @@ class SampleOptions:
         Sets("model", "source"),
         option(
             "Hugging Face id, folder or URL of an SVD checkpoint, or `embedded` (small, in the package).  "
-            "[default: stabilityai/stable-video-diffusion-img2vid]"
+            "[default: stabilityai/stable-video-diffusion-img2vid]",
+            words=("embedded",),
         ),
     ] = None
     revision: Annotated[
@@ -53,13 +59,18 @@ class SampleOptions:
     dtype: Annotated[
         str | None,
         Sets("model", "dtype"),
-        option("Type of the weights: auto, float32, float16 or bfloat16.  [default: auto]"),
+        option(
+            "Type of the weights: auto, float32, float16 or bfloat16.  [default: auto]",
+            words=("auto", "float32", "float16", "bfloat16"),
+        ),
     ] = None
     config: Annotated[str | None, option("TOML settings file; options win over it.", metavar="FILE.toml")] = None
     preset: Annotated[
         str | None,
         Sets("run", "preset"),
-        option("paper: the checkpoint's own settings; fast: 29 % of the work.  [default: paper]"),
+        option(
+            "paper: the checkpoint's own settings; fast: 29 % of the work.  [default: paper]", words=("paper", "fast")
+        ),
     ] = None
     height: Annotated[
         int | None,
@@ -83,7 +94,8 @@ class SampleOptions:
         Sets("run", "memory"),
         option(
             "Memory tier: high, medium or low. A lower one takes less memory and more time. auto takes the fastest "
-            "that fits, and a lower one when memory runs out.  [default: auto]"
+            "that fits, and a lower one when memory runs out.  [default: auto]",
+            words=("auto", "high", "medium", "low"),
         ),
     ] = None
     compile: Annotated[

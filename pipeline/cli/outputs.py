@@ -16,12 +16,18 @@ app = typer.Typer()
 Output = Annotated[str, typer.Argument(help="Folder or URL of a run's results.")]
 
 
-@app.command(epilog="Example: sgi2v-batch status s3://bucket/moves")
-def status(output: Output) -> None:
+@app.command(epilog="Example: sgi2v-batch status s3://bucket/moves --watch")
+def status(
+    output: Output,
+    watch: Annotated[bool, typer.Option(help="Print again and again, until the run is over.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json/--no-json", help="Print one JSON object; with --watch, one a line.")
+    ] = False,
+) -> None:
     """Print how a run stands, from its output alone, while it goes on or after."""
-    from pipeline.cli.summary import print_status
+    from pipeline.cli.watch import print_status, watch_status
 
-    print_status(output)
+    (watch_status if watch else print_status)(output, as_json)
 
 
 @app.command(epilog="Example: sgi2v-batch verify s3://bucket/moves --repair")
@@ -81,12 +87,14 @@ def replay(output: Output, sample_id: Annotated[str, typer.Argument(help="Which 
     """Make one sample again, without Ray, and compare it to the bit; exit 1 where it differs."""
     import torch
 
+    from pipeline.cli.progress import ReplayProgress, print_progress
     from pipeline.inspect.replay import replay as make_again
     from sgi2v.errors import ConfigError, SampleError
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    print_progress(f"making {sample_id} again on {device}")
     try:
-        replayed = make_again(output, sample_id, device)
+        replayed = make_again(output, sample_id, device, ReplayProgress())
     except SampleError as error:
         raise ConfigError(f"{sample_id} cannot be made again: {error}") from error
     if replayed.identical:

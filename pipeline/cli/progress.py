@@ -13,6 +13,7 @@ from manifests.validate import glance
 from pipeline.cli.printing import LAYOUT, drawing
 from pipeline.cli.summary import duration, generation_seconds
 from pipeline.config import RunConfig
+from pipeline.flow.notes import Note
 from pipeline.flow.pools import Pools
 from pipeline.output.records import SampleRecord
 from pipeline.plan import Plan
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
+QUIET_S = 5.0
+"""Seconds without a line before a step is worth one."""
+QUIET_LATER_S = 60.0
+"""As QUIET_S, once a sample is finished."""
+
+
 class Lines(Observer):
     """One plain line per event, for logs."""
 
@@ -30,7 +37,9 @@ class Lines(Observer):
         self.config = config
         self.todo = self.done = self.failed = 0
         self.workers = 1
-        self.first_round_at = time.monotonic()
+        self.first_round_at = self.said_at = time.monotonic()
+        self.shown_step: Note | None = None
+        self.loaded: set[str] = set()
 
     def waiting(self, line: str) -> None:
         self.say(line)
@@ -55,6 +64,22 @@ class Lines(Observer):
         workers = counted(pools.workers, "worker")
         self.say(f"{workers}, {pools.note}; loading {self.config.model.source}{compiling}")
 
+    def noted(self, notes: list[Note]) -> None:
+        for note in notes:
+            if note.worker not in self.loaded:
+                self.loaded.add(note.worker)
+                which = f" on worker {len(self.loaded)} of {self.workers}" if self.workers > 1 else ""
+                self.say(f"model loaded{which} in {duration(note.model_seconds)}")
+        if at_work := [note for note in notes if note.sample_id is not None]:
+            self.stepped(max(at_work, key=lambda note: note.step))
+
+    def stepped(self, note: Note) -> None:
+        """Show the step of the worker that is farthest with its sample."""
+        quiet_s = QUIET_LATER_S if self.done else QUIET_S
+        if note != self.shown_step and time.monotonic() - self.said_at >= quiet_s:
+            self.shown_step = note
+            self.say(step_of(note))
+
     def finished(self, record: SampleRecord) -> None:
         self._count(record)
         pace = self.pace()
@@ -77,7 +102,8 @@ class Lines(Observer):
         return f"{60 / per_sample:.1f} per min, {duration(left)} left"
 
     def say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)  # noqa: T201
+        self.said_at = time.monotonic()
+        print_progress(line)
 
 
 class Bar(Lines):
@@ -91,6 +117,9 @@ class Bar(Lines):
     def started(self, pools: Pools) -> None:
         super().started(pools)
         self.progress.update(self.task, description="loading", total=self.todo)
+
+    def stepped(self, note: Note) -> None:
+        self.progress.update(self.task, description=step_of(note))
 
     def finished(self, record: SampleRecord) -> None:
         self._count(record)
@@ -132,6 +161,42 @@ def image_lines(plan: Plan) -> list[str]:
     sample_id, reason = next(iter(plan.not_compared.items()))
     images = counted(len(plan.not_compared), "image")
     return [f"{images} of finished samples could not be read and compared; the first is of {sample_id}: {reason}"]
+
+
+def print_progress(line: str) -> None:
+    """Print a line about work that goes on."""
+    print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+
+class Checked:
+    """Lines about images that are checked: how many, QUIET_S apart."""
+
+    def __init__(self) -> None:
+        self.said_at = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        if (now := time.monotonic()) - self.said_at >= QUIET_S:
+            self.said_at = now
+            print_progress(f"checked {done} of {counted(total, 'image')}")
+
+
+def step_of(note: Note) -> str:
+    """`car-17: step 7 of 50`."""
+    return f"{note.sample_id}: step {note.step + 1} of {note.steps}"
+
+
+class ReplayProgress:
+    """Lines about a sample that this process makes: its model, then a step every QUIET_S."""
+
+    def __init__(self) -> None:
+        self.said_at = -QUIET_S
+
+    def __call__(self, note: Note) -> None:
+        if note.sample_id is None:
+            print_progress(f"model loaded in {duration(note.model_seconds)}")
+        elif (now := time.monotonic()) - self.said_at >= QUIET_S:
+            self.said_at = now
+            print_progress(step_of(note))
 
 
 def outcome(record: SampleRecord) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli import exit_codes
+from pipeline.cli.help import GroupedCommand
 from pipeline.cli.options import (
     LocalRunOptions,
     RunOptions,
@@ -64,7 +65,10 @@ def request_of(manifest: str, options: LocalRunOptions) -> Request:
     )
 
 
-@app.command(epilog="Example: sgi2v-batch run manifest.parquet --output s3://bucket/moves --height 576 --width 1024")
+@app.command(
+    cls=GroupedCommand,
+    epilog="Example: sgi2v-batch run manifest.parquet --output s3://bucket/moves --height 576 --width 1024",
+)
 @takes(LocalRunOptions)
 def run(manifest: Manifest, options: LocalRunOptions) -> None:
     """Make and measure every video of a manifest. The same command goes on where an earlier run stopped."""
@@ -117,8 +121,9 @@ def _refuse_implausible(request: Request, table: pa.Table) -> None:
 
 
 @app.command(
+    cls=GroupedCommand,
     epilog="Example: sgi2v-batch submit s3://bucket/manifest.parquet --output s3://bucket/moves "
-    "--address http://HEAD:8265 --env AWS_PROFILE"
+    "--address http://HEAD:8265 --env AWS_PROFILE",
 )
 @takes(RunOptions)
 def submit(

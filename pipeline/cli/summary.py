@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.inspect.status import read_status
+from pipeline.inspect.phase import Phase
+from pipeline.inspect.status import RunStatus
 from pipeline.output.catalog import count, counts_of, mean_of
 from pipeline.output.records import VIDEOS
 from pipeline.output.tables import FAILURES, METADATA
@@ -74,14 +75,37 @@ def print_summary(result: RunResult) -> None:
     print("\n".join(lines))  # noqa: T201
 
 
-def print_status(output: str) -> None:
-    """Print the state of the run at `output`. Raises ConfigError if there is none."""
-    status = read_status(output)
+ADVICE = {
+    Phase.SILENT: "its driver misses its heartbeats: the next run waits until the lease expires",
+    Phase.INTERRUPTED: "the same command goes on from here",
+    Phase.DEAD: "its driver was killed: the same command goes on from here",
+}
+"""What to know, or to do, in some phases."""
+
+
+def pace_of(status: RunStatus) -> str:
+    """`12.3 per min, 4 min 10 s left`; empty without a rate."""
+    if status.samples_per_minute is None or status.seconds_left is None:
+        return ""
+    return f"{status.samples_per_minute:.1f} per min, {duration(status.seconds_left)} left"
+
+
+def status_line(status: RunStatus) -> str:
+    """The status in one line, for logs."""
+    counts = f"{status.committed} made, {status.failed} failed, {status.left} left"
+    return ", ".join(filter(None, [status.phase.value, counts, pace_of(status)]))
+
+
+def status_text(status: RunStatus) -> str:
+    """The status in full."""
     others = f" (and {counted(status.other_samples, 'sample')} of other rows)" if status.other_samples else ""
     limited = "" if status.limit_of is None else f" (--limit; the manifest has {status.limit_of})"
     counts = f"{status.committed} made, {status.failed} failed, {status.left} left"
+    about = status.error or ADVICE.get(status.phase) or pace_of(status)
+    phase = f"{status.phase.value} ({about})" if about else status.phase.value
     lines = [
         f"{counts}, of {counted(status.rows, 'row')}{limited}{others}",
+        f"  phase      {phase}",
         *counts_lines(status.index),
         *([f"  damaged    {status.damaged:>6}  records: `sgi2v-batch verify` names them"] if status.damaged else []),
         f"  manifest   {status.manifest}",
@@ -91,5 +115,7 @@ def print_status(output: str) -> None:
         lines.append(f"  last       {status.last_finished_at} UTC")
     if status.holder is not None and status.holder_silent_s is not None:
         heartbeat = f"last heartbeat {duration(status.holder_silent_s)} ago"
-        lines.append(f"  running    {status.holder.describe()}, {heartbeat}")
-    print("\n".join(lines))  # noqa: T201
+        lines.append(f"  driver     {status.holder.describe()}, {heartbeat}")
+    if status.workers is not None and not status.phase.is_over:
+        lines.append(f"  workers    {status.workers:>6}")
+    return "\n".join(lines)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -25,9 +26,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.flow.actor import in_actor
+from pipeline.flow.notes import Note
 from pipeline.flow.session import cluster_errors
 from pipeline.output.local_disk import full_disk_as_storage_error
-from sgi2v.errors import ErrorCode, SampleError
+from sgi2v.errors import ErrorCode, SampleError, StorageError
 
 STDERR = 2
 CRASH_REPORT_LIMIT = 2000
@@ -38,10 +40,14 @@ IN_FLIGHT_PER_WORKER = 4
 """Rows per worker between the start of their generation and their commit."""
 ADMISSION_POLL_S = 0.1
 """Seconds between two requests of a worker that waits until its row is admitted."""
+NOTES_POLL_S = 1.0
+"""Seconds between two requests of the driver for the workers' notes, and that it waits for each answer at most."""
 DEAD_NODE_POLL_S = 1.0
 """Seconds between checks for dead nodes while as many rows are in flight as may be."""
 TIMED_OUT_SHARE = 0.99
 """A start that lasted this share of its deadline timed out, unless a crash report says otherwise."""
+OnNotes = Callable[[list[Note]], None]
+"""Called with the last note of each worker."""
 TIMEOUT, CRASH = "Timeout (", "Fatal Python error: "
 """How faulthandler's two kinds of report begin."""
 
@@ -69,6 +75,7 @@ class Ledger:
         self._in_flight: dict[str, str] = {}
         self._checked_nodes_at = -DEAD_NODE_POLL_S
         self._starts: dict[tuple[str, str], list[Start]] = {}
+        self._notes: dict[str, Note] = {}
 
     def start(self, stage: str, sample_id: str, node: str) -> list[float]:
         """Note a start. Returns the seconds of each earlier one that ended with its worker but not with its node."""
@@ -101,6 +108,14 @@ class Ledger:
         """Note that a row is committed."""
         self._in_flight.pop(sample_id, None)
 
+    def note(self, note: Note) -> None:
+        """Take in how far a worker is."""
+        self._notes[note.worker] = note
+
+    def notes(self) -> list[Note]:
+        """The last note of each worker."""
+        return list(self._notes.values())
+
     def _drop_rows_of_dead_nodes(self) -> None:
         if time.monotonic() - self._checked_nodes_at < DEAD_NODE_POLL_S:
             return
@@ -126,6 +141,9 @@ class LedgerClient(Protocol):
 
     def release(self, sample_id: str) -> None:
         """`Ledger.release`."""
+
+    def note(self, note: Note) -> None:
+        """`Ledger.note`."""
 
 
 class LedgerActor:
@@ -168,6 +186,35 @@ class LedgerActor:
     def release(self, sample_id: str) -> None:
         """`Ledger.release`; does not wait for it."""
         self._actor.call.remote("release", sample_id)
+
+    def note(self, note: Note) -> None:
+        """`Ledger.note`; does not wait for it."""
+        self._actor.call.remote("note", note)
+
+    @contextmanager
+    def followed(self, on_notes: OnNotes) -> Iterator[None]:
+        """Call `on_notes` with the last note of each worker, every NOTES_POLL_S, from a thread of the driver.
+
+        Progress is only shown: while the ledger does not answer, nothing is.
+        """
+        import ray
+        from ray.exceptions import RayError
+
+        end = threading.Event()
+
+        def follow() -> None:
+            while not end.wait(NOTES_POLL_S):
+                with suppress(RayError, StorageError):
+                    if notes := ray.get(self._actor.call.remote("notes"), timeout=NOTES_POLL_S):
+                        on_notes(notes)
+
+        thread = threading.Thread(target=follow, name="notes", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            end.set()
+            thread.join()
 
 
 def _this_node() -> str:

@@ -55,6 +55,8 @@ class Commit:
                 return outcome_row(None, state.with_run_error(error))
             except Exception as error:
                 state = state.with_error(error)
+                if state.fatal is not None:
+                    return outcome_row(None, state)
         record = self._record(state.with_seconds("commit", time.perf_counter() - start))
         try:
             return outcome_row(commit(self.storage, record, video, self._fence), state)

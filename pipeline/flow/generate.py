@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import RunConfig
 from pipeline.flow.attempts import LedgerClient, attempt, wait_until_admitted
+from pipeline.flow.notes import Reporter, SendNote
 from pipeline.flow.row import as_row, map_rows, pixels_of, state_of, tracks_of
 from sgi2v.config import GuidanceConfig, MemoryTier, SamplerConfig
 from sgi2v.errors import (
@@ -34,8 +36,14 @@ if TYPE_CHECKING:
 class Generate:
     """First frame and box tracks -> frames. Loads its model once."""
 
-    def __init__(self, config: RunConfig, device: str, ledger: LedgerClient | None = None) -> None:
-        """device: `cuda` or `cpu`."""
+    reporter: Reporter | None = None
+    """Tells the driver about steps; None tells nobody."""
+
+    def __init__(
+        self, config: RunConfig, device: str, ledger: LedgerClient | None = None, send_note: SendNote | None = None
+    ) -> None:
+        """device: `cuda` or `cpu`. send_note: gets the notes on progress; None sends them to the ledger, if any."""
+        start = time.perf_counter()
         import torch
 
         from sgi2v.estimate import choose_tier
@@ -54,6 +62,8 @@ class Generate:
             self.device = torch.cuda.get_device_name() if device == "cuda" else device
         except ConfigError as error:
             self.model = error
+        except ModuleNotFoundError:
+            raise  # which says what is missing, and where
         except Exception as error:
             self.model = ModelError(f"{config.model.source} cannot be loaded on {device}: {error}")
         else:
@@ -66,6 +76,8 @@ class Generate:
                 self.memory = choose_tier(config.execution.memory, self.model, config.sampler, config.guidance, share)
                 if config.execution.compile:
                     self._compile(self.model)
+                if (send := send_note or (ledger.note if ledger is not None else None)) is not None:
+                    self.reporter = Reporter(send, time.perf_counter() - start, config.sampler.steps)
 
     def _compile(self, model: VideoModel) -> None:
         """Compile before the first sample, so that no sample fails by it or is timed with it."""
@@ -97,6 +109,8 @@ class Generate:
         try:
             wait_until_admitted(self.ledger, state.sample_id)
             # a process that has lost its GPU exits, and another worker gets the row
+            if self.reporter is not None:
+                self.reporter.begin(state.sample_id)
             with attempt(self.ledger, "generate", state.sample_id, timeout_s, breaks_worker=_device_is_lost):
                 generation = self._sample(self.model, image_HWC, tracks, sampler, self.config.guidance, state.seed)
         except (ClusterError, StorageError) as error:
@@ -126,7 +140,8 @@ class Generate:
 
         def make(tier: MemoryTier) -> Generation:
             self.memory = tier
-            return generate(model, image_HWC, tracks, sampler, guidance, seed, memory=tier)
+            on_step = None if self.reporter is None else self.reporter.step
+            return generate(model, image_HWC, tracks, sampler, guidance, seed, memory=tier, on_step=on_step)
 
         return with_oom_fallback(make, self.memory, self.config.execution.memory, guidance)
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from manifests.access import without_secrets
+from pipeline.flow.missing import missing_package
 from pipeline.output.lease import LeaseError
 from pipeline.output.log import capture_log
 from pipeline.output.records import SampleRecord
@@ -72,7 +73,12 @@ class InFlight:
         return rows.append_column("_attempts", pa.array([0] * rows.num_rows, pa.int64()))
 
     def with_error(self, error: BaseException) -> InFlight:
-        """The sample with its own error: a code, and a message that says what to change."""
+        """The sample with its own error: a code, and a message that says what to change.
+
+        A package that is missing on the node is no sample's own error: it ends the run.
+        """
+        if isinstance(error, ModuleNotFoundError):
+            return self.with_run_error(missing_package(error))
         code, text, trace = ErrorCode.UNKNOWN, f"{type(error).__name__}: {error}", ""
         if isinstance(error, SampleError):
             code, text = error.code, error.message

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from manifests.access import without_secrets
 from pipeline.config import ExecutionConfig, RunConfig, cluster_address
+from pipeline.flow.missing import missing_package_in
 from pipeline.flow.pools import Needs, Pools, plan_pools, worker_bytes
 from pipeline.flow.watch import ClusterWatch
 from sgi2v.errors import ClusterError, ConfigError
@@ -150,6 +151,8 @@ def cluster_errors() -> Iterator[None]:
         is_rays = isinstance(error, (RayError, ExecutionTimeoutError)) or isinstance(error.__cause__, SystemException)
         if not is_rays or isinstance(error, UserCodeException):
             raise
+        if (missing := missing_package_in(str(error))) is not None:
+            raise missing from error
         raise ClusterError(
             f"the Ray cluster failed: {_one_line(error)}. "
             "Committed samples are safe. Run the same command again to continue."

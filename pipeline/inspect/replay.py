@@ -11,6 +11,7 @@ from manifests.io import read_manifest
 from manifests.schema import MANIFEST_SCHEMA, row_digest
 from pipeline.flow.generate import Generate
 from pipeline.flow.load import Load
+from pipeline.flow.notes import SendNote
 from pipeline.flow.row import InFlight, generated_frames, state_of
 from pipeline.output.catalog import Catalog
 from pipeline.output.records import SampleRecord
@@ -32,9 +33,10 @@ class Replay:
     """The sample's record."""
 
 
-def replay(output: str, sample_id: str, device: str) -> Replay:
+def replay(output: str, sample_id: str, device: str, send_note: SendNote | None = None) -> Replay:
     """Make a sample again from run.json and the manifest that it names. device: `cuda` or `cpu`.
 
+    send_note: called when the model is loaded, and with the step about once a second.
     Raises ConfigError if there is no such run or sample, or its row has changed; SampleError if the row fails.
     """
     storage = Storage(output)
@@ -59,7 +61,7 @@ def replay(output: str, sample_id: str, device: str) -> Replay:
     image = state_of(loaded).record_fields
     if record.image_sha256 not in {None, image.get("image_sha256")}:
         raise ConfigError(f"{image['image_uri']} is not the image that {sample_id} was made from")
-    generated = Generate(config, device)(loaded)
+    generated = Generate(config, device, send_note=send_note)(loaded)
     state, frames_THWC = generated_frames(generated, config.sampler)
     if frames_THWC is None:
         raise SampleError(ErrorCode(state.error_code or ErrorCode.UNKNOWN), state.message or "the row failed")

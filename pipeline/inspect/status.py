@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.output.catalog import Catalog, count
+from pipeline.inspect.phase import Phase, phase_of, samples_per_second, value_of
+from pipeline.output.catalog import Catalog, count, counts_of, mean_of
 from pipeline.output.lease import Claim, read_claim
+from pipeline.output.log import read_newest_log
 from pipeline.output.run_file import require_run
 from pipeline.output.storage import Storage
 
@@ -18,6 +22,16 @@ from pipeline.output.storage import Storage
 class RunStatus:
     """The state of a run when it was read."""
 
+    output: str
+    """Folder or URL of its results."""
+    phase: Phase
+    """What the last run on it is doing, or how that ended."""
+    error: str | None
+    """The error that ended that run; None for another phase than `failed`."""
+    workers: int | None
+    """Workers of that run; None before they start."""
+    samples_per_minute: float | None
+    """Rate of that run while it is running; None until each worker has finished more than its first sample."""
     committed: int
     """Samples with a video, those of other manifests among them."""
     failed: int
@@ -47,6 +61,49 @@ class RunStatus:
     index: pa.Table
     """INDEX_SCHEMA of every finished sample."""
 
+    @property
+    def seconds_left(self) -> float | None:
+        """Time until the last row is finished, at this rate; None without a rate."""
+        return None if not self.samples_per_minute else self.left * 60 / self.samples_per_minute
+
+    @property
+    def failed_by_code(self) -> dict[str, int]:
+        """Failed samples per error code, most first."""
+        return dict(counts_of(self.index.filter(pc.equal(self.index["status"], "failed")), "error_code"))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The status as plain values. See docs/output-format.md, Status."""
+        holder, measured = self.holder, self.index.filter(pc.is_valid(self.index["objmc_px"]))
+        return {
+            "output": self.output,
+            "phase": self.phase.value,
+            "error": self.error,
+            "rows": self.rows,
+            "committed": self.committed,
+            "failed": self.failed,
+            "left": self.left,
+            "other_samples": self.other_samples,
+            "failed_by_code": self.failed_by_code,
+            "workers": self.workers,
+            "samples_per_minute": self.samples_per_minute,
+            "seconds_left": self.seconds_left,
+            "objmc_px": mean_of(measured, "objmc_px"),
+            "static_objmc_px": mean_of(measured, "static_objmc_px"),
+            "control_gain": mean_of(measured, "control_gain"),
+            "manifest": self.manifest,
+            "model": self.model,
+            "model_revision": self.model_revision,
+            "last_finished_at": self.last_finished_at,
+            "driver": None
+            if holder is None
+            else {
+                "host": holder.host,
+                "pid": holder.pid,
+                "started_at": datetime.fromtimestamp(holder.started_at, UTC).isoformat(timespec="seconds"),
+                "silent_s": self.holder_silent_s,
+            },
+        }
+
 
 def read_status(output: str) -> RunStatus:
     """The state of the run at `output`. Raises ConfigError if there is none, StorageError."""
@@ -56,10 +113,21 @@ def read_status(output: str) -> RunStatus:
     index = catalog.index
     claim = read_claim(storage)
     holder = claim if claim is not None and not claim.released else None
+    epoch, events = read_newest_log(storage)
+    if holder is not None and holder.epoch != epoch:
+        events = []  # that is an earlier run's log
+    left = max(run.asked_rows - max(index.num_rows - run.other_samples, 0), 0)
+    phase = phase_of(claim, events, left)
+    rate = samples_per_second(index, events, time.time()) if phase is Phase.RUNNING else None
     return RunStatus(
+        output=storage.url,
+        phase=phase,
+        error=value_of(events, "run_failed", "message") if phase is Phase.FAILED else None,
+        workers=value_of(events, "workers_started", "workers"),
+        samples_per_minute=None if rate is None else rate * 60,
         committed=count(index, "committed"),
         failed=count(index, "failed"),
-        left=max(run.asked_rows - max(index.num_rows - run.other_samples, 0), 0),
+        left=left,
         rows=run.asked_rows,
         limit_of=run.rows if run.asked_rows < run.rows else None,
         other_samples=run.other_samples,

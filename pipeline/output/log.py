@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import socket
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -27,7 +28,10 @@ Line = dict[str, Any]
 
 
 class RunLog:
-    """The log of one run. A `with` block ends it, with the error that ended the run if there was one."""
+    """The log of one run. A `with` block ends it, with the error that ended the run if there was one.
+
+    Two threads may write to it.
+    """
 
     def __init__(self, storage: Storage, epoch: int) -> None:
         """epoch: of the run's lease."""
@@ -36,25 +40,33 @@ class RunLog:
         self._lines: list[str] = []
         self._segment = 0
         self._flushed_at = time.monotonic()
+        self._lock = threading.RLock()
 
     def __enter__(self) -> RunLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is not None:
-            self._append(log_line("run_failed", message=f"{type(error).__name__}: {error}"))
-        with suppress(StorageError):  # which may be the error that ended the run
+        with self._lock, suppress(StorageError):  # which may be the error that ended the run
+            if error is not None:
+                self._append(log_line("run_failed", message=f"{type(error).__name__}: {error}"))
             self._flush()
 
     def write(self, event: str, **fields: Any) -> None:
         """Add a line, and write the last segment to the store if the last write was FLUSH_S ago."""
         self.add(log_line(event, **fields))
 
+    def write_now(self, event: str, **fields: Any) -> None:
+        """Add a line, and write the last segment to the store at once: for the phases that `status` shows."""
+        with self._lock:
+            self._append(log_line(event, **fields))
+            self._flush()
+
     def add(self, line: Line) -> None:
         """Add a line that another process has made, as `write` does."""
-        self._append(line)
-        if time.monotonic() - self._flushed_at > FLUSH_S or len(self._lines) == SEGMENT_LINES:
-            self._flush()
+        with self._lock:
+            self._append(line)
+            if time.monotonic() - self._flushed_at > FLUSH_S or len(self._lines) == SEGMENT_LINES:
+                self._flush()
 
     def _append(self, line: Line) -> None:
         plain = json.loads(json.dumps(line, default=str))
@@ -74,6 +86,28 @@ def log_line(event: str, **fields: Any) -> Line:
     """A line of the log: time, event, fields, host and process."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     return {"at": now, "event": event, **fields, "host": socket.gethostname(), "pid": os.getpid()}
+
+
+def read_newest_log(storage: Storage) -> tuple[int, list[Line]]:
+    """The epoch of the last run that has a log, and the first and last segment of that log, which hold its phases.
+
+    Lines that cannot be read are left out. The epoch is 0 without any log.
+    """
+    runs: dict[str, list[str]] = {}
+    for key in sorted(storage.keys(FOLDER)):
+        runs.setdefault(key.split("/")[1], []).append(key)
+    epochs = [name for name in runs if name.isdigit()]
+    if not epochs:
+        return 0, []
+    newest = max(epochs)
+    lines: list[Line] = []
+    for key in dict.fromkeys((runs[newest][0], runs[newest][-1])):
+        for text in (storage.get(key) or b"").splitlines():
+            with suppress(ValueError):
+                line = json.loads(text)
+                if isinstance(line, dict) and "event" in line:
+                    lines.append(line)
+    return int(newest), lines
 
 
 @contextmanager

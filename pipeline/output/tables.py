@@ -91,9 +91,7 @@ def _newest_copy(storage: Storage, name: str) -> str:
     return max(copies, key=epoch_of, default=name)
 
 
-def _write(
-    catalog: Catalog, own: pa.Table, epoch: int, name: str, status: Status, columns: tuple[str, ...]
-) -> None:
+def _write(catalog: Catalog, own: pa.Table, epoch: int, name: str, status: Status, columns: tuple[str, ...]) -> None:
     """Write one table, a part at a time, to a temporary file, then put that. own: as `_own_columns` gives it."""
     index = catalog.index
     ids = index.filter(pc.equal(index["status"], status))["sample_id"]

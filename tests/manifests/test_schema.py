@@ -310,3 +310,28 @@ def test_a_digest_changes_with_known_columns_only() -> None:
     changes = [{"seed": 1}, {"image": "b"}, {"boxes": []}, {"scales": [[1.0]]}, {"sample_id": "b"}]
     assert len({row_digest(row(**change)) for change in [{}, *changes]}) == 6
     assert len(row_digest(row())) == 64
+
+
+@pytest.mark.parametrize(
+    ("name", "levels", "value", "advice"),
+    [
+        ("boxes", 1, [8, 8, 40, 40], "write [[8, 8, 40, 40]], not [8, 8, 40, 40]"),
+        ("trajectories", 2, [[1, 2], [3, 4]], "write [[[1, 2], [3, 4]]], not [[1, 2], [3, 4]]"),
+        ("scales", 1, [1, 2], "write [[1, 2]], not [1, 2]"),
+        ("boxes", 3, [[[8, 8, 40, 40]]], "it has one list too many: write [[8, 8, 40, 40]], not [[[8, 8, 40, 40]]]"),
+        ("trajectories", 1, [1, 2], "convert the column"),
+        ("boxes", 0, 7, "convert the column"),
+    ],
+)
+def test_a_list_that_is_not_wrapped_is_shown_in_its_right_form(name: str, levels: int, value: Any, advice: str) -> None:
+    kind = pa.int64()
+    for _ in range(levels):
+        kind = pa.list_(kind)
+    with pytest.raises(ManifestError) as caught:
+        conform(recast(name, kind, [None, value]), "m.parquet")
+    assert advice in str(caught.value)
+
+
+def test_a_missing_column_is_told_beside_the_one_that_was_meant() -> None:
+    with pytest.raises(ManifestError, match=r"column is missing \(did you mean box\?\): add it as"):
+        conform(table(row()).rename_columns({"boxes": "box"}), "m.parquet")

@@ -46,7 +46,9 @@ def run_tiny_here(manifest: str | Path, output: str | Path, *words: str | Path) 
     return here("run", manifest, "--output", output, *TINY, *words)
 
 
-def bare_flow(config: RunConfig, todo: pa.Table, pools: Pools, epoch: int) -> Generator[dict[str, Any], None, None]:
+def bare_flow(
+    config: RunConfig, todo: pa.Table, pools: Pools, epoch: int, *_: object
+) -> Generator[dict[str, Any], None, None]:
     """The dataflow of a run without Ray: one row after the other, with a generator that takes no time."""
     load, generate, commit = Load(config), StandIn(config, pools.device), Commit(config, epoch)
     for number in range(todo.num_rows):

@@ -60,11 +60,14 @@ def test_a_settings_file_is_read_by_section(settings: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[sampler]\nstep = 3", r"unknown setting sampler\.step: known are height, width"),
+        ("[sampler]\nstep = 3", r"unknown setting sampler\.step \(did you mean steps\?\): known are height, width"),
         ("[guidance]\nlr = 0.2", r"unknown setting guidance\.lr: known are layers"),
-        ("[run]\nworker = 2", r"unknown setting run\.worker: known are workers"),
-        ("[metrics]\ntrackers = 'x'", r"unknown setting metrics\.trackers: known are tracker"),
-        ("[sampling]\nsteps = 3", r"unknown section \[sampling\]: known are model, sampler, guidance, metrics, run"),
+        ("[run]\nworker = 2", r"unknown setting run\.worker \(did you mean workers\?\): known are workers"),
+        (
+            "[metrics]\ntrackers = 'x'",
+            r"unknown setting metrics\.trackers \(did you mean tracker\?\): known are tracker",
+        ),
+        ("[sampling]\nsteps = 3", r"unknown section \[sampling\] \(did you mean sampler\?\): known are model, sampler"),
         ("steps = 3", r"settings\.toml: unknown section \[steps\]"),
         ("sampler = 3", r"settings\.toml: sampler must be a section, \[sampler\]"),
         ("[sampler]\nsteps = '3'", r"sampler\.steps must be an integer, not '3'"),
@@ -127,13 +130,19 @@ def test_differences_are_listed_one_per_line() -> None:
     here = settle(sampler={"steps": 4}, run={"seed": 1}, guidance={"learning_rate": 0.1}).deciding()
     lr, steps = GuidanceConfig().learning_rate, there["sampler"]["steps"]
     assert differences(there, here) == [
-        f"guidance.learning_rate: {lr} there, 0.1 here",
-        f"sampler.steps: {steps} there, 4 here",
-        "seed: 817 there, 1 here",
+        f"guidance.learning_rate: {lr} before, 0.1 now",
+        f"sampler.steps: {steps} before, 4 now",
+        "seed: 817 before, 1 now",
     ]
-    (line,) = differences(there, settle(unguided=True).deciding())
-    assert line.startswith("guidance: {")
-    assert line.endswith("} there, null here")
+    unguided = settle(unguided=True).deciding()
+    assert differences(there, unguided) == ["guidance: on before, off now"]
+    assert differences(unguided, there) == ["guidance: off before, on now"]
+    no_merge = settle(guidance={"fft_cutoff": None}).deciding()
+    assert differences(there, no_merge) == ["guidance.fft_cutoff: 0.5 before, off now"]
+    assert differences({"dtype": "auto", "layers": [[2, 1]]}, {"dtype": "float32", "layers": [[1, 0]]}) == [
+        "dtype: auto before, float32 now",
+        "layers: [[2,1]] before, [[1,0]] now",
+    ]
 
 
 def test_where_results_go_by_default() -> None:

@@ -126,8 +126,8 @@ def test_a_dry_run_on_a_finished_output_says_so(finished: Finished) -> None:
 def test_an_output_of_other_settings_is_refused_and_not_changed(finished: Finished) -> None:
     before = {path: path.read_bytes() for path in finished.output.rglob("*") if path.is_file()}
     for words, difference in {
-        ("--steps", "4"): "sampler.steps: 3 there, 4 here",
-        ("--seed", "1"): "seed: 817 there, 1 here",
+        ("--steps", "4"): "sampler.steps: 3 before, 4 now",
+        ("--seed", "1"): "seed: 817 before, 1 now",
         ("--unguided",): "guidance: {",
     }.items():
         process = run_tiny_here(finished.manifest, finished.output, *words)

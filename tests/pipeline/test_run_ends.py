@@ -46,7 +46,9 @@ def run_with_flow_of(
 ) -> RunResult:
     """A run whose dataflow ends after so many rows."""
 
-    def flow(config: RunConfig, todo: pa.Table, pools: Pools, epoch: int) -> Generator[dict[str, Any], None, None]:
+    def flow(
+        config: RunConfig, todo: pa.Table, pools: Pools, epoch: int, *_: object
+    ) -> Generator[dict[str, Any], None, None]:
         load, commit = Load(config), Commit(config, epoch)
         for number in range(rows):
             yield from commit(load(todo.slice(number, 1))).to_pylist()

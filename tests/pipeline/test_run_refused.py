@@ -115,8 +115,8 @@ def test_for_an_invalid_size_the_nearest_valid_one_is_named(manifest: Path) -> N
 def test_unknown_settings_are_named(manifest: Path) -> None:
     settings = manifest.parent / "settings.toml"
     for text, message in {
-        "[sampler]\nstep = 3\n": "unknown setting sampler.step: known are height, width, num_frames, steps",
-        "[sampling]\nsteps = 3\n": "unknown section [sampling]: known are model, sampler, guidance, metrics, run",
+        "[sampler]\nstep = 3\n": "unknown setting sampler.step (did you mean steps?): known are height, width",
+        "[sampling]\nsteps = 3\n": "unknown section [sampling] (did you mean sampler?): known are model, sampler",
         "[sampler]\nfps = 'many'\n": "sampler.fps must be an integer, not 'many'",
         "[sampler\n": "cannot be read as TOML",
     }.items():

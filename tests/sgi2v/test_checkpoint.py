@@ -67,7 +67,14 @@ def test_another_architecture_is_an_error_that_names_it(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [("no/such/folder/here", "there is no model folder"), ("/nowhere", "there is no model folder"), ("", "empty")],
+    [
+        ("no/such/folder/here", "there is no model folder"),
+        ("/nowhere", "there is no model folder"),
+        ("", "empty"),
+        ("embeded", r"there is no model folder embeded \(did you mean embedded\?\)"),
+        ("stable-video-difusion-img2vid", r"\(did you mean stabilityai/stable-video-diffusion-img2vid\?\)"),
+        ("svd/xt/folder", "svd/xt/folder: give"),
+    ],
 )
 def test_a_missing_or_empty_source_is_an_error(source: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):

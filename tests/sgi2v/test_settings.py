@@ -33,7 +33,7 @@ from sgi2v.settings import Settings
         (SamplerConfig, {"motion_bucket_id": 256}, "sampler.motion_bucket_id must be 255 or less, not 256"),
         (SamplerConfig, {"steps": 3.0}, "sampler.steps must be an integer, not 3.0"),
         (SamplerConfig, {"steps": "3"}, "sampler.steps must be an integer, not '3'"),
-        (SamplerConfig, {"hight": 64}, "unknown setting sampler.hight: known are height, width"),
+        (SamplerConfig, {"hight": 64}, "unknown setting sampler.hight (did you mean height?): known are height, width"),
         (ModelConfig, {"source": ""}, "model.source must not be empty"),
         (ModelConfig, {"dtype": "int8"}, "model.dtype must be one of auto, float32, float16, bfloat16, not 'int8'"),
     ],

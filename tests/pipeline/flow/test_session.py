@@ -59,6 +59,18 @@ def test_a_lost_cluster_is_reported_in_one_line() -> None:
         raise ValueError("inside Ray Data") from SystemException()
 
 
+def test_a_package_that_a_node_lacks_is_named_with_the_node() -> None:
+    from ray.exceptions import ActorDiedError, RayTaskError
+
+    trace = "Traceback (most recent call last):\n  File x\nModuleNotFoundError: No module named 'av.video'"
+    failed = RayTaskError("Load.__init__", trace, ModuleNotFoundError("no"), "ray::Load", 1, "10.0.0.7")
+    with (
+        pytest.raises(ClusterError, match=r"^the Python package av is missing on 10\.0\.0\.7: install"),
+        cluster_errors(),
+    ):
+        raise ActorDiedError(failed)
+
+
 def test_a_lost_cluster_has_the_exit_code_of_a_lost_store(capsys: pytest.CaptureFixture[str]) -> None:
     @reporting
     def lose() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -127,6 +128,25 @@ def test_a_lost_ledger_ends_the_run_and_fails_no_row(tmp_path: Path, lost_in: st
     assert not (tmp_path / "out" / "records").exists()
 
 
+@pytest.mark.parametrize("missing_in", ["load", "generate", "commit"])
+def test_a_package_that_is_missing_on_a_node_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing_in: str
+) -> None:
+    manifest = write_good(tmp_path, 1)
+    config = config_of(manifest)
+
+    def fail(*_: Any) -> Any:
+        raise ModuleNotFoundError("No module named 'av.video'", name="av.video")
+
+    method = {"load": (Load, "_first_frame_and_boxes"), "generate": (StandIn, "_sample"), "commit": (Commit, "_finish")}
+    monkeypatch.setattr(*method[missing_in], fail)
+    generated = StandIn(config, "cpu")(Load(config)(rows_of(manifest)))
+    (outcome,) = Commit(config, 1)(generated).to_pylist()
+    assert (outcome["record"], outcome["fatal"]) == (None, "ClusterError")
+    assert outcome["message"].startswith(f"the Python package av is missing on {socket.gethostname()}: install")
+    assert not (tmp_path / "out" / "records").exists()
+
+
 def test_a_worker_without_temporary_files_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = write_good(tmp_path, 1)
     config = config_of(manifest)
@@ -202,11 +222,11 @@ class RunsOut:
         self.tried: list[MemoryTier] = []
         self.real = GENERATE_MODULE.generate
 
-    def __call__(self, *args: Any, memory: MemoryTier) -> Generation:
+    def __call__(self, *args: Any, memory: MemoryTier, **more: Any) -> Generation:
         self.tried.append(memory)
         if memory in self.too_much:
             raise self.error
-        return self.real(*args, memory=memory)
+        return self.real(*args, memory=memory, **more)
 
 
 def records_with(generator: RunsOut, config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:

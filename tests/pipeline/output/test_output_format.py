@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.inspect.phase import Phase
+from pipeline.inspect.status import read_status
 from pipeline.output import card, catalog, lease, log
 from pipeline.output.records import RECORD_SCHEMA, RECORD_VERSION, RECORDS, VIDEOS, record_key, video_key
-from pipeline.output.run_file import RUN_FILE, RunFile, describe_run
+from pipeline.output.run_file import RUN_FILE, RunFile, create_run_file, describe_run
+from pipeline.output.storage import Storage
 from pipeline.output.tables import FAILURE_COLUMNS, FAILURES, METADATA
 from tests.pipeline.output.outputs import settings
 
@@ -67,10 +70,23 @@ def test_every_entry_of_a_claim_is_described() -> None:
 
 
 def test_every_event_of_the_log_is_described() -> None:
-    written = {name for source in SOURCES for name in re.findall(r'(?:log\.write|log_line)\(\s*"(\w+)"', source)}
+    written = {
+        name for source in SOURCES for name in re.findall(r'(?:log\.write(?:_now)?|log_line)\(\s*"(\w+)"', source)
+    }
     ends = {"run_finished", "run_interrupted"}
     assert written
     assert sorted(first_column("Logs")) == sorted({*written, *ends, "sample_committed", "sample_failed"})
+
+
+def test_every_key_of_the_status_is_described() -> None:
+    storage = Storage("memory://described-status")
+    create_run_file(storage, settings(), "digest", 1)
+    with lease.acquire(storage):
+        keys = read_status(storage.url).as_dict()
+    assert re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`[^|]*) \|", SECTIONS["Status"], re.MULTILINE))) == [*keys]
+    described = next(line for line in SECTIONS["Status"].splitlines() if line.startswith("| `driver`"))
+    assert [name for name in keys["driver"] if f"`{name}`" not in described] == []
+    assert [phase for phase in Phase if f"`{phase.value}`" not in SECTIONS["Status"]] == []
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ def test_other_settings_are_refused_with_every_difference(storage: Storage) -> N
         create_run_file(storage, settings(sampler={"steps": 6}, run={"seed": 1}), "digest", 4)
     lines = str(refused.value).splitlines()
     assert lines[0] == f"{storage.url} belongs to a run with other settings, which are never mixed:"
-    assert lines[1:3] == ["  sampler.steps: 5 there, 6 here", "  seed: 817 there, 1 here"]
+    assert lines[1:3] == ["  sampler.steps: 5 before, 6 now", "  seed: 817 before, 1 now"]
     assert lines[3] == "Give the same settings, or another --output."
     assert storage.get(RUN_FILE) == written
 
