@@ -19,13 +19,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from manifests.access import split_protocol
 from pipeline.output.catalog import Catalog, count, counts_of, mean_of
 from pipeline.output.lease import check_epoch
 from pipeline.output.records import RECORD_SCHEMA, VIDEOS
 from pipeline.output.run_file import RUN_FILE, RunFile, require_run
 from pipeline.output.storage import Storage
 from pipeline.output.tables import FAILURES, METADATA
+from sgi2v.locations import split_protocol
 from sgi2v.wording import counted
 
 CARD = "README.md"

@@ -14,11 +14,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from manifests.access import split_protocol, without_secrets, without_secrets_in
+from manifests.access import without_secrets, without_secrets_in
 from pipeline.config import ExecutionConfig, MetricsConfig, RunConfig, differences
 from pipeline.output.storage import Storage
 from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig
 from sgi2v.errors import ConfigError
+from sgi2v.locations import split_protocol
 
 RUN_FILE = "run.json"
 PACKAGES = (
