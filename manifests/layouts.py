@@ -302,6 +302,19 @@ def _webp(data: bytes) -> Layout:
     return Layout(data)
 
 
+def _gif(data: bytes) -> Layout:
+    flags = data[10]
+    at = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
+    while data[at] == 0x21:  # an extension: pieces, each with its length before it
+        at += 2
+        while data[at]:
+            at += data[at] + 1
+        at += 1
+    if data[at] == 0x2C and not (flags | data[at + 9]) & 0x80:
+        raise LayoutError("a GIF without a colour table")
+    return Layout(data)
+
+
 def _bmp(data: bytes) -> Layout:
     (header,) = struct.unpack_from("<I", data, 14)
     if header == 12:
@@ -402,6 +415,6 @@ _READERS: dict[str, Callable[[bytes], Layout]] = {
     "BMP": _bmp,
     "JPEG2000": _jpeg2000,
     "AVIF": _avif,
-    "GIF": Layout,
+    "GIF": _gif,
     "PPM": _ppm,
 }

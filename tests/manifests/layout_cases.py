@@ -486,6 +486,26 @@ add("GIF, first frame covers a part", partial(_partial_gif, False))
 add("GIF, first frame covers a part, with a transparent colour", partial(_partial_gif, True))
 
 
+def _gif_with_tables(is_global: bool, is_local: bool) -> bytes:
+    """The picture of `_gif`, its colour table before the frame, in it, or nowhere."""
+    data, _ = _gif({}, False)
+    table = data[13 : 13 + 3 * 16]
+    at = data.index(b"\x2c" + struct.pack("<HHHHB", 0, 0, WIDTH, HEIGHT, 0))
+    head = data[:10] + bytes([0xB3 if is_global else 0x33]) + data[11:13] + table * is_global
+    frame = data[at : at + 9] + bytes([0x83 if is_local else 0]) + table * is_local
+    return head + data[13 + len(table) : at] + frame + data[at + 10 :]
+
+
+@case("GIF with a colour table in its frame")
+def _() -> tuple[bytes, Samples]:
+    return _gif_with_tables(False, True), _gif({}, False)[1]
+
+
+@case("GIF without a colour table")
+def _() -> tuple[bytes, str]:
+    return _gif_with_tables(False, False), "GIF without a colour table"
+
+
 @case("GIF, animated, its first frame")
 def _() -> tuple[bytes, Samples]:
     first, second = noise(8, 1), noise(8, 1, 1)
