@@ -281,9 +281,13 @@ def _tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
     (number,) = struct.unpack_from(order + count, data, page)
     sizes = {1: "B", 3: "H", 4: "I", 16: "Q"}
     tags: dict[int, tuple[int, ...]] = {}
+    claimed = 0
     for n in range(min(number, 65535)):
         at = page + struct.calcsize(order + count) + n * entry
         tag, kind, length = struct.unpack_from(f"{order}HH{offset}", data, at)
+        claimed += length
+        if claimed > 2 * len(data):  # Pillow copies the bytes of every tag, also if all tags name the same ones
+            raise TooMuchWorkError("a TIFF whose tags name more bytes than it has")
         if kind not in sizes:
             continue
         at += entry - inline

@@ -549,6 +549,13 @@ def _() -> tuple[bytes, Samples]:
     return encoded(frames[0], "AVIF", save_all=True, append_images=frames[1:], quality=95), pixels
 
 
+@case("AVIF under the general brand mif1", 10)
+def _() -> tuple[bytes, Samples]:
+    data, pixels = _avif("RGB", "4:4:4")
+    assert data[4:12] == b"ftypavif"
+    return data[:8] + b"mif1" + data[12:], pixels
+
+
 @case("AVIF with a crop")
 def _() -> tuple[bytes, str]:
     return _avif("RGB", "4:4:4")[0].replace(b"pixi", b"clap"), "AVIF with a crop (clean aperture)"
@@ -740,9 +747,16 @@ def _() -> tuple[bytes, str]:
     return data[:-12] + chunk * 20_000 + data[-12:], "a PNG of more than 10,000 chunks"
 
 
-@case("TIFF in many strips")
+@case("TIFF whose tags name the same bytes again and again")
 def _() -> tuple[bytes, str]:
-    return tiff(np.zeros((250_001, 1, 1), int), 8, 1, rows_per_strip=1), "TIFF in more than 250,000 pieces"
+    entries = b"".join(struct.pack("<HHII", 1000 + n, 7, 10_000, 20_000) for n in range(1000))
+    data = b"II*\0\x08\0\0\0" + struct.pack("<H", 1000) + entries
+    return data.ljust(40_000, b"\0"), "tags name more bytes than it has"
+
+
+@case("TIFF in many tiles")
+def _() -> tuple[bytes, str]:
+    return tiff(noise(8, 1), 8, 1, tags={324: [0] * 250_001}), "TIFF in more than 250,000 pieces"
 
 
 # Files of other kinds
