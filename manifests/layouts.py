@@ -16,6 +16,9 @@ import numpy as np
 
 from manifests.containers import boxes
 
+MAX_PIXELS = 64_000_000
+"""Largest image that is decoded, pixels."""
+
 MAX_SCANS = 40
 """Most scans of a JPEG. Encoders write up to about 15; each further one costs time and hardly any bytes."""
 
@@ -122,7 +125,8 @@ def _jpeg(data: bytes) -> Layout:
             has_adobe_marker = True
         elif marker == 0xDA:
             scans += 1
-            if scans > MAX_SCANS or scans * pixels > MAX_SCANNED_PIXELS:
+            is_too_long = scans > MAX_SCANS or scans * pixels > MAX_SCANNED_PIXELS
+            if is_too_long and pixels <= MAX_PIXELS:  # larger ones are refused for their size
                 raise TooMuchWorkError(f"a JPEG with {scans} or more scans of its {pixels:,} pixels")
     if components == 4 and not has_adobe_marker:
         raise LayoutError("a CMYK JPEG that does not say whether its inks are inverted (no Adobe marker)")
@@ -377,6 +381,8 @@ def _ppm(data: bytes) -> Layout:
         raise LayoutError("a PPM with a damaged header")
     kind, width, height = map(int, header.groups())
     channels = 3 if kind in {3, 6} else 1
+    if width * height > MAX_PIXELS:  # refused for its size
+        return Layout(data)
     if kind <= 3 and width * height * channels > MAX_PLAIN_VALUES:
         raise TooMuchWorkError(f"a PPM of more than {MAX_PLAIN_VALUES:,} values in plain text")
     highest_value = _PPM_HIGHEST.match(data, header.end())
