@@ -66,6 +66,8 @@ def colour_profile(image: Image.Image, profile: bytes | None, coded: CodedColour
         return _coded_profile(coded, image.format)
     if embedded:
         return bytes(embedded)
+    if "icc_profile" in image.info:
+        raise ValueError("its profile cannot be unpacked")
     if image.format == "PNG":
         is_srgb = "srgb" in image.info
         return None if is_srgb else _png_profile(image.info.get("gamma"), image.info.get("chromaticity"))

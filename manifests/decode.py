@@ -17,11 +17,8 @@ from PIL import Image, ImageFile, ImageOps
 
 from manifests.colour import colour_profile, to_srgb
 from manifests.containers import decoded_format, other_name
-from manifests.layouts import Layout, LayoutError, read_layout
+from manifests.layouts import MAX_PIXELS, Layout, LayoutError, read_layout
 from sgi2v.errors import ErrorCode, SampleError
-
-MAX_PIXELS = 64_000_000
-"""Largest image that is decoded, pixels."""
 
 FORMATS = "PNG, JPEG, WebP, AVIF, TIFF, BMP, GIF, JPEG 2000 or PPM"
 

@@ -244,8 +244,8 @@ def _draw_path(canvas: _Canvas, path_T2: Floats, colour: RGB) -> None:
     tip = path_T2[-1]
     body = np.linalg.norm(curve_P2 - tip, axis=1) > 0.7 * head
     last = int(np.flatnonzero(body)[-1]) if body.any() else 0
-    is_near_P2 = (curve_P2 > -2 * line) & (curve_P2 < np.array(canvas.size) + 2 * line)
-    seen = np.flatnonzero(is_near_P2.all(axis=1)[: last + 1])
+    beyond_P2 = np.maximum(-curve_P2, curve_P2 - np.array(canvas.size))
+    seen = np.flatnonzero(beyond_P2[: last + 1].max(axis=1) < 2 * line)
     for casing in (0.9 * line, 0.0):
         for point, share in zip(curve_P2[seen], share_P[seen], strict=True):
             radius = (0.45 + 0.4 * share) * line + casing / 2

@@ -16,6 +16,9 @@ import numpy as np
 
 from manifests.containers import boxes
 
+MAX_PIXELS = 64_000_000
+"""Largest image that is decoded, pixels."""
+
 MAX_SCANS = 40
 """Most scans of a JPEG. Encoders write up to about 15; each further one costs time and hardly any bytes."""
 
@@ -122,7 +125,8 @@ def _jpeg(data: bytes) -> Layout:
             has_adobe_marker = True
         elif marker == 0xDA:
             scans += 1
-            if scans > MAX_SCANS or scans * pixels > MAX_SCANNED_PIXELS:
+            is_too_long = scans > MAX_SCANS or scans * pixels > MAX_SCANNED_PIXELS
+            if is_too_long and pixels <= MAX_PIXELS:  # larger ones are refused for their size
                 raise TooMuchWorkError(f"a JPEG with {scans} or more scans of its {pixels:,} pixels")
     if components == 4 and not has_adobe_marker:
         raise LayoutError("a CMYK JPEG that does not say whether its inks are inverted (no Adobe marker)")
@@ -281,9 +285,13 @@ def _tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
     (number,) = struct.unpack_from(order + count, data, page)
     sizes = {1: "B", 3: "H", 4: "I", 16: "Q"}
     tags: dict[int, tuple[int, ...]] = {}
+    claimed = 0
     for n in range(min(number, 65535)):
         at = page + struct.calcsize(order + count) + n * entry
         tag, kind, length = struct.unpack_from(f"{order}HH{offset}", data, at)
+        claimed += length
+        if claimed > 2 * len(data):  # Pillow copies the bytes of every tag, also if all tags name the same ones
+            raise TooMuchWorkError("a TIFF whose tags name more bytes than it has")
         if kind not in sizes:
             continue
         at += entry - inline
@@ -299,6 +307,19 @@ def _webp(data: bytes) -> Layout:
     # frame does not cover for black; with the flag, it is transparent, as the specification says.
     if data[12:16] == b"VP8X":
         data = data[:20] + bytes([data[20] | 0x10]) + data[21:]
+    return Layout(data)
+
+
+def _gif(data: bytes) -> Layout:
+    flags = data[10]
+    at = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
+    while data[at] == 0x21:  # an extension: pieces, each with its length before it
+        at += 2
+        while data[at]:
+            at += data[at] + 1
+        at += 1
+    if data[at] == 0x2C and not (flags | data[at + 9]) & 0x80:
+        raise LayoutError("a GIF without a colour table")
     return Layout(data)
 
 
@@ -360,6 +381,8 @@ def _ppm(data: bytes) -> Layout:
         raise LayoutError("a PPM with a damaged header")
     kind, width, height = map(int, header.groups())
     channels = 3 if kind in {3, 6} else 1
+    if width * height > MAX_PIXELS:  # refused for its size
+        return Layout(data)
     if kind <= 3 and width * height * channels > MAX_PLAIN_VALUES:
         raise TooMuchWorkError(f"a PPM of more than {MAX_PLAIN_VALUES:,} values in plain text")
     highest_value = _PPM_HIGHEST.match(data, header.end())
@@ -402,6 +425,6 @@ _READERS: dict[str, Callable[[bytes], Layout]] = {
     "BMP": _bmp,
     "JPEG2000": _jpeg2000,
     "AVIF": _avif,
-    "GIF": Layout,
+    "GIF": _gif,
     "PPM": _ppm,
 }

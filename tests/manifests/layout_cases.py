@@ -486,6 +486,26 @@ add("GIF, first frame covers a part", partial(_partial_gif, False))
 add("GIF, first frame covers a part, with a transparent colour", partial(_partial_gif, True))
 
 
+def _gif_with_tables(is_global: bool, is_local: bool) -> bytes:
+    """The picture of `_gif`, its colour table before the frame, in it, or nowhere."""
+    data, _ = _gif({}, False)
+    table = data[13 : 13 + 3 * 16]
+    at = data.index(b"\x2c" + struct.pack("<HHHHB", 0, 0, WIDTH, HEIGHT, 0))
+    head = data[:10] + bytes([0xB3 if is_global else 0x33]) + data[11:13] + table * is_global
+    frame = data[at : at + 9] + bytes([0x83 if is_local else 0]) + table * is_local
+    return head + data[13 + len(table) : at] + frame + data[at + 10 :]
+
+
+@case("GIF with a colour table in its frame")
+def _() -> tuple[bytes, Samples]:
+    return _gif_with_tables(False, True), _gif({}, False)[1]
+
+
+@case("GIF without a colour table")
+def _() -> tuple[bytes, str]:
+    return _gif_with_tables(False, False), "GIF without a colour table"
+
+
 @case("GIF, animated, its first frame")
 def _() -> tuple[bytes, Samples]:
     first, second = noise(8, 1), noise(8, 1, 1)
@@ -527,6 +547,13 @@ def _() -> tuple[bytes, Samples]:
     pixels = smooth()
     frames = [Image.fromarray(frame.astype(np.uint8)) for frame in (pixels, pixels[::-1])]
     return encoded(frames[0], "AVIF", save_all=True, append_images=frames[1:], quality=95), pixels
+
+
+@case("AVIF under the general brand mif1", 10)
+def _() -> tuple[bytes, Samples]:
+    data, pixels = _avif("RGB", "4:4:4")
+    assert data[4:12] == b"ftypavif"
+    return data[:8] + b"mif1" + data[12:], pixels
 
 
 @case("AVIF with a crop")
@@ -720,9 +747,16 @@ def _() -> tuple[bytes, str]:
     return data[:-12] + chunk * 20_000 + data[-12:], "a PNG of more than 10,000 chunks"
 
 
-@case("TIFF in many strips")
+@case("TIFF whose tags name the same bytes again and again")
 def _() -> tuple[bytes, str]:
-    return tiff(np.zeros((250_001, 1, 1), int), 8, 1, rows_per_strip=1), "TIFF in more than 250,000 pieces"
+    entries = b"".join(struct.pack("<HHII", 1000 + n, 7, 10_000, 20_000) for n in range(1000))
+    data = b"II*\0\x08\0\0\0" + struct.pack("<H", 1000) + entries
+    return data.ljust(40_000, b"\0"), "tags name more bytes than it has"
+
+
+@case("TIFF in many tiles")
+def _() -> tuple[bytes, str]:
+    return tiff(noise(8, 1), 8, 1, tags={324: [0] * 250_001}), "TIFF in more than 250,000 pieces"
 
 
 # Files of other kinds

@@ -309,6 +309,19 @@ def test_an_image_with_a_damaged_profile_loads_with_a_note(name: str) -> None:
     assert np.array_equal(picture.pixels_HWC[16, 16::32], COLOURS)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_profile_that_cannot_be_unpacked_is_noted(kind: str) -> None:
+    if kind == "PNG":
+        data = with_chunks(np.asarray(patches(COLOURS)), iCCP=b"p\0\0 is not deflated")
+    else:
+        data = encoded(patches(COLOURS), kind, quality=97, subsampling=0, icc_profile=P3_PROFILE)
+        data = data.replace(b"ICC_PROFILE\0\1\1", b"ICC_PROFILE\0\1\2")  # the second part is missing
+    picture = decode_picture(data)
+    assert picture.note is not None
+    assert "its profile cannot be unpacked" in picture.note
+    assert np.abs(picture.pixels_HWC[16, 16::32].astype(int) - COLOURS).max() <= 5
+
+
 @pytest.mark.parametrize(
     "chunks",
     [{"gAMA": bytes(4)}, {"gAMA": gamma_chunk(1.8), "cHRM": bytes(32)}, {"cHRM": chromaticities([(0.3, 0.3)] * 3)}],
