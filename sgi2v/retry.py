@@ -12,10 +12,14 @@ Anything else   retried: a store's client raises what its own library raises. St
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from sgi2v.errors import SGI2VError, StorageError
+
+if TYPE_CHECKING:
+    import tenacity
 
 ATTEMPTS = 8
 """Attempts at one operation. With their delays they outlast the restart of a store, which takes most of a minute."""
@@ -31,6 +35,7 @@ _FULL_DISK = {errno.ENOSPC, errno.EROFS, errno.EDQUOT}
 _HOPELESS_NAMES = {"NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "InvalidRegionError"}
 """Errors of the AWS SDK that another attempt cannot cure; by name, since the SDK need not be installed."""
 
+_log = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")
 
 
@@ -49,6 +54,7 @@ def with_retries(what: str, operation: Callable[[], ResultT], attempts: int = AT
         stop=tenacity.stop_after_attempt(attempts),
         wait=half_delay + random_delay,
         retry=tenacity.retry_if_exception(_is_transient),
+        before_sleep=lambda state: _say_first(what, state),
         reraise=True,
     )
     try:
@@ -57,6 +63,13 @@ def with_retries(what: str, operation: Callable[[], ResultT], attempts: int = AT
         raise
     except Exception as error:
         raise StorageError(f"{what} failed: {type(error).__name__}: {error}") from error
+
+
+def _say_first(what: str, state: tenacity.RetryCallState) -> None:
+    """Warn of the first error at once: the attempts that follow take most of a minute."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    if state.attempt_number == 1:
+        _log.warning("%s failed (%s: %s): trying again for up to a minute", what, type(error).__name__, error)
 
 
 def _is_transient(error: BaseException) -> bool:

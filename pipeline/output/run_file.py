@@ -11,7 +11,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from manifests.access import without_secrets_in
 from pipeline.config import ExecutionConfig, MetricsConfig, RunConfig, differences
@@ -56,6 +56,14 @@ class RunFile(BaseModel):
     """Commit or digest of the weights."""
     execution: dict[str, Any] = {}
     """The settings of the section `run`, without secrets."""
+
+    @field_validator("deciding")
+    @classmethod
+    def _has_every_section(cls, deciding: dict[str, Any]) -> dict[str, Any]:
+        missing = {"model", "sampler", "guidance", "metrics", "seed"} - deciding.keys()
+        if missing:
+            raise ValueError(f"lacks {', '.join(sorted(missing))}")
+        return deciding
 
     @property
     def is_guided(self) -> bool:
@@ -143,7 +151,10 @@ def read_run(storage: Storage) -> RunFile | None:
     try:
         return RunFile.model_validate_json(data)
     except ValidationError as error:
-        raise ConfigError(f"{storage.url}/{RUN_FILE} is not a run of this program: use another --output") from error
+        raise ConfigError(
+            f"{storage.url}/{RUN_FILE} is not a run of this program: use another --output, or restore the file from "
+            "the line `run_started` in logs/, which repeats its content"
+        ) from error
 
 
 def require_run(storage: Storage) -> RunFile:
