@@ -12,14 +12,10 @@ Anything else   retried: a store's client raises what its own library raises. St
 from __future__ import annotations
 
 import errno
-import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from sgi2v.errors import SGI2VError, StorageError
-
-if TYPE_CHECKING:
-    import tenacity
 
 ATTEMPTS = 8
 """Attempts at one operation. With their delays they outlast the restart of a store, which takes most of a minute."""
@@ -35,26 +31,37 @@ _FULL_DISK = {errno.ENOSPC, errno.EROFS, errno.EDQUOT}
 _HOPELESS_NAMES = {"NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "InvalidRegionError"}
 """Errors of the AWS SDK that another attempt cannot cure; by name, since the SDK need not be installed."""
 
-_log = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")
 
 
-def with_retries(what: str, operation: Callable[[], ResultT], attempts: int = ATTEMPTS) -> ResultT:
+def with_retries(
+    what: str,
+    operation: Callable[[], ResultT],
+    attempts: int = ATTEMPTS,
+    on_first_error: Callable[[str], None] = lambda line: None,
+) -> ResultT:
     """The result of an operation, which is called again after transient errors.
 
-    what: the operation in words, such as `reading s3://bucket/run.json`; it opens the message. Raises StorageError
-    where the error is hopeless or the last attempt fails; final errors, own errors and bugs as they are.
+    what: the operation in words, such as `reading s3://bucket/run.json`; it opens the message. on_first_error: called
+    with a line before the second attempt, since all of them take most of a minute. Raises StorageError where the error
+    is hopeless or the last attempt fails; final errors, own errors and bugs as they are.
     """
     import tenacity  # here, since sgi2v must load where it is not installed and nothing is downloaded
 
     # half of the delay, and a random part of the whole
     half_delay = tenacity.wait_exponential(multiplier=FIRST_DELAY_S / 2, max=LONGEST_DELAY_S / 2)
     random_delay = tenacity.wait_random_exponential(multiplier=FIRST_DELAY_S, max=LONGEST_DELAY_S)
+
+    def say_first(state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome is not None else None
+        if state.attempt_number == 1:
+            on_first_error(f"{what} failed ({type(error).__name__}: {error}): trying again for up to a minute")
+
     retrying = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(attempts),
         wait=half_delay + random_delay,
         retry=tenacity.retry_if_exception(_is_transient),
-        before_sleep=lambda state: _say_first(what, state),
+        before_sleep=say_first,
         reraise=True,
     )
     try:
@@ -63,13 +70,6 @@ def with_retries(what: str, operation: Callable[[], ResultT], attempts: int = AT
         raise
     except Exception as error:
         raise StorageError(f"{what} failed: {type(error).__name__}: {error}") from error
-
-
-def _say_first(what: str, state: tenacity.RetryCallState) -> None:
-    """Warn of the first error at once: the attempts that follow take most of a minute."""
-    error = state.outcome.exception() if state.outcome is not None else None
-    if state.attempt_number == 1:
-        _log.warning("%s failed (%s: %s): trying again for up to a minute", what, type(error).__name__, error)
 
 
 def _is_transient(error: BaseException) -> bool:
