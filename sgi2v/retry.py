@@ -35,21 +35,34 @@ _HOPELESS_NAMES = {"NoCredentialsError", "PartialCredentialsError", "ParamValida
 ResultT = TypeVar("ResultT")
 
 
-def with_retries(what: str, operation: Callable[[], ResultT], attempts: int = ATTEMPTS) -> ResultT:
+def with_retries(
+    what: str,
+    operation: Callable[[], ResultT],
+    attempts: int = ATTEMPTS,
+    on_first_error: Callable[[str], None] = lambda line: None,
+) -> ResultT:
     """The result of an operation, which is called again after transient errors.
 
-    what: the operation in words, such as `reading s3://bucket/run.json`; it opens the message. Raises StorageError
-    where the error is hopeless or the last attempt fails; final errors, own errors and bugs as they are.
+    what: the operation in words, such as `reading s3://bucket/run.json`; it opens the message. on_first_error: called
+    with a line before the second attempt, since all of them take most of a minute. Raises StorageError where the error
+    is hopeless or the last attempt fails; final errors, own errors and bugs as they are.
     """
     import tenacity  # here, since sgi2v must load where it is not installed and nothing is downloaded
 
     # half of the delay, and a random part of the whole
     half_delay = tenacity.wait_exponential(multiplier=FIRST_DELAY_S / 2, max=LONGEST_DELAY_S / 2)
     random_delay = tenacity.wait_random_exponential(multiplier=FIRST_DELAY_S, max=LONGEST_DELAY_S)
+
+    def say_first(state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome is not None else None
+        if state.attempt_number == 1:
+            on_first_error(f"{what} failed ({type(error).__name__}: {error}): trying again for up to a minute")
+
     retrying = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(attempts),
         wait=half_delay + random_delay,
         retry=tenacity.retry_if_exception(_is_transient),
+        before_sleep=say_first,
         reraise=True,
     )
     try:

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from manifests.access import without_secrets, without_secrets_in
 from pipeline.config import ExecutionConfig, MetricsConfig, RunConfig, differences
@@ -73,6 +73,14 @@ class RunFile(BaseModel):
     def asked_rows(self) -> int:
         """Rows that the last run was asked for."""
         return self.rows if self.limit is None else min(self.rows, self.limit)
+
+    @field_validator("deciding")
+    @classmethod
+    def _has_every_section(cls, deciding: dict[str, Any]) -> dict[str, Any]:
+        missing = {"model", "sampler", "guidance", "metrics", "seed"} - deciding.keys()
+        if missing:
+            raise ValueError(f"lacks {', '.join(sorted(missing))}")
+        return deciding
 
     @property
     def is_guided(self) -> bool:
@@ -202,7 +210,10 @@ def read_run(storage: Storage) -> RunFile | None:
     try:
         return RunFile.model_validate_json(data)
     except ValidationError as error:
-        raise ConfigError(f"{storage.url}/{RUN_FILE} is not a run of this program: use another --output") from error
+        raise ConfigError(
+            f"{storage.url}/{RUN_FILE} is not a run of this program: use another --output, or restore the file from "
+            "the line `run_started` in logs/, which repeats its content"
+        ) from error
 
 
 def require_run(storage: Storage) -> RunFile:

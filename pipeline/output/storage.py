@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from manifests.access import without_secrets
 from sgi2v.errors import ConfigError, StorageError
 from sgi2v.locations import credentials_advice, open_store
 from sgi2v.retry import ATTEMPTS, FINAL_ERRORS, with_retries
@@ -282,7 +284,7 @@ class Storage:
     def _with_retries(self, what: str, operation: Callable[[], ResultT], attempts: int = ATTEMPTS) -> ResultT:
         """The result of an operation, with retries. Final errors become StorageErrors too. what: as `with_retries`."""
         try:
-            return with_retries(what, operation, attempts)
+            return with_retries(what, operation, attempts, on_first_error=_warn)
         except FINAL_ERRORS as error:
             advice = credentials_advice(error, self.url)
             raise StorageError(f"{what} failed: {type(error).__name__}: {error}{advice}") from error
@@ -364,3 +366,8 @@ class Storage:
             if error.errno == errno.EINVAL and self._filesystem.exists(self._path(key)):
                 raise FileExistsError(self._path(key)) from error
             raise
+
+
+def _warn(line: str) -> None:
+    """To the standard error of a driver, and to the log of a worker's sample."""
+    logging.getLogger(__name__).warning("%s", without_secrets(line))

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from manifests.io import load_manifest
 from pipeline.inspect import verify
 from pipeline.inspect.verify import repair
 from pipeline.inspect.verify import verify as check
+from pipeline.output.catalog import Catalog
 from pipeline.output.lease import LeaseError, acquire
 from pipeline.output.records import SampleRecord
 from pipeline.output.storage import ABANDONED_S, Storage
@@ -336,6 +338,110 @@ def test_the_tables_never_name_a_video_that_repair_deletes(output: Path, monkeyp
     monkeypatch.setattr(verify, "Storage", Watched)
     repair(str(output), flaws)
     assert named == [False, False]
+
+
+@pytest.mark.parametrize("kind", ["empty", "half", "folder", "outside"])
+def test_a_damaged_record_ends_no_command_and_is_taken_away_by_repair(output: Path, finished: Path, kind: str) -> None:
+    manifest, file, precious = (
+        finished.parent / "m.parquet",
+        output / "records" / "s01.json",
+        output.parent / "precious",
+    )
+    precious.write_text("my thesis")
+    whole = file.read_bytes()
+    file.unlink()
+    if kind == "folder":
+        file.mkdir()
+    elif kind == "outside":
+        file.write_bytes(whole)
+        rewrite(output, "s01", file_name="../precious")
+    else:
+        file.write_bytes(whole[: len(whole) // 2] if kind == "half" else b"")
+    assert "2 made, 0 failed, 1 left" in here("status", output).stdout
+    replayed = here("replay", output, "s01")
+    assert replayed.returncode == 2
+    assert "records/s01.json" in replayed.stderr
+    assert here("sheet", manifest, output, "-o", output.parent / "sheet.png").returncode == 0
+    checked = here("verify", output)
+    assert checked.returncode == 1
+    assert any(line.startswith("s01: records/s01.json ") for line in checked.stdout.splitlines())
+    assert "[record_damaged]" in checked.stdout
+    assert "the next run makes 1 sample again" in here("verify", output, "--repair").stdout
+    assert not file.exists()
+    assert precious.read_text() == "my thesis"
+    with without_ray():
+        done = run_tiny_here(manifest, output)
+    assert done.returncode == 0, done.stderr
+    assert check(str(output)).is_complete
+    assert (output / "records" / "attempt-2" / "s01.json").is_file()
+
+
+def test_a_run_makes_the_sample_of_a_damaged_record_again_and_says_so(output: Path, finished: Path) -> None:
+    (output / "records" / "s01.json").write_bytes(b"{}")
+    with without_ray():
+        done = run_tiny_here(finished.parent / "m.parquet", output)
+    assert done.returncode == 0, done.stderr
+    assert "records/s01.json lacks sample_id" in done.stderr
+    assert records_of_repair(output) == 0
+    assert check(str(output)).is_complete
+
+
+def records_of_repair(output: Path) -> int:
+    """Repair what verify finds. Returns the number of samples that are to make."""
+    return repair(str(output), check(str(output)).flaws)
+
+
+def test_a_damaged_part_is_named_by_every_command_and_dropped_by_repair(output: Path, finished: Path) -> None:
+    manifest, part = finished.parent / "m.parquet", output / "parts" / "000001-0000.parquet"
+    Catalog(Storage(str(output))).seal(1)
+    part.write_bytes(part.read_bytes()[:1000])
+    for words in (("status", output), ("replay", output, "s01"), ("sheet", manifest, output)):
+        shown = here(*words)
+        assert (
+            shown.returncode,
+            "000001-0000.parquet is not a part of this program, or is damaged" in shown.stderr,
+        ) == (
+            2,
+            True,
+        )
+    with without_ray():
+        assert "parts/000001-0000.parquet" in run_tiny_here(manifest, output).stderr
+    assert {flaw.code for flaw in check(str(output)).flaws} == {"part_damaged", "table_stale"}
+    videos = sorted((output / "videos").iterdir())
+    assert records_of_repair(output) == 0
+    assert sorted((output / "videos").iterdir()) == videos, "kept for a copy of the part"
+    verdict = check(str(output))
+    assert (verdict.left, Counter(flaw.code for flaw in verdict.flaws)) == (3, {"video_orphan": 3})
+    assert records_of_repair(output) == 0
+    assert check(str(output)).flaws == []
+    with without_ray():
+        assert run_tiny_here(manifest, output).returncode == 0
+    assert check(str(output)).is_complete
+
+
+def test_a_young_video_without_a_record_is_not_judged(output: Path) -> None:
+    add_orphan(output)
+    os.utime(output / "videos" / "x.01234567.mp4")
+    add_orphan(output, "holiday.mp4")
+    done = here("verify", output)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("1 video without a record: less than an hour old, so not judged")
+    make_old(output / "videos" / "x.01234567.mp4")
+    assert here("verify", output, "--repair").returncode == 1
+    assert not (output / "videos" / "x.01234567.mp4").exists()
+    assert (output / "videos" / "holiday.mp4").exists()
+
+
+def test_a_damaged_claim_is_a_flaw_and_the_next_run_replaces_it(output: Path, finished: Path) -> None:
+    claim = output / "lease" / "000001.json"
+    claim.write_bytes(b"{")
+    os.utime(claim, (0, time.time() - 100))
+    (flaw,) = check(str(output)).flaws
+    assert (flaw.code, flaw.key) == ("lease_damaged", "lease/000001.json")
+    assert "unknown driver" in here("status", output).stdout
+    with without_ray():
+        assert run_tiny_here(finished.parent / "m.parquet", output).returncode == 0
+    assert check(str(output)).is_complete
 
 
 def test_an_output_in_use_is_not_repaired(output: Path) -> None:

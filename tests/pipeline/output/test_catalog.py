@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.output import catalog as catalog_module
@@ -328,11 +332,135 @@ def test_parts_are_sealed_when_they_are_full(storage: Storage, monkeypatch: pyte
     assert len(current(storage)) == 8
 
 
-@pytest.mark.parametrize("data", [b"", b"no table"])
-def test_a_part_of_another_program_is_refused(storage: Storage, data: bytes) -> None:
-    storage.put("parts/000001-0000.parquet", data)
+def with_values(**values: object) -> bytes:
+    """The record of a sample `a` with other values."""
+    return json.dumps({**committed("a").row(), **values}).encode()
+
+
+DAMAGED_RECORDS = {
+    "empty": (b"", "is empty"),
+    "half": (with_values()[:100], "is not JSON"),
+    "not UTF-8": (b"{\xff}", "is not JSON"),
+    "nested without end": (b"[" * 100_000, "is not JSON"),
+    "null": (b"null", "is not a JSON object"),
+    "no values": (b"{}", "lacks sample_id, status, attempts, row_digest, fingerprint"),
+    "text for a number": (with_values(seed="many"), "has a value of another type: "),
+    "number for text": (with_values(status=7), "has a value of another type: "),
+    "too large a number": (with_values(video_bytes=2**70), "has a value of another type: "),
+    "number for a list": (with_values(loss_first=0.5), "has a value of another type: "),
+    "no text": (with_values(message="\ud800"), "has a value of another type: "),
+    "unknown status": (with_values(status="lost"), "has the status 'lost'"),
+    "of another sample": (with_values(sample_id="b"), "says that it is of 'b', attempt 1"),
+    "of another attempt": (with_values(attempts=2), "says that it is of 'a', attempt 2"),
+    "names a file outside": (with_values(file_name="../x"), "names '../x', which is not a video of this sample"),
+    "names another video": (with_values(file_name=video_of("b")), "which is not a video of this sample"),
+    "a folder": (None, "is empty"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED_RECORDS)
+def test_a_damaged_record_counts_for_nothing_until_it_is_taken_away(storage: Storage, kind: str) -> None:
+    data, problem = DAMAGED_RECORDS[kind]
+    put(storage, committed("b"))
+    if data is None:
+        (Path(storage.root) / "records" / "a.json").mkdir()
+    else:
+        storage.put("records/a.json", data)
+    catalog = Catalog(storage)
+    assert catalog.index["sample_id"].to_pylist() == ["b"]
+    (damage,) = catalog.damaged
+    assert (damage.key, damage.sample_id, damage.attempts) == ("records/a.json", "a", 1)
+    assert problem in damage.problem
+    catalog.refresh()
+    assert len(catalog.damaged) == 1
+    ids = pa.chunked_array([["a", "b", "c"]])
+    assert catalog.lost_attempts(ids).to_pylist() == [1, 0, 0], "no later record has this key"
+    assert catalog.remove_damaged({"a"}, EPOCH) == ["a"]
+    assert storage.keys("records") == ["records/b.json"]
+    assert Catalog(storage).damaged == []
+    assert Catalog(storage).lost_attempts(ids).to_pylist() == [1, 0, 0]
+
+
+def test_a_sample_with_another_record_is_kept_when_a_damaged_one_is_taken_away(storage: Storage) -> None:
+    put(storage, failed("a"))
+    storage.put(record_key("a", 2), b"{")
+    catalog = Catalog(storage)
+    assert catalog.remove_damaged({"other"}, EPOCH) == []
+    assert len(catalog.damaged) == 1
+    assert catalog.remove_damaged({"a"}, EPOCH) == []
+    assert current(storage) == {"a": ("failed", 1, None)}
+    assert storage.keys("parts") == []
+
+
+def test_one_damaged_record_among_many_is_found(storage: Storage) -> None:
+    put(storage, *(committed(f"s{number:02d}") for number in range(20)))
+    for number in (0, 7, 8, 19):
+        storage.put(record_key(f"s{number:02d}", 1), b"{}")
+    catalog = Catalog(storage)
+    assert [damage.sample_id for damage in catalog.damaged] == ["s00", "s07", "s08", "s19"]
+    assert catalog.index.num_rows == 16
+
+
+def part_of(*rows: dict[str, object]) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(list(rows)), sink)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"", b"no table", part_of({"sample_id": "a"}), part_of({"sample_id": 1, "status": [], "attempts": "x"})),
+        *(part_of({"sample_id": name, "status": "failed", "attempts": 1}) for name in ("../a", None)),
+        part_of({"sample_id": "a", "status": "lost", "attempts": 1}),
+        part_of({"sample_id": "a", "status": "failed", "attempts": None}),
+    ],
+)
+def test_a_damaged_part_is_refused_until_it_is_taken_away(storage: Storage, data: bytes) -> None:
+    put(storage, committed("a"))
+    key = "parts/000001-0000.parquet"
+    storage.put(key, data)
     with pytest.raises(ConfigError, match=r"000001-0000\.parquet is not a part of this program, or is damaged"):
         Catalog(storage)
+    catalog = Catalog(storage, without_damaged_parts=True)
+    assert [(damage.key, damage.sample_id) for damage in catalog.damaged] == [(key, None)]
+    assert catalog.remove_damaged({key}, EPOCH) == []
+    assert set(current(storage)) == {"a"}
+
+
+def test_a_row_of_a_part_that_names_another_object_is_taken_out_of_it(storage: Storage) -> None:
+    catalog = Catalog(storage)
+    for record in (committed("a", file_name="../x"), committed("b"), committed("c", file_name=video_of("b"))):
+        catalog.add(record)
+    catalog.seal(EPOCH)
+    put(storage, committed("c", "again", attempts=2))
+    catalog = Catalog(storage)
+    assert [(damage.key, damage.sample_id) for damage in catalog.damaged] == [
+        ("parts/000001-0000.parquet", "a"),
+        ("parts/000001-0000.parquet", "c"),
+    ]
+    assert set(current(storage)) == {"b", "c"}
+    assert catalog.remove_damaged({"a", "c"}, EPOCH) == ["a"]
+    assert Catalog(storage).damaged == []
+    assert set(current(storage)) == {"b", "c"}
+    assert Catalog(storage).lost_attempts(pa.chunked_array([["a", "b", "c"]])).to_pylist() == [1, 0, 0]
+
+
+def test_a_removed_sample_has_no_record_of_an_earlier_attempt(storage: Storage) -> None:
+    put(storage, failed("a"), committed("b"))
+    Catalog(storage).seal(EPOCH)
+    put(storage, committed("a", attempts=2), failed("a", attempts=3))
+    Catalog(storage).remove(["a"], EPOCH)
+    assert set(current(storage)) == {"b"}
+    put(storage, failed("a", attempts=2), committed("a", "late"))  # of workers that are late
+    assert set(current(storage)) == {"b"}
+    put(storage, failed("a", attempts=4))
+    assert current(storage)["a"] == ("failed", 4, None)
+    catalog = Catalog(storage)
+    catalog.delete_superseded(EPOCH)
+    assert storage.keys("records") == [record_key("a", 4)]
+    Catalog(storage).remove([], EPOCH)
+    assert len(storage.keys("parts")) == 2, "parts do not change"
 
 
 def test_leftovers_of_a_killed_writer_are_no_results(storage: Storage, tmp_path: Path) -> None:

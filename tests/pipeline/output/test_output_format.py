@@ -14,7 +14,7 @@ from pipeline.output import card, catalog, lease, log
 from pipeline.output.records import RECORD_SCHEMA, RECORD_VERSION, RECORDS, VIDEOS, record_key, video_key
 from pipeline.output.run_file import RUN_FILE, RunFile, create_run_file, describe_run
 from pipeline.output.storage import Storage
-from pipeline.output.tables import FAILURE_COLUMNS, FAILURES, METADATA
+from pipeline.output.tables import COPIES, FAILURE_COLUMNS, FAILURES, METADATA
 from tests.pipeline.output.outputs import settings
 
 ROOT = Path(__file__).parents[3]
@@ -36,6 +36,7 @@ def test_every_file_is_described() -> None:
         f"{lease.FOLDER}/<epoch>.json",
         f"{catalog.PARTS}/<epoch>-<number>.parquet",
         f"{log.FOLDER}/<epoch>/<segment>.jsonl",
+        f"{COPIES}/<epoch>-<table>",
         video_key("<sample_id>", "<attempt>"),
         record_key("<sample_id>", 1),
         record_key("<sample_id>", 2).replace("2", "<n>"),

@@ -287,6 +287,27 @@ def test_deleting_many_objects_leaves_the_others(storage: Storage) -> None:
 
 
 @pytest.mark.usefixtures("short_delays")
+def test_the_first_error_of_a_store_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = Storage("memory://restarting")
+    told: list[int] = []
+
+    def fail(*_: object, **__: object) -> None:
+        told.append(len(caplog.messages))
+        raise ConnectionResetError("https://key:secret@store was reset")
+
+    monkeypatch.setattr(type(storage._filesystem), "pipe_file", fail)
+    with pytest.raises(StorageError, match="failed: ConnectionResetError"):
+        storage.put("run.json", b"{}")
+    assert told[:3] == [0, 1, 1]
+    assert caplog.messages == [
+        "writing memory://restarting/run.json failed (ConnectionResetError: https://***@store was reset): "
+        "trying again for up to a minute"
+    ]
+
+
+@pytest.mark.usefixtures("short_delays")
 def test_an_upload_that_arrived_cut_short_is_sent_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     storage = Storage("memory://arrived-in-part")
     sent: list[str] = []
