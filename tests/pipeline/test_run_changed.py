@@ -259,3 +259,23 @@ def test_a_folder_that_a_link_now_leads_to_is_another_location(tmp_path: Path) -
     before = videos(output)
     assert run_tiny_here(other, output, "--another-manifest", "--redo-changed").returncode == 0
     assert remade(output, before) == ["s00"]
+
+
+def test_a_run_that_ends_after_it_has_removed_changed_samples_is_continued(
+    output: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = videos(output)
+    write_rows(manifest, [row("s00", seed=7), row("s01", seed=7), row("s02")])
+
+    def interrupted(*_: object) -> Iterator[dict[str, object]]:
+        raise KeyboardInterrupt
+        yield {}
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.run.flow", interrupted)
+        assert run_tiny_here(manifest, output, "--redo-changed").returncode == 130
+    assert sorted(videos(output)) == ["s02"]
+    assert here("status", output).stdout.startswith("1 made, 0 failed, 2 left, of 3 rows\n")
+    assert run_tiny_here(manifest, output).returncode == 0
+    assert remade(output, before) == ["s00", "s01"]
+    assert here("verify", output).returncode == 0
