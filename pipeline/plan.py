@@ -61,8 +61,9 @@ def images_to_compare(config: RunConfig, run: RunFile | None, on_request: bool) 
     run: run.json as the last run left it, without a digest of its manifest if it was killed before it had removed
     changed samples.
     """
-    is_settled = run is None or (run.is_of(config.manifest) and run.manifest_sha256 is not None)
-    return None if is_settled and not on_request else Images(config.manifest, config.execution.access)
+    if run is None or (run.is_of(config.manifest) and run.manifest_sha256 is not None and not on_request):
+        return None
+    return Images(config.manifest, config.execution.access)
 
 
 def make_plan(

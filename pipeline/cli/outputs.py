@@ -42,7 +42,7 @@ def verify(
 ) -> None:
     """Check every record, video, table and manifest row of a run against each other.
 
-    Exit 1 where something is wrong or left; with --repair, only where something wrong stays.
+    Exit 1 where something is wrong or left; a repair that leaves nothing wrong exits with 0.
     """
     from pipeline.inspect.verify import NOT_REPAIRED
     from pipeline.inspect.verify import repair as remove_flawed

@@ -166,7 +166,8 @@ def _summary(run: RunFile) -> str:
         f"One row is one video, {size}, without sound. It was generated from one image by SG-I2V on a Stable Video "
         f"Diffusion model. {how}. The metrics of a row were measured on its video.\n\n"
         "License: `other`, because this program does not know which licences apply: those of the images, of the model "
-        "and of the texts in the manifest. State them here before you publish this."
+        "and of the texts in the manifest. State them here before you publish this. The columns `image_uri` and `host` "
+        "name folders and machines of whoever made it."
     )
 
 
@@ -220,7 +221,7 @@ def _making(run: RunFile) -> str:
     is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source) is not None and not Path(source).exists()
     shown = f"[{source}](https://huggingface.co/{source})" if is_hub_id else f"`{_plain(source)}`"
     versions = ", ".join(f"{name} {version}" for name, version in sorted(run.versions.items()))
-    return f"""- Model: {shown}, revision `{_plain(run.model_revision)}`. Its licence is its makers'.
+    return f"""- Model: {shown}, revision `{_plain(run.model_revision)}`. Its makers' licence applies to its use.
 - Method: [SG-I2V](https://arxiv.org/abs/2411.04989) on
   [Stable Video Diffusion](https://arxiv.org/abs/2311.15127). Please cite both papers.
 - Manifest: `{_plain(_manifest_name(run))}`, SHA-256 `{run.manifest_sha256}`. The images are those that it names:

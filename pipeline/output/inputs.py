@@ -42,6 +42,13 @@ class ImageComparison:
     unrecorded: int = 0
     """Committed samples whose record has no digest, because an earlier version made them."""
 
+    def note(self, record: dict[str, Any], place: str, now: str | Exception) -> None:
+        """Compare the image of one sample. now: the digest of what lies at its place, or why that cannot be read."""
+        if isinstance(now, Exception):
+            self.unreadable[record["sample_id"]] = without_secrets(str(now))
+        elif now != record["image_sha256"]:
+            self.changed[record["sample_id"]] = shown_uri(place)
+
 
 def shown_uri(uri: str) -> str:
     """The URI of an image as a record keeps it: without secrets, and without the data of an inline image."""
@@ -74,30 +81,25 @@ def compare_images(
     could not keep a secret.
     """
     comparison = ImageComparison()
-    results: dict[str, str | Exception] = {}
+    now: dict[str, str | Exception] = {}
     with ThreadPoolExecutor(PARALLEL_READS) as pool:
         for records in _records(catalog, rows, as_recorded):
-            places: dict[str, str] = {}
+            places = {}
             for record in records:
+                sample_id = record["sample_id"]
                 if record["image_sha256"] is None:
                     comparison.unrecorded += record["status"] == "committed"
                     continue
                 try:
-                    place = _place(record, manifest, access, as_recorded)
+                    places[sample_id] = _place(record, manifest, access, as_recorded)
                 except SampleError as error:
-                    comparison.unreadable[record["sample_id"]] = error.message
-                    continue
+                    comparison.unreadable[sample_id] = error.message
+            unread = list({place for place in places.values() if place is not None and place not in now})
+            now.update(zip(unread, pool.map(lambda place: _digest(place, access), unread), strict=True))
+            for record in records:
+                place = places.get(record["sample_id"])
                 if place is not None:
-                    places[record["sample_id"]] = place
-            unread = list({place for place in places.values() if place not in results})
-            results.update(zip(unread, pool.map(lambda place: _digest(place, access), unread), strict=True))
-            recorded = {record["sample_id"]: record["image_sha256"] for record in records}
-            for sample_id, place in places.items():
-                result = results[place]
-                if isinstance(result, Exception):
-                    comparison.unreadable[sample_id] = without_secrets(str(result))
-                elif result != recorded[sample_id]:
-                    comparison.changed[sample_id] = shown_uri(place)
+                    comparison.note(record, place, now[place])
     return comparison
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.output.catalog import Catalog
 from pipeline.output.storage import Storage
+from tests.pipeline.conftest import S3Server
 from tests.pipeline.in_process import here, run_tiny_here, without_ray
 from tests.pipeline.runs import picture, records, row, table, write_good, write_rows
 
@@ -259,3 +260,43 @@ def test_a_folder_that_a_link_now_leads_to_is_another_location(tmp_path: Path) -
     before = videos(output)
     assert run_tiny_here(other, output, "--another-manifest", "--redo-changed").returncode == 0
     assert remade(output, before) == ["s00"]
+
+
+def test_a_run_that_ends_after_it_has_removed_changed_samples_is_continued(
+    output: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = videos(output)
+    write_rows(manifest, [row("s00", seed=7), row("s01", seed=7), row("s02")])
+
+    def interrupted(*_: object) -> Iterator[dict[str, object]]:
+        raise KeyboardInterrupt
+        yield {}
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.run.flow", interrupted)
+        assert run_tiny_here(manifest, output, "--redo-changed").returncode == 130
+    assert sorted(videos(output)) == ["s02"]
+    assert here("status", output).stdout.startswith("1 made, 0 failed, 2 left, of 3 rows\n")
+    assert run_tiny_here(manifest, output).returncode == 0
+    assert remade(output, before) == ["s00", "s01"]
+    assert here("verify", output).returncode == 0
+
+
+def test_a_replaced_image_of_an_object_store_is_found_and_its_sample_made_again(
+    bucket: str, s3_server: S3Server, tmp_path: Path
+) -> None:
+    store, manifest, output = s3_server.filesystem(), write_good(tmp_path, 2), f"{bucket}/out"
+    for file in tmp_path.iterdir():
+        store.put_file(str(file), f"{bucket}/in/{file.name}")
+    location = f"{bucket}/in/{manifest.name}"
+    assert run_tiny_here(location, output).returncode == 0
+    before = sorted(store.find(f"{bucket}/out/videos"))
+    picture(50).save(tmp_path / "s01.png")
+    store.put_file(str(tmp_path / "s01.png"), f"{bucket}/in/s01.png")
+    checked = here("verify", output, "--images")
+    assert (checked.returncode, checked.stdout.count("[image_changed]")) == (1, 1)
+    assert checked.stdout.startswith(f"s01: its image {bucket}/in/s01.png is another one than it was made from: ")
+    assert run_tiny_here(location, output, "--redo-changed").returncode == 0
+    after = sorted(store.find(f"{bucket}/out/videos"))
+    assert (len(after), after[0], after[1] == before[1]) == (2, before[0], False)
+    assert here("verify", output, "--images").returncode == 0
