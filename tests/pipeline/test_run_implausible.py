@@ -42,17 +42,7 @@ def test_show_warns_of_the_row_that_it_draws(manifest: Path) -> None:
 @pytest.mark.slow
 def test_a_dry_run_warns_and_strict_refuses(manifest: Path) -> None:
     # the costs of these settings are in the package
-    plan = (
-        "run",
-        manifest,
-        "--output",
-        manifest.parent / "out",
-        "--model",
-        "embedded",
-        "--preset",
-        "fast",
-        "--dry-run",
-    )
+    plan = ("run", manifest, "--output", manifest.parent / "out", "--model", "embedded", "--dry-run")
     done = here(*plan)
     assert done.returncode == 0, done.stderr
     assert FAR in done.stdout
