@@ -71,12 +71,14 @@ def read_web(url: str, max_bytes: int | None = None, follows_redirects: bool = T
 
     try:
         return bytes(sync(get_loop(), _read_in_time, url, max_bytes, follows_redirects))
+    except aiohttp.ClientConnectorError as error:
+        raise OSError(f"{url}: the server cannot be reached: {error.os_error}") from error
+    except aiohttp.ClientError as error:
+        if isinstance(error, aiohttp.InvalidURL):
+            raise _missing(url, f"this is not a valid URL ({error}): check it") from error
+        raise OSError(f"{url}: {type(error).__name__}: {error}") from error
     except ValueError as error:
         raise _missing(url, f"this is not a valid URL ({error}): check it") from error
-    except aiohttp.ClientError as error:
-        if isinstance(error, OSError):
-            raise
-        raise OSError(f"{url}: {type(error).__name__}: {error}") from error
 
 
 async def _read_in_time(url: str, max_bytes: int | None, follows_redirects: bool) -> bytes:
