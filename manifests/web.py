@@ -88,7 +88,7 @@ async def _read_in_time(url: str, max_bytes: int | None, follows_redirects: bool
     try:
         async with deadline:
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
-            async with aiohttp.ClientSession(timeout=timeout, requote_redirect_url=False) as session:
+            async with aiohttp.ClientSession(timeout=timeout) as session:
                 return await _read(session, url, max_bytes, follows_redirects)
     except TimeoutError as error:
         if not deadline.expired():
