@@ -6,7 +6,7 @@ A manifest may come from anybody, and its rows pick files that the machines of a
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -129,9 +129,12 @@ def display_uri(uri: str) -> str:
     return without_secrets(escaped(uri))[:_MAX_URI_CHARS]
 
 
-def without_dot_parts(path: str) -> str:
-    """A path of a URL without `.` and `..`. Empty parts stay, since `a//b` and `a/b` are two keys."""
-    parts: list[str] = []
+def without_dot_parts(path: str, folder: Sequence[str] = ()) -> str:
+    """A path below a folder, without its `.` and `..`. Empty parts stay, since `a//b` and `a/b` are two keys.
+
+    folder: its parts, which stay as they are where no `..` takes one away.
+    """
+    parts = list(folder)
     for part in path.split("/"):
         if part == "..":
             del parts[-1:]

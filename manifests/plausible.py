@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.schema import Sample
-from sgi2v.trajectory import resample_path
 from sgi2v.wording import counted
 
 Floats = NDArray[np.float64]
@@ -34,8 +33,8 @@ FAR_PX = 2000
 """A path that leaves the picture by more than this, or by more than the picture's size, is warned of."""
 OUTSIDE_SHARE, OUTSIDE_WAY = 0.25, 0.25
 """Share of a box's area, and way beyond the border as a share of the picture's side, from which [y, x] is tried."""
-PATH_FRAMES = 16
-"""Points that a path is reduced to before it is compared with the picture."""
+CENTRED_PX = 3.0
+"""A path that starts this near the centre of its box starts there."""
 SHOWN_IDS = 5
 """Sample ids that one warning names."""
 
@@ -120,45 +119,54 @@ def describe(warnings: list[RowWarning]) -> list[str]:
 def _kinds_by_numbers(sample: Sample) -> Iterator[Kind]:
     """What a row's own numbers tell."""
     boxes, paths = sample.boxes_N4, sample.trajectories
-    numbers = np.concatenate([boxes.ravel(), *(path.ravel() for path in paths)])
-    pairs = list(zip(boxes, paths, strict=True))
-    if np.abs(numbers).max(initial=0) >= NO_PIXEL or any(_counts_time(box, path) for box, path in pairs):
+    low, high = NORMALISED_RANGE
+    doubtful = _not_centred(sample)
+    largest = max(float(np.abs(numbers).max(initial=0)) for numbers in (boxes, *paths))
+    if largest >= NO_PIXEL or any(_counts_time(box, path) for box, path in doubtful):
         yield Kind.TIMES
-    elif any(_is_normalised(box) or _is_normalised_path(box, path) for box, path in pairs):
+    elif ((boxes >= low) & (boxes <= high)).all(axis=1).any() or any(_is_normalised(*pair) for pair in doubtful):
         yield Kind.NORMALISED
-    elif any(_is_xywh(box, path[0]) for box, path in pairs):
+    elif any(_is_xywh(box, path[0]) for box, path in doubtful):
         yield Kind.XYWH
-    elif any(_starts_swapped(box, path[0]) for box, path in pairs):
+    elif any(_starts_swapped(box, path[0]) for box, path in doubtful):
         yield Kind.SWAPPED
-    elif _is_reordered(boxes, paths):
+    elif doubtful and _is_reordered(boxes, paths):
         yield Kind.ORDER
 
 
 def _kinds_by_picture(sample: Sample, height: int, width: int) -> Iterator[Kind]:
     """What becomes visible beside the picture's size."""
-    boxes = sample.boxes_N4
-    paths = [resample_path(path, min(len(path), PATH_FRAMES)) for path in sample.trajectories]
-    pairs = list(zip(boxes, paths, strict=True))
-    if any(_fits_badly(box, path, height, width) for box, path in pairs) and all(
-        _fits(box[[1, 0, 3, 2]], path[:, ::-1], height, width) for box, path in pairs
-    ):
-        yield Kind.SWAPPED
-        return
     size = np.array([width, height])
-    if any((_way_outside(_centres(box, path), size) > np.minimum(size, FAR_PX)).any() for box, path in pairs):
-        yield Kind.FAR
-    if any(_starts_far_off(box, path[0], size) for box, path in pairs):
+    pairs = list(zip(sample.boxes_N4, sample.trajectories, strict=True))
+    if not all(_fits(box, path, size) for box, path in pairs):
+        if any(_fits_badly(box, path, size) for box, path in pairs) and all(
+            _fits(box[[1, 0, 3, 2]], path[:, ::-1], size) for box, path in pairs
+        ):
+            yield Kind.SWAPPED
+            return
+        if any((_way_outside(_centres(box, path), size) > np.minimum(size, FAR_PX)).any() for box, path in pairs):
+            yield Kind.FAR
+    if any(_starts_far_off(box, path[0], size) for box, path in _not_centred(sample)):
         yield Kind.OFF_BOX
 
 
-def _is_normalised(numbers: Floats) -> bool:
+def _not_centred(sample: Sample) -> list[tuple[Floats, Floats]]:
+    """The boxes and paths of which the path does not start at the box's centre. In a usual row there are none."""
+    boxes, paths = sample.boxes_N4, sample.trajectories
+    middles = ((boxes[:, :2] + boxes[:, 2:]) / 2).tolist()
+    starts = [path[0].tolist() for path in paths]
+    return [
+        (boxes[n], paths[n])
+        for n, ((x, y), (start_x, start_y)) in enumerate(zip(middles, starts, strict=True))
+        if abs(x - start_x) > CENTRED_PX or abs(y - start_y) > CENTRED_PX
+    ]
+
+
+def _is_normalised(box: Floats, path: Floats) -> bool:
+    """Whether a path is one of shares: not one of offsets, which starts at 0, nor one that stands still."""
     low, high = NORMALISED_RANGE
-    return bool((numbers >= low).all() and (numbers <= high).all())
-
-
-def _is_normalised_path(box: Floats, path: Floats) -> bool:
-    """Not a path of offsets, which starts at 0, nor one that stands still."""
-    return _is_normalised(path) and path[0].any() and bool(np.ptp(path, axis=0).any()) and not _inside(path[0], box)
+    in_range = bool(((path >= low) & (path <= high)).all())
+    return in_range and path[0].any() and bool(np.ptp(path, axis=0).any()) and not _inside(path[0], box)
 
 
 def _counts_time(box: Floats, path: Floats) -> bool:
@@ -206,16 +214,14 @@ def _is_reordered(boxes_N4: Floats, paths: tuple[Floats, ...]) -> bool:
     return len(moved) >= 2 and bool(is_near.all()) and len(set(nearest_N.tolist())) == len(paths)
 
 
-def _fits(box: Floats, path: Floats, height: int, width: int) -> bool:
+def _fits(box: Floats, path: Floats, size: Floats) -> bool:
     """Whether the box, in frame 0, and its centre, in every frame, are inside the picture; a pixel over is inside."""
-    size = np.array([width, height])
     ends = np.concatenate([box.reshape(2, 2), _centres(box, path)])
     return bool((_way_outside(ends, size) <= 1).all())
 
 
-def _fits_badly(box: Floats, path: Floats, height: int, width: int) -> bool:
+def _fits_badly(box: Floats, path: Floats, size: Floats) -> bool:
     """Whether a good part of the box is outside in frame 0, or its centre goes far beyond the border."""
-    size = np.array([width, height])
     inside = np.clip(box, 0, np.tile(size, 2))
     share = np.prod(inside[2:] - inside[:2]) / np.prod(box[2:] - box[:2])
     way = _way_outside(_centres(box, path), size).max(axis=0)

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from manifests.access import Access, display_uri, without_dot_parts
 from manifests.web import READ_S, read_web, too_large
 from sgi2v.errors import ErrorCode, SampleError
-from sgi2v.locations import credentials_advice, is_chained, is_web, local_path, open_store
+from sgi2v.locations import credentials_advice, is_chained, is_web, local_path, open_store, split_protocol
 
 MAX_BYTES = 256 * 2**20
 """Largest image file that is read, bytes."""
@@ -55,8 +55,7 @@ def _absolute(image: str, manifest_uri: str) -> str:
     elif local_path(manifest_uri) is not None:
         image = image.replace("%", "%25")  # a name is no URL
     host, slash, folder = rest.rpartition("/")[0].partition("/")
-    # the dots of the folder are the user's; those of the image start at the folder
-    return f"{scheme}://{host}/{without_dot_parts(f'{folder}/{image}' if slash else image)}"
+    return f"{scheme}://{host}/{without_dot_parts(image, folder.split('/') if slash else ())}"
 
 
 def read_image_bytes(uri: str, max_bytes: int = MAX_BYTES, access: Access | None = None) -> bytes:
@@ -83,7 +82,9 @@ def read_image_bytes(uri: str, max_bytes: int = MAX_BYTES, access: Access | None
     except FileNotFoundError as error:
         # a store says "not found" of a bucket too, and the Hub of a repository that this user may not see
         reason = f" ({error})" if "bucket" in str(error).lower() else ""
-        hub = credentials_advice(PermissionError(), uri).replace("; ", ", or ") if uri.startswith("hf:") else ""
+        hub = (
+            credentials_advice(PermissionError(), uri).replace("; ", ", or ") if split_protocol(uri)[0] == "hf" else ""
+        )
         raise _missing(uri, f"no such file{reason}: check the path{hub}") from error
     except IsADirectoryError as error:
         raise _missing(uri, "this is a folder, a pipe or a device: name a file") from error

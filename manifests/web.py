@@ -71,12 +71,14 @@ def read_web(url: str, max_bytes: int | None = None, follows_redirects: bool = T
 
     try:
         return bytes(sync(get_loop(), _read_in_time, url, max_bytes, follows_redirects))
+    except aiohttp.ClientConnectorError as error:
+        raise OSError(f"{url}: the server cannot be reached: {error.os_error}") from error
+    except aiohttp.ClientError as error:
+        if isinstance(error, aiohttp.InvalidURL):
+            raise _missing(url, f"this is not a valid URL ({error}): check it") from error
+        raise OSError(f"{url}: {type(error).__name__}: {error}") from error
     except ValueError as error:
         raise _missing(url, f"this is not a valid URL ({error}): check it") from error
-    except aiohttp.ClientError as error:
-        if isinstance(error, OSError):
-            raise
-        raise OSError(f"{url}: {type(error).__name__}: {error}") from error
 
 
 async def _read_in_time(url: str, max_bytes: int | None, follows_redirects: bool) -> bytes:
@@ -86,7 +88,7 @@ async def _read_in_time(url: str, max_bytes: int | None, follows_redirects: bool
     try:
         async with deadline:
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
-            async with aiohttp.ClientSession(timeout=timeout, requote_redirect_url=False) as session:
+            async with aiohttp.ClientSession(timeout=timeout) as session:
                 return await _read(session, url, max_bytes, follows_redirects)
     except TimeoutError as error:
         if not deadline.expired():

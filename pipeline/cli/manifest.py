@@ -71,7 +71,7 @@ def show(
     from manifests.plausible import describe, row_warnings
     from manifests.schema import parse_row, rows_of
     from sgi2v.config import SamplerConfig
-    from sgi2v.errors import ConfigError
+    from sgi2v.errors import ConfigError, StorageError
 
     table = read_manifest(manifest)
     ids = [str(one) for one in table.column("sample_id").to_pylist()]
@@ -79,7 +79,10 @@ def show(
     if wanted not in ids:
         raise ConfigError(_unknown_id(manifest, wanted, ids))
     sample = parse_row(rows_of(table.slice(ids.index(wanted), 1))[0])
-    image_HWC = load_image(sample.image, manifest)
+    try:
+        image_HWC = load_image(sample.image, manifest)
+    except OSError as error:
+        raise StorageError(f"the image of {wanted} cannot be read now ({error}): try again later") from error
     height, width, _ = image_HWC.shape
     picture = draw_sample(image_HWC, sample.tracks(SamplerConfig().num_frames, height, width), sample.sample_id)
     target = output or Path(f"{sample.sample_id}.png")

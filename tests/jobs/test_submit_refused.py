@@ -76,6 +76,8 @@ def test_what_every_node_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert visible_locations({url: url for url in urls}, []) == {url: url for url in urls}
     assert visible_locations({"manifest": "a/../m.parquet"}, shared) == {"manifest": str(tmp_path / "m.parquet")}
     assert visible_locations({"output": f"file://{tmp_path}/out"}, ["."]) == {"output": str(tmp_path / "out")}
+    for url in (f"FILE://{tmp_path}/a%20b", f"file://localhost{tmp_path}/a%20b"):
+        assert visible_locations({"output": url}, ["."]) == {"output": str(tmp_path / "a b")}
 
 
 @pytest.mark.parametrize("location", ["{}/../out", "{}-beside/out", "memory://{}/out", "filecache::file://{}/x", "~/x"])

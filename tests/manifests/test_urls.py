@@ -60,6 +60,7 @@ def test_a_key_is_asked_for_as_it_is_written_and_its_image_is_found_beside_it(st
         ("a.png", "s3://b//m.csv", "s3://b//a.png"),
         ("a.png", "s3://b/x//m.csv", "s3://b/x//a.png"),
         ("a.png", "s3://b/x///y/m.csv", "s3://b/x///y/a.png"),
+        ("a.png", "s3://b/./x/../m.csv", "s3://b/./x/../a.png"),
         ("y//a.png", "s3://b/x/m.csv", "s3://b/x/y//a.png"),
         ("./a.png", "s3://b/x//m.csv", "s3://b/x//a.png"),
         ("../a.png", "s3://b/x//m.csv", "s3://b/x/a.png"),

@@ -165,6 +165,11 @@ def test_silence_is_a_failure_that_may_pass(monkeypatch: pytest.MonkeyPatch) -> 
         read_image_bytes(f"{server.url}/a.png")
 
 
+def test_a_server_that_cannot_be_reached_is_a_failure_that_may_pass() -> None:
+    with pytest.raises(OSError, match="the server cannot be reached"):  # nothing listens on the discard port
+        read_image_bytes("http://127.0.0.1:9/a.png")
+
+
 MESSAGES = {
     400: "the server refuses the request",
     401: "the server asks for a login",

@@ -39,20 +39,17 @@ def test_show_warns_of_the_row_that_it_draws(manifest: Path) -> None:
     assert "warning" not in here("manifest", "show", manifest, "plain", "-o", picture_file).stdout
 
 
+def test_show_says_that_a_server_does_not_answer(tmp_path: Path) -> None:
+    manifest = write_rows(tmp_path / "m.parquet", [row("a", image="http://127.0.0.1:9/a.png")])
+    done = here("manifest", "show", manifest)
+    assert done.returncode == 3
+    assert done.stderr.startswith("error: the image of a cannot be read now (http://127.0.0.1:9/a.png: the server")
+
+
 @pytest.mark.slow
 def test_a_dry_run_warns_and_strict_refuses(manifest: Path) -> None:
     # the costs of these settings are in the package
-    plan = (
-        "run",
-        manifest,
-        "--output",
-        manifest.parent / "out",
-        "--model",
-        "embedded",
-        "--preset",
-        "fast",
-        "--dry-run",
-    )
+    plan = ("run", manifest, "--output", manifest.parent / "out", "--model", "embedded", "--dry-run")
     done = here(*plan)
     assert done.returncode == 0, done.stderr
     assert FAR in done.stdout
