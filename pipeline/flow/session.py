@@ -13,6 +13,7 @@ import sysconfig
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 from pipeline.config import ExecutionConfig, RunConfig, cluster_address
@@ -27,6 +28,8 @@ LOCAL_RAY = {
     "RAY_event_stats": "0",
     "RAY_task_events_report_interval_ms": "0",
     "RAY_num_workers_soft_limit": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_enable_worker_prestart": "0",
     "REPORTER_UPDATE_INTERVAL_MS": "3600000",
 }
 """Environment of a Ray that serves one run: no metrics, since nobody reads them, and no idle workers in reserve."""
@@ -61,8 +64,11 @@ def ray_session(config: RunConfig, rows: int) -> Iterator[Pools]:
     import ray
 
     needs = Needs.of_tracker(config.metrics.tracker)
+    importing = threading.Thread(target=import_module, args=("ray.data",), name="import-ray-data", daemon=True)
+    importing.start()  # while ray.init waits for Ray's processes
     _connect(config.execution, needs)
     try:
+        importing.join()
         configure_ray_data()
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         yield plan_pools(config.execution, needs, rows, nodes, worker_bytes(config))
