@@ -92,9 +92,10 @@ def replay(output: Output, sample_id: Annotated[str, typer.Argument(help="Which 
     from sgi2v.errors import ConfigError, SampleError
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    print_progress(f"making {sample_id} again on {device}")
     try:
-        replayed = make_again(output, sample_id, device, ReplayProgress())
+        replayed = make_again(
+            output, sample_id, device, lambda model: print_progress(f"loading {model}"), ReplayProgress()
+        )
     except SampleError as error:
         raise ConfigError(f"{sample_id} cannot be made again: {error}") from error
     if replayed.identical:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 SPLITTER_CPUS = 0.2
 """CPUs of the task that splits the manifest. They differ from LOADER_CPUS, since Ray Data makes one stage of two that
 reserve the same: a load actor would then get the whole manifest at once."""
+ROWS_AT_ONCE = 100
+"""Rows that the driver splits itself: that takes less time than the start of a process for it."""
 TASKS_PER_ACTOR = 2
 """Rows that an actor has at once: one it works on, and one that waits. With one, an actor would idle until the driver
 has noticed that its row is done, and the pool would never grow."""
@@ -29,8 +31,11 @@ def one_row_blocks(rows: pa.Table) -> Dataset:
         for number in range(table.num_rows):
             yield table.slice(number, 1)
 
-    # `repartition` would need a whole CPU of one node, and `from_items` would change the types of all-null columns
-    blocks = ray.data.from_arrow(rows)
+    # `repartition` would need a whole CPU of one node, and `from_items` would change the types of all-null columns.
+    # `from_arrow` would start a worker to describe the table, and wait for it.
+    if rows.num_rows <= ROWS_AT_ONCE:
+        return ray.data.from_blocks([rows.take([number]) for number in range(rows.num_rows)])
+    blocks = ray.data.from_blocks([rows])
     return blocks.map_batches(split, batch_size=None, batch_format="pyarrow", num_cpus=SPLITTER_CPUS)
 
 

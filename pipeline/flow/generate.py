@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -44,40 +47,51 @@ class Generate:
     ) -> None:
         """device: `cuda` or `cpu`. send_note: gets the notes on progress; None sends them to the ledger, if any."""
         start = time.perf_counter()
+        self.config = config
+        self.ledger = ledger
+        # an error travels with the first row: of an exception in a constructor, Ray would pass on the text only
+        self.model: VideoModel | ConfigError
+        with _garbage_collection_paused():
+            self.model = self._load(device)
+        if isinstance(self.model, ConfigError):
+            return
         import torch
 
         from sgi2v.estimate import choose_tier
+
+        self.device = torch.cuda.get_device_name() if device == "cuda" else device
+        share = min(1.0, config.execution.gpus_per_worker or 1.0)
+        self.memory = choose_tier(config.execution.memory, self.model, config.sampler, config.guidance, share)
+        if config.execution.compile:
+            self._compile(self.model)
+        if isinstance(self.model, ConfigError):
+            return
+        if (send := send_note or (ledger.note if ledger is not None else None)) is not None:
+            self.reporter = Reporter(send, time.perf_counter() - start, config.sampler.steps)
+
+    def _load(self, device: str) -> VideoModel | ConfigError:
+        """The model, or why it cannot be used."""
+        import torch
+
         from sgi2v.model import load_model, quiet_libraries
 
         quiet_libraries()
-
-        self.config = config
-        self.ledger = ledger
+        config = self.config
         if device == "cpu":
             torch.set_num_threads(config.execution.threads_per_worker)
-        # an error travels with the first row: of an exception in a constructor, Ray would pass on the text only
-        self.model: VideoModel | ConfigError
         try:
-            self.model = load_model(config.model, device=device)
-            self.device = torch.cuda.get_device_name() if device == "cuda" else device
+            model = load_model(config.model, device=device)
         except ConfigError as error:
-            self.model = error
+            return error
         except ModuleNotFoundError:
             raise  # which says what is missing, and where
         except Exception as error:
-            self.model = ModelError(f"{config.model.source} cannot be loaded on {device}: {error}")
-        else:
-            revision = self.model.checkpoint.revision
-            if revision != config.model_revision:
-                message = f"{config.model.source} is {revision} on {socket.gethostname()}, but {config.model_revision}"
-                self.model = ModelError(f"{message} where the run was started: give every node the same weights")
-            else:
-                share = min(1.0, config.execution.gpus_per_worker or 1.0)
-                self.memory = choose_tier(config.execution.memory, self.model, config.sampler, config.guidance, share)
-                if config.execution.compile:
-                    self._compile(self.model)
-                if (send := send_note or (ledger.note if ledger is not None else None)) is not None:
-                    self.reporter = Reporter(send, time.perf_counter() - start, config.sampler.steps)
+            return ModelError(f"{config.model.source} cannot be loaded on {device}: {error}")
+        revision = model.checkpoint.revision
+        if revision != config.model_revision:
+            message = f"{config.model.source} is {revision} on {socket.gethostname()}, but {config.model_revision}"
+            return ModelError(f"{message} where the run was started: give every node the same weights")
+        return model
 
     def _compile(self, model: VideoModel) -> None:
         """Compile before the first sample, so that no sample fails by it or is timed with it."""
@@ -168,3 +182,15 @@ class Generate:
 def _device_is_lost(error: BaseException) -> bool:
     """Whether the GPU has asserted or is gone: then every later sample of this process would fail too."""
     return isinstance(error, RuntimeError) and "CUDA error" in str(error) and not is_out_of_memory(error)
+
+
+@contextmanager
+def _garbage_collection_paused() -> Iterator[None]:
+    """Pause garbage collection: during the imports of a worker it takes a fifth of the time, and frees nothing."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -13,6 +13,7 @@ import sysconfig
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 from manifests.access import without_secrets
@@ -30,6 +31,8 @@ LOCAL_RAY = {
     "RAY_event_stats": "0",
     "RAY_task_events_report_interval_ms": "0",
     "RAY_num_workers_soft_limit": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_enable_worker_prestart": "0",
     "REPORTER_UPDATE_INTERVAL_MS": "3600000",
 }
 """Environment of a Ray that serves one run on this machine, before Ray is imported: nothing listens on the network; no
@@ -69,9 +72,12 @@ def ray_session(config: RunConfig, rows: int) -> Iterator[Pools]:
     import ray
 
     needs = Needs.of_tracker(config.metrics.tracker)
+    importing = threading.Thread(target=import_module, args=("ray.data",), name="import-ray-data", daemon=True)
+    importing.start()  # while ray.init waits for Ray's processes
     try:
         _connect(config.execution, needs)
         with ClusterWatch():
+            importing.join()
             configure_ray_data()
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             yield plan_pools(config.execution, needs, rows, nodes, worker_bytes(config))

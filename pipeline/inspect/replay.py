@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,10 +34,17 @@ class Replay:
     """The sample's record."""
 
 
-def replay(output: str, sample_id: str, device: str, send_note: SendNote | None = None) -> Replay:
+def replay(
+    output: str,
+    sample_id: str,
+    device: str,
+    on_load: Callable[[str], None] = lambda model: None,
+    send_note: SendNote | None = None,
+) -> Replay:
     """Make a sample again from run.json and the manifest that it names. device: `cuda` or `cpu`.
 
-    send_note: called when the model is loaded, and with the step about once a second.
+    on_load: called with the model's name before it is loaded. send_note: called when it is, and with the step about
+    once a second.
     Raises ConfigError if there is no such run or sample, or its row has changed; SampleError if the row fails.
     """
     storage = Storage(output)
@@ -61,6 +69,7 @@ def replay(output: str, sample_id: str, device: str, send_note: SendNote | None 
     image = state_of(loaded).record_fields
     if record.image_sha256 not in {None, image.get("image_sha256")}:
         raise ConfigError(f"{image['image_uri']} is not the image that {sample_id} was made from")
+    on_load(config.model.source)
     generated = Generate(config, device, send_note=send_note)(loaded)
     state, frames_THWC = generated_frames(generated, config.sampler)
     if frames_THWC is None:

@@ -87,9 +87,13 @@ def test_without_a_terminal_the_output_is_plain_lines_without_rays_messages(fini
     lines = finished.process.stderr.splitlines()
     assert lines[0] == f"{ROWS} rows: 0 done before, {ROWS} to do -> {finished.output}"
     assert lines[1] == "2 workers, no GPU, 1 CPU thread per worker; loading embedded"
-    assert [line.split()[0] for line in lines[2:]] == [f"[{number}/{ROWS}]" for number in range(1, ROWS + 1)]
-    assert "per min" not in "".join(lines[:4])  # the first sample of each worker includes the loading of the model
-    assert re.search(r"\(\d+\.\d per min, \d.* left\)$", lines[4])
+    samples = [line for line in lines[2:] if line.startswith("[")]
+    assert [line.split()[0] for line in samples] == [f"[{number}/{ROWS}]" for number in range(1, ROWS + 1)]
+    assert "per min" not in "".join(samples[:2])  # the first sample of each worker includes the loading of the model
+    assert re.search(r"\(\d+\.\d per min, \d.* left\)$", samples[2])
+    progress = [line for line in lines[2:] if line not in samples]
+    assert re.fullmatch(r"model loaded on worker 1 of 2 in \d+\.\d s", progress[0])
+    assert [line for line in progress if not re.match(r"model loaded on |s\d\d: step \d of 3$", line)] == []
     summary = finished.process.stdout.splitlines()
     assert summary[0].startswith(f"{ROWS} made, 0 failed, 0 done before, of {ROWS} rows, in ")
     assert re.fullmatch(
@@ -107,7 +111,7 @@ def test_a_finished_run_does_nothing_when_repeated(finished: Finished) -> None:
     assert {path: path.stat().st_mtime_ns for path in (finished.output / "records").iterdir()} == before
     status = cli("status", finished.output)
     assert status.returncode == 0
-    assert status.stdout.startswith(f"{ROWS} made, 0 failed, 0 left, of {ROWS} rows\n")
+    assert status.stdout.startswith(f"{ROWS} made, 0 failed, 0 left, of {ROWS} rows\n  phase      finished\n")
 
 
 def test_a_dry_run_on_a_finished_output_says_so(finished: Finished) -> None:
@@ -151,6 +155,7 @@ def test_a_replayed_sample_has_the_same_bits(finished: Finished, tmp_path: Path)
     output = shutil.copytree(finished.output, tmp_path / "out")
     same = here("replay", output, "s01")
     assert (same.returncode, same.stdout) == (0, "s01: bit-identical\n"), same.stderr
+    assert re.match(r"loading embedded\nmodel loaded in \d+\.\d s\ns01: step 1 of 3\n", same.stderr)
     record = output / "records" / "s01.json"
     record.write_bytes(replace(SampleRecord.from_json(record.read_bytes()), frames_sha256="0" * 64).to_json())
     other = here("replay", output, "s01")
