@@ -61,7 +61,9 @@ def make_plan(
         _check_unchanged(digested.filter(pc.invert(is_todo)))
     other_samples = index.num_rows - (len(rows) - positions.null_count)
     rows = rows.append_column("_attempts", pc.fill_null(index["attempts"].take(positions), 0)).slice(0, limit)
-    return Plan(rows.filter(is_todo.slice(0, limit)), rows.num_rows, catalog, other_samples)
+    todo = rows.filter(is_todo.slice(0, limit))
+    _check_case(todo, index)
+    return Plan(todo, rows.num_rows, catalog, other_samples)
 
 
 def check_dtype(plan: Plan, config: RunConfig, on_gpu: bool) -> None:
@@ -76,6 +78,28 @@ def check_dtype(plan: Plan, config: RunConfig, on_gpu: bool) -> None:
             f"the samples in {config.output} were made in {', '.join(map(str, others))}, and these workers would make "
             f"theirs in {' or '.join(possible)}: use the same kind of worker, or another --output with "
             f"--dtype {others[0]}"
+        )
+
+
+def _check_case(todo: pa.Table, index: pa.Table) -> None:
+    """Raise ConfigError if a row to do and a finished sample differ only in the case of their ids.
+
+    On disks of macOS and Windows they would be one file.
+    """
+    others = index.filter(pc.invert(pc.is_in(index["sample_id"], value_set=todo["sample_id"].combine_chunks())))
+    other_ids = others["sample_id"].combine_chunks()
+    found = pc.index_in(pc.ascii_lower(todo["sample_id"]), value_set=pc.ascii_lower(other_ids))
+    pairs = [
+        f"{new} and {other_ids[position]}"
+        for new, position in zip(todo["sample_id"].to_pylist(), found.to_pylist(), strict=True)
+        if position is not None
+    ]
+    if pairs:
+        more = len(pairs) - SHOWN_IDS
+        shown = ", ".join(pairs[:SHOWN_IDS]) + (f" and {more} more" if more > 0 else "")
+        raise ConfigError(
+            f"ids of the manifest and of finished samples differ only in case: {shown}. "
+            "They would be one file on many disks: give the rows other ids, or use another --output."
         )
 
 
