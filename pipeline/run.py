@@ -98,7 +98,9 @@ def run(
     check_tables(storage)
     with acquire(storage, take_over, observer.waiting) as lease, RunLog(storage, lease.epoch) as log:
         try:
-            return _Run(config, manifest.table, manifest.sha256, observer, storage, lease, log).finish(retry_failed, limit)
+            return _Run(config, manifest.table, manifest.sha256, observer, storage, lease, log).finish(
+                retry_failed, limit
+            )
         except KeyboardInterrupt:
             lease.check()
             raise

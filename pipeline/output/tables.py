@@ -71,9 +71,7 @@ def read_ids(storage: Storage, name: str) -> set[str]:
     return set() if table is None else {str(sample_id) for sample_id in table["sample_id"].to_pylist()}
 
 
-def _write(
-    catalog: Catalog, own: pa.Table, epoch: int, name: str, status: Status, columns: tuple[str, ...]
-) -> None:
+def _write(catalog: Catalog, own: pa.Table, epoch: int, name: str, status: Status, columns: tuple[str, ...]) -> None:
     """Write one table, a part at a time, to a temporary file, then put that. own: as `_own_columns` gives it."""
     index = catalog.index
     ids = index.filter(pc.equal(index["status"], status))["sample_id"]
@@ -159,7 +157,7 @@ def _renamed(table: pa.Table, rename: Callable[[str], str], where: str) -> pa.Ta
 
 
 def _read_own_columns(file: pq.ParquetFile, known_ids: pa.Array) -> pa.Table:
-    """`sample_id` and the columns from manifests, of the samples of an existing table that are not among `known_ids`."""
+    """`sample_id` and the columns from manifests of an existing table, for samples that `known_ids` lacks."""
     ids = file.read(["sample_id"], use_threads=False)["sample_id"]
     is_other = pc.invert(pc.is_in(ids, value_set=known_ids))
     if not pc.any(is_other).as_py():

@@ -40,7 +40,7 @@ def _decimals(precision: int, scale: int) -> st.SearchStrategy[decimal.Decimal]:
 
 
 def _moments(unit: str) -> st.SearchStrategy[datetime.datetime]:
-    return _MOMENT.map(lambda at: at.replace(microsecond=at.microsecond // min(_STEP[unit], 999_999) * min(_STEP[unit], 999_999) % 1_000_000))
+    return _MOMENT.map(lambda at: at.replace(microsecond=at.microsecond - at.microsecond % _STEP[unit]))
 
 
 def _durations(unit: str) -> st.SearchStrategy[datetime.timedelta]:
@@ -48,7 +48,7 @@ def _durations(unit: str) -> st.SearchStrategy[datetime.timedelta]:
 
 
 def _times(unit: str) -> st.SearchStrategy[datetime.time]:
-    return st.times().map(lambda at: at.replace(microsecond=0 if unit == "s" else at.microsecond // 1000 * 1000 if unit == "ms" else at.microsecond))
+    return st.times().map(lambda at: at.replace(microsecond=at.microsecond - at.microsecond % _STEP[unit]))
 
 
 def _leaves() -> st.SearchStrategy[tuple[pa.DataType, st.SearchStrategy[Any]]]:
@@ -57,7 +57,9 @@ def _leaves() -> st.SearchStrategy[tuple[pa.DataType, st.SearchStrategy[Any]]]:
 
     def moment(unit: str, zone: str | None) -> tuple[pa.DataType, st.SearchStrategy[Any]]:
         values = _moments(unit)
-        return pa.timestamp(unit, zone), values if zone is None else values.map(lambda at: at.replace(tzinfo=datetime.UTC))
+        return pa.timestamp(unit, zone), values if zone is None else values.map(
+            lambda at: at.replace(tzinfo=datetime.UTC)
+        )
 
     def number(precision: int, scale: int) -> tuple[pa.DataType, st.SearchStrategy[Any]]:
         make = pa.decimal128 if precision <= 38 else pa.decimal256
@@ -143,10 +145,15 @@ def array(values: list[Any], kind: Any) -> Any:
         return pa.ExtensionArray.from_storage(kind, array(values, kind.storage_type))
     if pa.types.is_map(kind):
         items = [item for value in values if value is not None for item in value]
-        keys, entries = array([key for key, _ in items], kind.key_type), array([entry for _, entry in items], kind.item_type)
+        keys, entries = (
+            array([key for key, _ in items], kind.key_type),
+            array([entry for _, entry in items], kind.item_type),
+        )
         return pa.MapArray.from_arrays(_offsets(values), keys, entries, mask=_mask(values))
     if pa.types.is_struct(kind) and kind.num_fields:
-        children = [array([None if value is None else value[field.name] for value in values], field.type) for field in kind]
+        children = [
+            array([None if value is None else value[field.name] for value in values], field.type) for field in kind
+        ]
         return pa.StructArray.from_arrays(children, fields=list(kind), mask=_mask(values))
     if pa.types.is_fixed_size_list(kind):
         items = array([item for value in values for item in (value or [None] * kind.list_size)], kind.value_type)
@@ -179,7 +186,8 @@ def is_kept(before: Any, after: Any) -> bool:
         return bool(after == str(before))
     if isinstance(before, dict):
         return isinstance(after, dict) and all(
-            is_kept(value, after[stored_name(name, ()) if name == "file_name" else name]) for name, value in before.items()
+            is_kept(value, after[stored_name(name, ()) if name == "file_name" else name])
+            for name, value in before.items()
         )
     if isinstance(before, list):
         return isinstance(after, list) and len(before) == len(after) and all(map(is_kept, before, after))

@@ -45,14 +45,23 @@ def test_every_value_of_two_manifests_is_kept_or_the_columns_are_refused(
 ) -> None:
     try:
         kept = joined(old, new).to_pylist()
-    except ConfigError as error:
-        assert str(error)
+    except ConfigError:
         return
     for before, after in zip([*old.to_pylist(), *new.to_pylist()], kept, strict=True):
         assert is_kept(before, after), (before, after, old.type, new.type)
 
 
-NUMBERS = [pa.int8(), pa.uint8(), pa.int32(), pa.uint32(), pa.int64(), pa.uint64(), pa.float16(), pa.float32(), pa.float64()]
+NUMBERS = [
+    pa.int8(),
+    pa.uint8(),
+    pa.int32(),
+    pa.uint32(),
+    pa.int64(),
+    pa.uint64(),
+    pa.float16(),
+    pa.float32(),
+    pa.float64(),
+]
 
 
 @pytest.mark.parametrize(("old", "new"), list(itertools.combinations(NUMBERS, 2)), ids=str)
@@ -69,7 +78,12 @@ JOINED: dict[str, tuple[pa.ChunkedArray, pa.ChunkedArray, pa.DataType, list[Any]
     "int beyond float": (column([2**53 + 1]), column([0.5]), pa.string(), ["9007199254740993", "0.5"]),
     "uint64 and int64": (column([2**64 - 1], pa.uint64()), column([-1]), pa.decimal128(20, 0), [2**64 - 1, -1]),
     "bool and int": (column([True]), column([1]), pa.string(), ["true", "1"]),
-    "ns, then ms": (column([DAY], pa.timestamp("ns")), column([DAY], pa.timestamp("ms")), pa.timestamp("ns"), [DAY, DAY]),
+    "ns, then ms": (
+        column([DAY], pa.timestamp("ns")),
+        column([DAY], pa.timestamp("ms")),
+        pa.timestamp("ns"),
+        [DAY, DAY],
+    ),
     "ns and the year 9000": (
         column([1], pa.timestamp("ns")),
         column([datetime.datetime(9000, 1, 1)], pa.timestamp("ms")),
@@ -89,8 +103,18 @@ JOINED: dict[str, tuple[pa.ChunkedArray, pa.ChunkedArray, pa.DataType, list[Any]
         [decimal.Decimal("1.50"), decimal.Decimal("123456.789")],
     ),
     "list, then empty list": (column([["a"]]), column([[]]), pa.list_(pa.string()), [["a"], []]),
-    "list, then fixed size": (column([[1]]), column([[2, 3]], pa.list_(pa.int8(), 2)), pa.list_(pa.int64()), [[1], [2, 3]]),
-    "lists of other values": (column([[1], None]), column([["x", None]]), pa.list_(pa.string()), [["1"], None, ["x", None]]),
+    "list, then fixed size": (
+        column([[1]]),
+        column([[2, 3]], pa.list_(pa.int8(), 2)),
+        pa.list_(pa.int64()),
+        [[1], [2, 3]],
+    ),
+    "lists of other values": (
+        column([[1], None]),
+        column([["x", None]]),
+        pa.list_(pa.string()),
+        [["1"], None, ["x", None]],
+    ),
     "structs of other fields": (
         column([{"a": 1, "b": "x"}]),
         column([{"c": [1.5], "a": 0.5}]),
@@ -120,7 +144,7 @@ def test_the_joined_type_holds_both(name: str) -> None:
     ],
 )
 def test_what_no_type_holds_is_refused(old: pa.ChunkedArray, new: pa.ChunkedArray) -> None:
-    with pytest.raises(ConfigError, match="no type holds both .* and "):
+    with pytest.raises(ConfigError, match=r"no type holds both .* and "):
         join(old, new)
 
 
@@ -196,7 +220,10 @@ def test_values_below_a_null_list_are_left_out() -> None:
             "type sparse_union<.*> cannot be written",
         ),
         (pa.StructArray.from_arrays([pa.array([1])] * 2, names=["a", "a"]), "more than one field called 'a'"),
-        (pa.StructArray.from_arrays([pa.array([1])] * 2, names=["file_name", "manifest_filename"]), "more than one field"),
+        (
+            pa.StructArray.from_arrays([pa.array([1])] * 2, names=["file_name", "manifest_filename"]),
+            "more than one field",
+        ),
         (pa.array([10**17], pa.timestamp("s")), "out of range"),
         (pa.array([b"\xed\xa0\xbd"]).view(pa.string()), "text is not UTF-8"),
     ],

@@ -81,8 +81,13 @@ def test_the_bound_is_close_to_what_the_values_take() -> None:
         "b": pa.array([True, None] * 10_000),
     }
     whole = pa.table(plain)
-    delta = {name: "DELTA_BYTE_ARRAY" for name in ("s", "same", "d")}
-    for options in ({}, {"use_dictionary": False}, {"use_dictionary": False, "column_encoding": delta}, {"data_page_version": "2.0", "row_group_size": 3000}):
+    delta = dict.fromkeys(("s", "same", "d"), "DELTA_BYTE_ARRAY")
+    for options in (
+        {},
+        {"use_dictionary": False},
+        {"use_dictionary": False, "column_encoding": delta},
+        {"data_page_version": "2.0", "row_group_size": 3000},
+    ):
         assert whole.nbytes / 2 < decoded_bytes(parquet(plain, **options), NO_LIMIT) < whole.nbytes * 2
     assert decoded_bytes(parquet({"s": pa.array(["x" * 1000] * 20_000)}), 2**22) > 2**22
     assert decoded_bytes(parquet({"s": pa.array(["x" * 1000] * 2000)}), 2**22) < 2**22

@@ -23,6 +23,7 @@ from tests.pipeline.output.outputs import committed, failed, manifest
 
 EPOCH = 1
 
+
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Keep `datasets` from the network, and its cache in this test's folder."""
