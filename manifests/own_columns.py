@@ -123,8 +123,7 @@ def _plain(chunks: Chunks) -> Chunks:
     if types.is_run_end_encoded(kind):
         return _plain([pc.run_end_decode(chunk) for chunk in chunks])
     if types.is_map(kind):
-        entries = pa.struct({"key": kind.key_type, "value": kind.item_type})
-        return _plain([chunk.cast(pa.list_(entries)) for chunk in chunks])
+        return _plain([_map_as_list(chunk) for chunk in chunks])
     if _is_list(kind):
         return _lists(_lengths(chunks), _plain([_items(chunk) for chunk in chunks]))
     if types.is_struct(kind):
@@ -168,6 +167,17 @@ def _decoded(chunk: Any) -> Any:
     elif pa.types.is_binary(values.type):
         values = values.cast(pa.large_binary())
     return values.take(chunk.indices)
+
+
+def _map_as_list(chunk: Any) -> Any:
+    """A list of structs with `key` and `value`. Arrow's cast aborts the process for some slices of nested maps."""
+    entries = pa.StructArray.from_arrays([chunk.keys, chunk.items], names=["key", "value"])
+    return pa.ListArray.from_arrays(_rebuilt(chunk.offsets), entries, mask=_rebuilt(chunk.is_null()))
+
+
+def _rebuilt(values: Any) -> Any:
+    """The array without an offset, as `from_arrays` needs it."""
+    return pa.array(values.to_numpy(zero_copy_only=False))
 
 
 def _plain_extension(chunks: Chunks) -> Chunks:
