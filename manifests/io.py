@@ -25,8 +25,8 @@ EXTENSIONS = (".parquet", ".csv", ".jsonl", ".ndjson")
 SMALL_BYTES = 512 * 2**20
 """Memory that the values of every Parquet manifest may take, however small the file is."""
 LARGEST_EXPANSION = 200
-"""Times its own size that a larger Parquet manifest may take. A long text in every row is stored once, so some repetition
-is normal; a damaged or hostile file repeats a value a hundred thousand times."""
+"""Times its own size that a larger Parquet manifest may take. Some repetition is normal: a text that every row has is
+stored once. A hostile file repeats a value a hundred thousand times."""
 BATCH_ROWS = 1024
 """Rows that are read at once where a column is too large for one array."""
 

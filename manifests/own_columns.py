@@ -7,7 +7,7 @@ cast back gives the same values.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 import numpy as np
@@ -66,10 +66,13 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """The column in plain, nullable types that Parquet and `datasets` hold.
 
     Dictionaries are decoded, every kind of list is a list, a map is a list of structs with `key` and `value`, a UUID is
-    text, a tensor is nested lists; a struct without fields is null. Field names follow `stored_name`. Raises ConfigError
-    for a type or a value that cannot be held; the message does not name the column.
+    text, a tensor is nested lists; a struct without fields is null. Fields of structs that `datasets` would take for
+    media files are renamed. Raises ConfigError for a type or a value that cannot be held; it does not name the column.
     """
     try:
+        is_plain = _plain([pa.nulls(0, column.type)])[0].type == column.type
+        if is_plain and column.nbytes <= LARGE_BYTES and _is_valid(column):
+            return column
         return pa.chunked_array(_plain(_chunks(column)))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ConfigError(f"type {_named(column.type)} cannot be read: {error}") from error
@@ -80,16 +83,15 @@ def check_writable(column: pa.ChunkedArray) -> None:
     try:
         pq.write_table(pa.table({"column": column.slice(0, TRIAL_ROWS)}), pa.BufferOutputStream())
     except (pa.ArrowException, OSError) as error:
-        raise ConfigError(
-            f"type {_named(column.type)} cannot be written to the tables ({error}): convert it where the manifest is made"
-        ) from error
+        message = f"type {_named(column.type)} cannot be written to the tables ({error})"
+        raise ConfigError(f"{message}: convert it where the manifest is made") from error
 
 
 def join(old: pa.ChunkedArray, new: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
     """Two plain columns in the narrowest type that holds the values of both.
 
     Numbers become wider numbers, times get the finer unit, lists and structs are joined inside, a column of nulls takes
-    the other's type, and what is left becomes text. Raises ConfigError, which names both types, if there is no such type.
+    the other's type, and what is left becomes text. Raises ConfigError, which names both types, if no type holds both.
     """
     joined = _join(_chunks(old), _chunks(new))
     return pa.chunked_array(joined[0]), pa.chunked_array(joined[1])
@@ -102,6 +104,15 @@ def _chunks(column: pa.ChunkedArray) -> Chunks:
 # plain types
 
 
+def _is_valid(values: Any) -> bool:
+    """Whether all text is UTF-8, which Parquet does not check."""
+    try:
+        values.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
 def _plain(chunks: Chunks) -> Chunks:
     kind: Any = chunks[0].type
     types = pa.types
@@ -112,18 +123,13 @@ def _plain(chunks: Chunks) -> Chunks:
     if types.is_run_end_encoded(kind):
         return _plain([pc.run_end_decode(chunk) for chunk in chunks])
     if types.is_map(kind):
-        entries = pa.struct({"key": kind.key_type, "value": kind.item_type})
-        return _plain([chunk.cast(pa.list_(entries)) for chunk in chunks])
+        return _plain([_map_as_list(chunk) for chunk in chunks])
     if _is_list(kind):
         return _lists(_lengths(chunks), _plain([_items(chunk) for chunk in chunks]))
     if types.is_struct(kind):
         return _plain_struct(chunks)
-    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
-        for chunk in chunks:
-            try:
-                chunk.validate(full=True)  # Parquet does not check that its strings are UTF-8
-            except pa.ArrowInvalid as error:
-                raise ConfigError(f"text is not UTF-8 ({error}): write it as UTF-8") from error
+    if _is_text(kind) and not all(map(_is_valid, chunks)):
+        raise ConfigError("text is not UTF-8: write it as UTF-8")
     for candidate in _plain_types(kind):
         if (cast := _cast(chunks, candidate)) is not None:
             return _sized(cast)
@@ -133,7 +139,7 @@ def _plain(chunks: Chunks) -> Chunks:
 def _plain_types(kind: Any) -> Iterator[Any]:
     """The types for a column without children, best first."""
     types = pa.types
-    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+    if _is_text(kind):
         yield pa.large_string()
     elif types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind):
         yield pa.large_binary()
@@ -149,9 +155,8 @@ def _plain_types(kind: Any) -> Iterator[Any]:
     elif types.is_timestamp(kind) and kind.unit == "s":  # Parquet has no seconds
         yield pa.timestamp("ms", kind.tz)
         yield pa.large_string()
-    elif types.is_primitive(kind) or types.is_null(kind):
-        if not types.is_interval(kind):
-            yield kind
+    elif (types.is_primitive(kind) and not types.is_interval(kind)) or types.is_null(kind):
+        yield kind
 
 
 def _decoded(chunk: Any) -> Any:
@@ -164,13 +169,21 @@ def _decoded(chunk: Any) -> Any:
     return values.take(chunk.indices)
 
 
+def _map_as_list(chunk: Any) -> Any:
+    """A list of structs with `key` and `value`. Arrow's cast aborts the process for some slices of nested maps."""
+    entries = pa.StructArray.from_arrays([chunk.keys, chunk.items], names=["key", "value"])
+    return pa.ListArray.from_arrays(_rebuilt(chunk.offsets), entries, mask=_rebuilt(chunk.is_null()))
+
+
+def _rebuilt(values: Any) -> Any:
+    """The array without an offset, as `from_arrays` needs it."""
+    return pa.array(values.to_numpy(zero_copy_only=False))
+
+
 def _plain_extension(chunks: Chunks) -> Chunks:
     kind: Any = chunks[0].type
     if isinstance(kind, pa.UuidType):
-        return [
-            pa.array([None if uuid is None else str(uuid) for uuid in chunk.to_pylist()], pa.string())
-            for chunk in chunks
-        ]
+        return [_texts(chunk).cast(pa.string()) for chunk in chunks]
     storages = [chunk.storage for chunk in chunks]
     if isinstance(kind, pa.Bool8Type):
         return [pc.not_equal(storage, pa.scalar(0, pa.int8())) for storage in storages]
@@ -211,6 +224,8 @@ def _plain_struct(chunks: Chunks) -> Chunks:
 
 def _join(old: Chunks, new: Chunks) -> tuple[Chunks, Chunks]:
     old_type, new_type = old[0].type, new[0].type
+    if old_type == new_type and sum(chunk.nbytes for chunk in (*old, *new)) <= LARGE_BYTES:
+        return old, new
     if old_type != new_type:
         if _is_null(old):
             return [pa.nulls(len(chunk), new_type) for chunk in old], new
@@ -266,7 +281,7 @@ def _joined_types(old: Any, new: Any) -> Iterator[Any]:
         digits = max(_DIGITS[kind] if kind in _DIGITS else kind.precision - kind.scale for kind in kinds)
         yield from _decimal(digits, max(0 if kind in _DIGITS else kind.scale for kind in kinds))
     elif all(types.is_integer(kind) or types.is_floating(kind) for kind in kinds):
-        bits = max(_FLOATS[kind] if kind in _FLOATS else kind.bit_width for kind in kinds)
+        bits = max(_FLOATS.get(kind, kind.bit_width) for kind in kinds)
         yield from (kind for kind, held in _FLOATS.items() if held >= min(bits, 53))
     elif all(map(types.is_timestamp, kinds)) and (old.tz is None) == (new.tz is None):
         time_zone = old.tz if old.tz == new.tz else "UTC"
@@ -330,18 +345,18 @@ def _texts(values: Any) -> Any:
         return _nanoseconds_as_text(values)
     try:
         return pa.array([None if value is None else str(value) for value in values.to_pylist()], pa.large_string())
-    except (OverflowError, ValueError) as error:
+    except (OverflowError, ValueError, KeyError) as error:  # KeyError: an unknown time zone
         raise ConfigError(f"a value of type {kind} is out of range ({error}): write the column as text") from error
 
 
 def _nanoseconds_as_text(values: Any) -> Any:
     """Python's own times end at microseconds, so times with more digits are written by Arrow."""
     kind = values.type
-    coarser = {pa.types.is_timestamp: lambda: pa.timestamp("us", kind.tz), pa.types.is_time: lambda: pa.time64("us")}
-    makes: Callable[[], Any] = next(
-        (make for is_kind, make in coarser.items() if is_kind(kind)), lambda: pa.duration("us")
-    )
-    if (cast := _cast([values], makes())) is not None:
+    if pa.types.is_duration(kind):
+        microseconds: Any = pa.duration("us")
+    else:
+        microseconds = pa.timestamp("us", kind.tz) if pa.types.is_timestamp(kind) else pa.time64("us")
+    if (cast := _cast([values], microseconds)) is not None:
         return _texts(cast[0])
     if pa.types.is_duration(kind):
         return pc.binary_join_element_wise(values.cast(pa.int64()).cast(pa.large_string()), "ns", " ")

@@ -79,9 +79,9 @@ class Sample:
 
 
 def conform(table: pa.Table, source: str) -> pa.Table:
-    """The table with the known columns first, in the schema's types, and the unknown columns after them, in plain types.
+    """The table with the known columns first, in the schema's types, and the unknown columns after them.
 
-    Casts a column where no value changes its meaning; `manifests.own_columns.plain` says what an unknown column becomes.
+    Casts a column where no value changes its meaning; an unknown one gets the types of `manifests.own_columns.plain`.
     Adds missing optional columns as nulls. Raises ManifestError(source) with every fatal problem: columns that are
     missing, duplicated, of a wrong type or not UTF-8; no rows; sample_ids that are null, unsafe as a file name, or not
     unique, also where only their case differs.
@@ -142,7 +142,7 @@ def _rows_without_text(column: Any) -> Iterator[int]:
             scalar.as_py()
         except UnicodeDecodeError:
             yield row
-        except (ValueError, OverflowError):  # of a value that is no text
+        except (ValueError, OverflowError, KeyError):  # of a value that is no text
             continue
 
 

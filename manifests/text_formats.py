@@ -82,10 +82,10 @@ def _text_problems(name: str, values: list[Any], ids: list[Any]) -> Iterator[Pro
 def _lone_surrogate(value: Any) -> str | None:
     """The first half of a surrogate pair in a JSON value."""
     if isinstance(value, str):
-        found = None if value.isascii() else _SURROGATE.search(value)
-        return found and found[0]
+        match = _SURROGATE.search(value)
+        return match and match[0]
     parts = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return next((found for part in parts if (found := _lone_surrogate(part))), None)
+    return next((half for part in parts if (half := _lone_surrogate(part))), None)
 
 
 def parse_csv(text: str, uri: str) -> pa.Table:

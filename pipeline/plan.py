@@ -104,6 +104,7 @@ def make_plan(
     attempts = pc.max_element_wise(attempts, catalog.lost_attempts(rows["sample_id"]))  # whose keys are not used again
     rows = rows.append_column("_attempts", attempts).slice(0, limit)
     todo = rows.filter(is_todo.slice(0, limit))
+    _check_case(todo, index)
     beyond = changed.filter(pc.invert(pc.is_in(changed, value_set=rows["sample_id"].combine_chunks()))).to_pylist()
     if beyond:  # left as they are, they would pass for samples of the changed manifest
         raise ConfigError(
@@ -158,3 +159,23 @@ def _describe_changes(rows: list[str], images: list[str], failed: set[str]) -> I
 def _shown(ids: list[str]) -> str:
     more = len(ids) - SHOWN_IDS
     return ", ".join(ids[:SHOWN_IDS]) + (f" and {more} more" if more > 0 else "")
+
+
+def _check_case(todo: pa.Table, index: pa.Table) -> None:
+    """Raise ConfigError if a row to do and a finished sample differ only in the case of their ids.
+
+    On disks of macOS and Windows they would be one file.
+    """
+    others = index.filter(pc.invert(pc.is_in(index["sample_id"], value_set=todo["sample_id"].combine_chunks())))
+    other_ids = others["sample_id"].combine_chunks()
+    found = pc.index_in(pc.ascii_lower(todo["sample_id"]), value_set=pc.ascii_lower(other_ids))
+    pairs = [
+        f"{new} and {other_ids[position]}"
+        for new, position in zip(todo["sample_id"].to_pylist(), found.to_pylist(), strict=True)
+        if position is not None
+    ]
+    if pairs:
+        raise ConfigError(
+            f"ids of the manifest and of finished samples differ only in case: {_shown(pairs)}. "
+            "They would be one file on many disks: give the rows other ids, or use another --output."
+        )

@@ -181,7 +181,7 @@ def _renamed(table: pa.Table, rename: Callable[[str], str], where: str) -> pa.Ta
 
 
 def _read_own_columns(file: pq.ParquetFile, known_ids: pa.Array) -> pa.Table:
-    """`sample_id` and the columns from manifests, of the samples of an existing table that are not among `known_ids`."""
+    """`sample_id` and the columns from manifests of an existing table, for samples that `known_ids` lacks."""
     ids = file.read(["sample_id"], use_threads=False)["sample_id"]
     is_other = pc.invert(pc.is_in(ids, value_set=known_ids))
     if not pc.any(is_other).as_py():

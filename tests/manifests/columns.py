@@ -40,11 +40,7 @@ def _decimals(precision: int, scale: int) -> st.SearchStrategy[decimal.Decimal]:
 
 
 def _moments(unit: str) -> st.SearchStrategy[datetime.datetime]:
-    return _MOMENT.map(
-        lambda at: at.replace(
-            microsecond=at.microsecond // min(_STEP[unit], 999_999) * min(_STEP[unit], 999_999) % 1_000_000
-        )
-    )
+    return _MOMENT.map(lambda at: at.replace(microsecond=at.microsecond - at.microsecond % _STEP[unit]))
 
 
 def _durations(unit: str) -> st.SearchStrategy[datetime.timedelta]:
@@ -52,11 +48,7 @@ def _durations(unit: str) -> st.SearchStrategy[datetime.timedelta]:
 
 
 def _times(unit: str) -> st.SearchStrategy[datetime.time]:
-    return st.times().map(
-        lambda at: at.replace(
-            microsecond=0 if unit == "s" else at.microsecond // 1000 * 1000 if unit == "ms" else at.microsecond
-        )
-    )
+    return st.times().map(lambda at: at.replace(microsecond=at.microsecond - at.microsecond % _STEP[unit]))
 
 
 def _leaves() -> st.SearchStrategy[tuple[pa.DataType, st.SearchStrategy[Any]]]:

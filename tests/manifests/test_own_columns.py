@@ -45,8 +45,7 @@ def test_every_value_of_two_manifests_is_kept_or_the_columns_are_refused(
 ) -> None:
     try:
         kept = joined(old, new).to_pylist()
-    except ConfigError as error:
-        assert str(error)
+    except ConfigError:
         return
     for before, after in zip([*old.to_pylist(), *new.to_pylist()], kept, strict=True):
         assert is_kept(before, after), (before, after, old.type, new.type)
@@ -145,7 +144,7 @@ def test_the_joined_type_holds_both(name: str) -> None:
     ],
 )
 def test_what_no_type_holds_is_refused(old: pa.ChunkedArray, new: pa.ChunkedArray) -> None:
-    with pytest.raises(ConfigError, match="no type holds both .* and "):
+    with pytest.raises(ConfigError, match=r"no type holds both .* and "):
         join(old, new)
 
 
