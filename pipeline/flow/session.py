@@ -89,7 +89,7 @@ def _connect(execution: ExecutionConfig, needs: Needs) -> None:
         try:
             with _stderr_discarded(), _sigterm_handler_kept(), _users_folder_hidden():
                 ray.init(address=address, **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except Exception as error:  # of many kinds, some of which are plain exceptions
             raise ConfigError(f"no Ray cluster answers at {origin}: {error}") from error
         return
     cpus = max(_available_cpus(), execution.workers or 1) + math.ceil(needs.reserved_cpus)

@@ -19,9 +19,9 @@ POLL_S = 1.0
 CONNECT_TIMEOUT_S = 5.0
 """Seconds that a process may take to accept a connection."""
 REFUSALS = 2
-"""Refused connections in a row after which a process of this machine is dead: a busy one delays, but does not refuse."""
+"""Refused connections in a row after which a process of this machine is dead: a busy one is slow, but refuses none."""
 UNREACHABLE_S = 45.0
-"""Seconds without a connection after which any process is lost. Ray itself ends the driver 60 s after the GCS has gone."""
+"""Seconds without a connection after which any process is lost. Ray ends the driver 60 s after the GCS is gone."""
 
 
 class ClusterWatch:
