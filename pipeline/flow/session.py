@@ -58,8 +58,8 @@ def ray_session(config: RunConfig, rows: int) -> Iterator[Pools]:
     """Start Ray or attach to it, and yield the actors that a run over so many rows gets.
 
     Attaches to `run.address`, else to the cluster of the job that this process belongs to, else starts Ray on this
-    machine. Raises ConfigError for a cluster that cannot be reached or cannot hold a worker, ClusterError if Ray does not
-    start, or is lost before the end of the block.
+    machine. Raises ConfigError for a cluster that cannot be reached or cannot hold a worker, and ClusterError if Ray
+    does not start or is lost before the end of the block.
     """
     quiet_ray()
     if cluster_address(config.execution) is None:

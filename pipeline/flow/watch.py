@@ -1,7 +1,7 @@
 """A watch over the Ray processes that the driver depends on.
 
-When the raylet of the driver's node or the cluster's GCS dies, Ray's native code ends the driver after a while (2.60: 13 s
-and 60 s) with exit code 1, without a word, and without Python's clean-up. The watch notices it before.
+When the raylet of the driver's node or the cluster's GCS dies, Ray's native code ends the driver (2.60: after 13 s and
+60 s) with exit code 1, without a word, and without Python's clean-up. The watch notices it before.
 """
 
 from __future__ import annotations
