@@ -18,7 +18,7 @@ from urllib.parse import unquote
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-EXIT_FAILED = 1
+EXIT_LOST = 3
 EXIT_INTERRUPTED = 130
 CONNECT_TIMEOUT_S = 10.0
 STOP_WAIT_S = 60
@@ -73,7 +73,7 @@ def environment(assignments: Sequence[str]) -> dict[str, str]:
     for assignment in assignments:
         key, given, value = assignment.partition("=")
         if not key:
-            raise SubmissionError(f"--env {assignment} has no name: write KEY or KEY=VALUE")
+            raise SubmissionError("an --env has no name before its `=`: write KEY or KEY=VALUE")
         if not given and key not in os.environ:
             raise SubmissionError(f"--env {key}: {key} is not set here; set it, or write --env {key}=VALUE")
         variables[key] = value if given else os.environ[key]
@@ -182,13 +182,13 @@ def _write(text: str) -> None:
 
 
 def _exit_code(info: Any) -> int:
-    """The exit code of the job's command; 128 + n where signal n killed it, as in a shell."""
+    """The exit code of the job's command; 128 + n where signal n killed it, as in a shell; EXIT_LOST without one."""
     if info.status == "SUCCEEDED":
         return 0
     if info.status == "STOPPED":
         return EXIT_INTERRUPTED
     if info.driver_exit_code is None:
         print(f"{info.submission_id} failed: {info.message}", file=sys.stderr)  # noqa: T201
-        return EXIT_FAILED
+        return EXIT_LOST
     code = int(info.driver_exit_code)
     return code if code > 0 else 128 - code

@@ -28,6 +28,10 @@ _USER = re.compile(r"(\b(?:(?i:https?)://|[a-zA-Z][a-zA-Z0-9+.-]{0,31}://(?=[^/\
 _USER_WITH_SLASH = re.compile(
     r"(\b[a-zA-Z][a-zA-Z0-9+.-]{0,31}://)[^/\s\"'@:]{2,128}:(?!\d{1,5}(?:[/?#\s]|$))[^\s@]{1,256}@"
 )
+# The same in a URL whose scheme is cut off: `Invalid bucket name "KEY:SECRET@bucket"`.
+_BARE_USER = re.compile(
+    r"(?<![^\s\"'=(\[])[^\s:/@\"'=(\[]{1,128}:(?!\d{1,5}(?:[/?#\s]|$))[^\s/:@\"'](?:(?!://)[^\s@\"']){0,256}@(?=[\w.\[-])"
+)
 _SIGNED = r"(?i:https?|az|abfss?|adl|wasbs?)://"
 """Where the query of a URL may sign it: the web and Azure."""
 # There all of a query, up to the end of the word, or to the quote that closes one before the URL: a secret may contain
@@ -94,7 +98,7 @@ class Access:
 
 def without_secrets(text: str) -> str:
     """The text with user names, passwords, signatures and tokens replaced by `***`; the rest of each URL stays."""
-    text = _USER_WITH_SLASH.sub(r"\1***@", _USER.sub(r"\1***@", text))
+    text = _BARE_USER.sub("***@", _USER_WITH_SLASH.sub(r"\1***@", _USER.sub(r"\1***@", text)))
     text = _OTHER_QUERY.sub(_without_query, _SIGNED_QUERY.sub(_without_query, text))
     text = _FRAGMENT.sub(r"\1***", text)
     text = _JSON_ASSIGNMENT.sub(r"\1***", _ASSIGNMENT.sub(r"\1***", text))

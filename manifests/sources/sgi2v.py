@@ -14,11 +14,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from manifests.schema import MANIFEST_SCHEMA, conform
+from manifests.schema import MANIFEST_SCHEMA, MAX_BOXES, MAX_POINTS, conform
 from manifests.urls import relative_path
 from sgi2v.errors import ManifestError, Problem
+from sgi2v.wording import escaped
 
 IMAGE, PATHS = "img.png", "traj.npy"
+MAX_REASON_CHARS = 200
+"""Characters of NumPy's own message in ours; it may repeat a header of any length."""
 
 
 def from_sgi2v(folder: str, relative_to: str) -> pa.Table:
@@ -38,7 +41,7 @@ def from_sgi2v(folder: str, relative_to: str) -> pa.Table:
     for example in sorted(examples, key=lambda path: _natural(path.name)):
         try:
             rows.append(_row(example, relative_to))
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError) as error:
             problems.append(_problem(example.name, "example_invalid", str(error)))
     if problems:
         raise ManifestError(folder, problems)
@@ -50,19 +53,38 @@ def _row(example: Path, relative_to: str) -> dict[str, Any]:
         raise ValueError(f"{IMAGE} is missing: add the first frame")
     if not (example / PATHS).is_file():
         raise ValueError(f"{PATHS} is missing: add the boxes and paths")
-    try:
-        array: NDArray[Any] = np.load(example / PATHS, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{PATHS} is not an array of numbers ({error}): save it again with numpy.save") from error
+    array = _open_array(example / PATHS)
     if array.ndim != 3 or array.shape[1] < 4 or array.shape[2] != 2 or array.dtype.kind not in "iuf":
         found = f"{array.dtype} {list(array.shape)}"
         raise ValueError(f"{PATHS} is {found}, expected numbers [boxes, 2 + points, 2] with two points or more")
+    if array.shape[0] > MAX_BOXES or array.shape[1] - 2 > MAX_POINTS:
+        raise ValueError(
+            f"{PATHS} is [boxes, 2 + points, 2] = {list(array.shape)}: give {MAX_BOXES:,} boxes and {MAX_POINTS:,} "
+            "points for each, at most"
+        )
     return {
         "sample_id": example.name,
         "image": relative_path(example / IMAGE, relative_to),
         "boxes": array[:, :2].reshape(-1, 4).tolist(),
         "trajectories": array[:, 2:].tolist(),
     }
+
+
+def _open_array(file: Path) -> NDArray[Any]:
+    """The array of a .npy file, whose numbers are not read yet: its header may promise any number of them.
+
+    Raises ValueError for any other file.
+    """
+    try:
+        with np.errstate(over="raise"):  # of the product of the header's numbers
+            array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # a damaged header makes NumPy raise many kinds, MemoryError and TypeError among them
+        reason = escaped(f"{error}")[:MAX_REASON_CHARS]
+        raise ValueError(f"{file.name} is not an array of numbers ({reason}): save it again with numpy.save") from error
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise ValueError(f"{file.name} is an archive of arrays (numpy.savez): save the one array with numpy.save")
+    return array
 
 
 def _natural(name: str) -> list[tuple[bool, int, str]]:

@@ -149,10 +149,14 @@ def observer_for(config: RunConfig) -> Iterator[Observer]:
         TextColumn("{task.fields[pace]}"),
     )
     console = Console(file=drawing(sys.stderr))
-    # without the last two, rich would draw what others print, as it is
-    with Progress(
-        *columns, console=console, refresh_per_second=4, redirect_stdout=False, redirect_stderr=False
-    ) as progress:
+    progress = Progress(
+        *columns,
+        console=console,
+        refresh_per_second=4,
+        redirect_stdout=False,  # else rich would draw what others print, as it is
+        redirect_stderr=False,
+    )
+    with progress:
         yield Bar(config, progress)
 
 

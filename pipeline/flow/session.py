@@ -62,8 +62,8 @@ def ray_session(config: RunConfig, rows: int) -> Iterator[Pools]:
     """Start Ray or attach to it, and yield the actors that a run over so many rows gets.
 
     Attaches to `run.address`, else to the cluster of the job that this process belongs to, else starts Ray on this
-    machine. Raises ConfigError for a cluster that cannot be reached or cannot hold a worker, ClusterError if Ray does not
-    start, or is lost before the end of the block.
+    machine. Raises ConfigError for a cluster that cannot be reached or cannot hold a worker, and ClusterError if Ray
+    does not start or is lost before the end of the block.
     """
     quiet_ray()
     if cluster_address(config.execution) is None:
@@ -96,7 +96,7 @@ def _connect(execution: ExecutionConfig, needs: Needs) -> None:
         try:
             with _stderr_discarded(), _sigterm_handler_kept(), _users_folder_hidden():
                 ray.init(address=address, **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except Exception as error:  # of many kinds, some of which are plain exceptions
             raise ConfigError(f"no Ray cluster answers at {origin}: {error}") from error
         return
     cpus = max(_available_cpus(), execution.workers or 1) + math.ceil(needs.reserved_cpus)

@@ -1,7 +1,7 @@
 """A watch over the Ray processes that the driver depends on.
 
-When the raylet of the driver's node or the cluster's GCS dies, Ray's native code ends the driver after a while (2.60: 13 s
-and 60 s) with exit code 1, without a word, and without Python's clean-up. The watch notices it before.
+When the raylet of the driver's node or the cluster's GCS dies, Ray's native code ends the driver (2.60: after 13 s and
+60 s) with exit code 1, without a word, and without Python's clean-up. The watch notices it before.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ POLL_S = 1.0
 CONNECT_TIMEOUT_S = 5.0
 """Seconds that a process may take to accept a connection."""
 REFUSALS = 2
-"""Refused connections in a row after which a process of this machine is dead: a busy one delays, but does not refuse."""
+"""Refused connections in a row after which a process of this machine is dead: a busy one is slow, but refuses none."""
 UNREACHABLE_S = 45.0
-"""Seconds without a connection after which any process is lost. Ray itself ends the driver 60 s after the GCS has gone."""
+"""Seconds without a connection after which any process is lost. Ray ends the driver 60 s after the GCS is gone."""
 
 
 class ClusterWatch:

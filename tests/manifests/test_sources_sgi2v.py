@@ -67,6 +67,52 @@ def test_every_bad_folder_is_named(tmp_path: Path) -> None:
     assert {problem.code for problem in caught.value.problems} == {"example_invalid"}
 
 
+def write_header(file: Path, header: str) -> None:
+    """A .npy file of this header, with the data of two numbers."""
+    text = header.ljust(117) + "\n"
+    file.write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode("latin-1") + bytes(16))
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        ("{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000, 16, 2)}", "not an array of numbers"),
+        ("{'descr': '<f8', 'fortran_order': False, 'shape': (9223372036854775807, 4, 2)}", "not an array of numbers"),
+        ("{'descr': '<f8', 'fortran_order': False, 'shape': (-1, 16, 2)}", "not an array of numbers"),
+        ("{'descr': '<f8', 'fortran_order': False, 'shape': ('a', 16, 2)}", "not an array of numbers"),
+        ("{'descr': '\x1b[31m', 'fortran_order': False, 'shape': (1, 16, 2)}", "not an array of numbers"),
+        ("{'descr': '|O', 'fortran_order': False, 'shape': (1, 16, 2)}", "not an array of numbers"),
+        ("{'descr': '<f8', 'shape': (1, 16, 2)}", "not an array of numbers"),
+        ("(" * 100, "not an array of numbers"),
+        ("{'descr': '<f8', 'fortran_order': False, 'shape': ()}", "expected numbers"),
+    ],
+)
+def test_a_header_that_promises_what_is_not_there_gets_a_message(tmp_path: Path, header: str, reason: str) -> None:
+    write_header(example(tmp_path / "a") / "traj.npy", header)
+    with pytest.raises(ManifestError, match=reason) as caught:
+        from_sgi2v(str(tmp_path), str(tmp_path))
+    assert "\x1b" not in str(caught.value)
+
+
+def test_an_archive_and_a_huge_array_get_a_message(tmp_path: Path) -> None:
+    with (example(tmp_path / "archive") / "traj.npy").open("wb") as file:
+        np.savez(file, traj=PATHS)
+    (example(tmp_path / "text") / "traj.npy").write_text("10 10 30 20")
+    example(tmp_path / "z-big")
+    huge = np.lib.format.open_memmap(  # a file with a hole of 16 GB
+        tmp_path / "z-big" / "traj.npy", mode="w+", dtype=np.float64, shape=(1, 10**9, 2)
+    )
+    del huge
+    with pytest.raises(ManifestError) as caught:
+        from_sgi2v(str(tmp_path), str(tmp_path))
+    messages = [problem.message for problem in caught.value.problems]
+    assert messages[0] == "traj.npy is an archive of arrays (numpy.savez): save the one array with numpy.save"
+    assert messages[1].startswith("traj.npy is not an array of numbers (")
+    assert messages[2] == (
+        "traj.npy is [boxes, 2 + points, 2] = [1, 1000000000, 2]: give 256 boxes and 10,000 points for each, at most"
+    )
+
+
 def test_folder_names_that_are_not_ids_are_refused(tmp_path: Path) -> None:
     example(tmp_path / "my cat")
     with pytest.raises(ManifestError, match="cannot be a file name"):

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from pipeline.cli import exit_codes
-from pipeline.cli.main import reporting
+from pipeline.cli.main import exit_code_of
 from pipeline.flow.session import RAY_DATA, cluster_errors, ray_session
 from sgi2v.errors import ClusterError, ConfigError
 from tests.pipeline.flow.test_pools import config
@@ -72,14 +72,28 @@ def test_a_package_that_a_node_lacks_is_named_with_the_node() -> None:
 
 
 def test_a_lost_cluster_has_the_exit_code_of_a_lost_store(capsys: pytest.CaptureFixture[str]) -> None:
-    @reporting
     def lose() -> None:
         raise ClusterError("the Ray cluster failed: gone.")
 
-    with pytest.raises(SystemExit) as exit_:
-        lose()
-    assert exit_.value.code == exit_codes.LOST == 3
+    assert exit_code_of(lose) == exit_codes.LOST == 3
     assert capsys.readouterr().err == "error: the Ray cluster failed: gone.\n"
+
+
+@pytest.mark.parametrize("error", [Exception("The current node timed out during startup."), OSError("no port")])
+def test_a_ray_that_does_not_start_is_reported_in_one_message(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ray, "init", fail)
+    with (
+        pytest.raises(ClusterError, match=r"^Ray did not start on this machine: .*(timed out during startup|no port)"),
+        ray_session(config(), 1),
+    ):
+        pass
 
 
 def test_a_bug_in_a_stage_stays_a_traceback_with_its_cause() -> None:

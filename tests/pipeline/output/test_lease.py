@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -140,6 +141,22 @@ def test_a_driver_that_is_taken_over_is_interrupted_and_learns_by_whom(
     check_epoch(storage, successor.epoch)
     with pytest.raises(LeaseError):
         check_epoch(storage, held.epoch)
+
+
+def test_a_driver_that_ignores_sigint_is_interrupted_all_the_same(
+    disk: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "HEARTBEAT_S", 0.1)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with acquire(disk) as held, pytest.raises(KeyboardInterrupt):  # noqa: PT012 it may come at either line
+            acquire(disk, take_over=True)
+            time.sleep(20)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN, "as it was before the block"
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with pytest.raises(LeaseError, match="taken over by another run"):
+        held.check()
 
 
 @pytest.mark.parametrize(

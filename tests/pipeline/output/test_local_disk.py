@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import exit_codes
-from pipeline.cli.main import reporting
+from pipeline.cli.main import exit_code_of
 from pipeline.output.local_disk import full_disk_as_storage_error
 from sgi2v.errors import StorageError
 
@@ -31,14 +31,11 @@ def test_a_missing_file_is_not_a_full_disk() -> None:
 
 
 def test_a_full_disk_of_the_driver_has_the_exit_code_of_a_failed_store(capsys: pytest.CaptureFixture[str]) -> None:
-    @reporting
     def fill() -> None:
         with Path("/dev/full").open("wb", buffering=0) as full:
             full.write(b"1")
 
-    with pytest.raises(SystemExit) as ended:
-        fill()
-    assert ended.value.code == exit_codes.LOST == 3
+    assert exit_code_of(fill) == exit_codes.LOST == 3
     message = capsys.readouterr().err
     assert message.startswith("error: a disk of ")
     assert os.strerror(errno.ENOSPC) in message
