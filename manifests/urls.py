@@ -82,9 +82,8 @@ def read_image_bytes(uri: str, max_bytes: int = MAX_BYTES, access: Access | None
     except FileNotFoundError as error:
         # a store says "not found" of a bucket too, and the Hub of a repository that this user may not see
         reason = f" ({error})" if "bucket" in str(error).lower() else ""
-        hub = (
-            credentials_advice(PermissionError(), uri).replace("; ", ", or ") if split_protocol(uri)[0] == "hf" else ""
-        )
+        is_hub = split_protocol(uri)[0] == "hf"
+        hub = credentials_advice(PermissionError(), uri).replace("; ", ", or ") if is_hub else ""
         raise _missing(uri, f"no such file{reason}: check the path{hub}") from error
     except IsADirectoryError as error:
         raise _missing(uri, "this is a folder, a pipe or a device: name a file") from error

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import zlib
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -73,6 +75,9 @@ def read_web(url: str, max_bytes: int | None = None, follows_redirects: bool = T
         return bytes(sync(get_loop(), _read_in_time, url, max_bytes, follows_redirects))
     except aiohttp.ClientConnectorError as error:
         raise OSError(f"{url}: the server cannot be reached: {error.os_error}") from error
+    except aiohttp.ClientResponseError as error:
+        reason = error.message.partition("\n")[0][:200]
+        raise OSError(f"{url}: the server does not answer as a web server should: {reason}") from error
     except aiohttp.ClientError as error:
         if isinstance(error, aiohttp.InvalidURL):
             raise _missing(url, f"this is not a valid URL ({error}): check it") from error
@@ -88,7 +93,7 @@ async def _read_in_time(url: str, max_bytes: int | None, follows_redirects: bool
     try:
         async with deadline:
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
-            async with aiohttp.ClientSession(timeout=timeout) as session:
+            async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session:
                 return await _read(session, url, max_bytes, follows_redirects)
     except TimeoutError as error:
         if not deadline.expired():
@@ -150,16 +155,15 @@ def _seconds_until(moment: datetime) -> float:
 
 async def _body(response: aiohttp.ClientResponse, url: str, max_bytes: int | None) -> bytes:
     """The bytes of a good answer. Raises what a bad one means."""
-    if 300 <= response.status < 400:
+    if response.status in _REDIRECTS:
         raise _missing(url, "the server redirects it, and this manifest may not follow: name the image's final URL")
-    if response.status >= 400:
+    if response.status >= 300:
         await _raise_for_status(response, url)
-    encoded = "Content-Encoding" in response.headers
-    if max_bytes is not None and not encoded and (response.content_length or 0) > max_bytes:
+    if max_bytes is not None and (response.content_length or 0) > max_bytes:
         raise too_large(url, max_bytes)
     chunks: list[bytes] = []
     size = 0
-    async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+    async for chunk in _decoded(response, url):
         size += len(chunk)
         if max_bytes is not None and size > max_bytes:
             raise too_large(url, max_bytes)
@@ -168,6 +172,31 @@ async def _body(response: aiohttp.ClientResponse, url: str, max_bytes: int | Non
     if response.status == 206 and sent.replace(" ", "") not in {f"bytes0-{size - 1}/{size}", f"bytes0-{size - 1}/*"}:
         raise _missing(url, f"the server sent only a part ({sent[:80]}): its answer is not the whole file")
     return b"".join(chunks)
+
+
+async def _decoded(response: aiohttp.ClientResponse, url: str) -> AsyncIterator[bytes]:
+    """The body in small pieces. Decompressed here, since aiohttp takes a compressed body that ends early for whole."""
+    pieces = response.content.iter_chunked(_CHUNK_BYTES)
+    encoding = response.headers.get("Content-Encoding", "").strip().lower()
+    if encoding in ("br", "zstd", "compress"):
+        raise _missing(url, f"the server sends it compressed ({encoding}), and was asked not to: change its settings")
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        async for piece in pieces:
+            yield piece
+        return
+    inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)  # 32: gzip or zlib, as the header says
+    try:
+        async for piece in pieces:
+            while piece:
+                yield inflater.decompress(piece, _CHUNK_BYTES)
+                piece = inflater.unconsumed_tail
+                if inflater.eof and inflater.unused_data:  # a gzip file may have several members
+                    piece, inflater = inflater.unused_data, zlib.decompressobj(zlib.MAX_WBITS | 32)
+        yield inflater.flush(_CHUNK_BYTES)
+    except zlib.error as error:
+        raise OSError(f"{url}: the {encoding} body is damaged ({error})") from error
+    if not inflater.eof:
+        raise OSError(f"{url}: the {encoding} body ends early")
 
 
 async def _raise_for_status(response: aiohttp.ClientResponse, url: str) -> NoReturn:

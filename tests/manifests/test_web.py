@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import time
 import tracemalloc
+import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -95,7 +96,7 @@ ENDLESS = {
     "a length that lies": (200, {"Content-Length": str(64 * MIB)}, lambda: zeros(64 * MIB)),
     "a part": (206, {"Content-Range": "bytes 0-9/10"}, lambda: zeros(64 * MIB)),
     "a compressed body": (200, {"Content-Encoding": "gzip"}, lambda: iter([gzip.compress(bytes(64 * MIB))])),
-    "compressed in part": (206, {"Content-Encoding": "deflate"}, lambda: iter([gzip.zlib.compress(bytes(64 * MIB))])),
+    "compressed in part": (206, {"Content-Encoding": "deflate"}, lambda: iter([zlib.compress(bytes(64 * MIB))])),
 }
 
 
@@ -114,8 +115,39 @@ def test_bytes_are_bounded_while_they_are_read_whatever_the_headers_say(kind: st
 
 
 def test_an_answer_that_is_encoded_all_the_same_is_decoded() -> None:
-    with web_server(lambda request: (200, {"Content-Encoding": "gzip"}, gzip.compress(b"hello"))) as server:
-        assert read_web(f"{server.url}/a.png", 5) == b"hello"
+    text = bytes(range(256)) * 999
+    bodies = {
+        "/gzip": ("gzip", gzip.compress(text)),
+        "/members": ("GZIP", gzip.compress(text[:300]) + gzip.compress(text[300:])),
+        "/zlib": ("deflate", zlib.compress(text)),
+        "/unknown": ("aws-chunked", text),
+        "/cut": ("gzip", gzip.compress(text)[:-12]),
+        "/junk": ("gzip", text),
+        "/none": ("gzip", b""),
+        "/br": ("br", text),
+    }
+
+    def answer(request: Request) -> tuple[int, dict[str, str], bytes]:
+        encoding, body = bodies[request.target]
+        return 200, {"Content-Encoding": encoding}, body
+
+    with web_server(answer) as server:
+        for target in ("/gzip", "/members", "/zlib", "/unknown"):
+            assert read_web(server.url + target, len(text)) == text, target
+        for target, message in (("/cut", "ends early"), ("/none", "ends early"), ("/junk", "damaged")):
+            with pytest.raises(OSError, match=message):
+                read_web(server.url + target)
+        with pytest.raises(SampleError, match="compressed \\(br\\), and was asked not to"):
+            read_web(f"{server.url}/br")
+
+
+@pytest.mark.parametrize("headers", [{"Transfer-Encoding": "chunked"}, {"X": "a" * 100_000}, {"Two words": "1"}])
+def test_an_answer_that_is_no_http_is_a_failure_that_may_pass(headers: dict[str, str]) -> None:
+    with (
+        web_server(lambda request: (200, headers, b"zz")) as server,
+        pytest.raises(OSError, match="does not answer as a web server should"),
+    ):
+        read_web(f"{server.url}/a.png")
 
 
 def test_a_part_of_a_file_is_not_taken_for_the_file() -> None:
@@ -171,6 +203,7 @@ def test_a_server_that_cannot_be_reached_is_a_failure_that_may_pass() -> None:
 
 
 MESSAGES = {
+    300: "the server refuses the request",
     400: "the server refuses the request",
     401: "the server asks for a login",
     403: "the server refuses access",
