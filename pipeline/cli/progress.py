@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
+SHOWN_DAMAGED = 5
+"""Damaged records that are named at the start of a run."""
+
+
 class Lines(Observer):
     """One plain line per event, for logs."""
 
@@ -36,8 +40,11 @@ class Lines(Observer):
         self.todo = plan.todo.num_rows
         rows = counted(plan.total, "row")
         self.say(f"{rows}: {plan.done} done before, {self.todo} to do -> {self.config.output}")
-        for damage in plan.catalog.damaged:
+        damaged = plan.catalog.damaged
+        for damage in damaged[:SHOWN_DAMAGED]:
             self.say(f"  {damage.key} {damage.problem}: does not count, `sgi2v-batch verify --repair` takes it away")
+        if len(damaged) > SHOWN_DAMAGED:
+            self.say(f"  and {counted(len(damaged) - SHOWN_DAMAGED, 'more damaged record')}")
 
     def started(self, pools: Pools) -> None:
         self.workers = pools.workers
