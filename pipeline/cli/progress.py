@@ -28,6 +28,8 @@ QUIET_S = 5.0
 """Seconds without a line before a step is worth one."""
 QUIET_LATER_S = 60.0
 """As QUIET_S, once a sample is finished."""
+SHOWN_DAMAGED = 5
+"""Damaged records that are named at the start of a run."""
 
 
 class Lines(Observer):
@@ -51,8 +53,11 @@ class Lines(Observer):
         self.todo = plan.todo.num_rows
         rows = counted(plan.total, "row")
         self.say(f"{rows}: {plan.done} done before, {self.todo} to do -> {self.config.output}")
-        for damage in plan.catalog.damaged:
+        damaged = plan.catalog.damaged
+        for damage in damaged[:SHOWN_DAMAGED]:
             self.say(f"  {damage.key} {damage.problem}: does not count, `sgi2v-batch verify --repair` takes it away")
+        if len(damaged) > SHOWN_DAMAGED:
+            self.say(f"  and {counted(len(damaged) - SHOWN_DAMAGED, 'more damaged record')}")
         sampler, access = self.config.sampler, self.config.execution.access
         implausible = glance(plan.todo, self.config.manifest, access, (sampler.height, sampler.width))
         for line in (*image_lines(plan), *describe(implausible)):

@@ -163,11 +163,12 @@ class Scene:
 def scenes(tmp_path: Path) -> Iterator[Scene]:
     """ROUNDS new outputs, one in ten on disk and the others in memory, of several sizes and with several victims."""
     roots = (f"memory://{uuid.uuid4().hex}", str(tmp_path))
-    ids = [[f"s{number}" for number in range(2 + turn % 3)] for turn in range(ROUNDS)]
-    return (
-        Scene(f"{roots[turn % 10 == 9]}/out-{turn}", ids[turn], ids[turn][turn % len(ids[turn])])
-        for turn in range(ROUNDS)
-    )
+
+    def scene(turn: int) -> Scene:
+        ids = [f"s{number}" for number in range(2 + turn % 3)]
+        return Scene(f"{roots[turn % 10 == 9]}/out-{turn}", ids, ids[turn % len(ids)])
+
+    return map(scene, range(ROUNDS))
 
 
 Judge = Callable[[Outcome], None]

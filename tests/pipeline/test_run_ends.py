@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def test_an_interrupted_dataflow_may_leave_rows(config: RunConfig, monkeypatch: 
 def test_a_store_that_cannot_list_uploads_does_not_end_the_run(
     config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_: Storage) -> int:
+    def refuse(_: Storage, is_own: Callable[[str], bool]) -> int:
         raise StorageError("aborting the uploads failed: PermissionError: AccessDenied")
 
     monkeypatch.setattr(Storage, "abort_uploads", refuse)
