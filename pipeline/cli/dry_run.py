@@ -10,7 +10,7 @@ import torch
 
 from manifests.io import digest_file
 from manifests.validate import validate
-from pipeline.cli.progress import Checked, print_progress
+from pipeline.cli.lines import Checked, print_progress
 from pipeline.cli.summary import duration, failed_by_code, generation_seconds
 from pipeline.config import RunConfig
 from pipeline.output.run_file import check_output

@@ -31,12 +31,13 @@ def validate(
     """Print every problem of every row; exit 0 where there is none, 2 otherwise."""
     from manifests.io import read_manifest
     from manifests.validate import validate as find_problems
+    from pipeline.cli.lines import Checked
     from pipeline.config import ExecutionConfig
 
     with errors_name_flags(options):
         access = ExecutionConfig(**settings_of(options).get("run", {})).access
     table = read_manifest(manifest)
-    problems = find_problems(table, manifest, images, access)
+    problems = find_problems(table, manifest, images, access, Checked())
     for problem in problems:
         typer.echo(str(problem))
     rows = counted(table.num_rows, "row")

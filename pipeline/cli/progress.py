@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from pipeline.cli.lines import QUIET_S, print_progress
 from pipeline.cli.summary import duration, generation_seconds
 from pipeline.config import RunConfig
 from pipeline.flow.notes import Note
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
-QUIET_S = 5.0
-"""Seconds without a line before a step is worth one."""
 QUIET_LATER_S = 60.0
 """As QUIET_S, once a sample is finished."""
 
@@ -138,23 +137,6 @@ def observer_for(config: RunConfig) -> Iterator[Observer]:
     )
     with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as progress:
         yield Bar(config, progress)
-
-
-def print_progress(line: str) -> None:
-    """Print a line about work that goes on."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201
-
-
-class Checked:
-    """Lines about images that are checked: how many, QUIET_S apart."""
-
-    def __init__(self) -> None:
-        self.said_at = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        if (now := time.monotonic()) - self.said_at >= QUIET_S:
-            self.said_at = now
-            print_progress(f"checked {done} of {counted(total, 'image')}")
 
 
 def step_of(note: Note) -> str:
