@@ -11,7 +11,8 @@ import torch
 from manifests.io import Manifest
 from manifests.plausible import describe
 from manifests.validate import check
-from pipeline.cli.progress import Checked, image_lines, print_progress
+from pipeline.cli.lines import Checked, print_progress
+from pipeline.cli.progress import image_lines
 from pipeline.cli.run import Request
 from pipeline.cli.summary import duration, failed_by_code, generation_seconds
 from pipeline.config import RunConfig

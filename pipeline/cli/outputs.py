@@ -87,7 +87,8 @@ def replay(output: Output, sample_id: Annotated[str, typer.Argument(help="Which 
     """Make one sample again, without Ray, and compare it to the bit; exit 1 where it differs."""
     import torch
 
-    from pipeline.cli.progress import ReplayProgress, print_progress
+    from pipeline.cli.lines import print_progress
+    from pipeline.cli.progress import ReplayProgress
     from pipeline.inspect.replay import replay as make_again
     from sgi2v.errors import ConfigError, SampleError
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from manifests.plausible import describe
 from manifests.validate import glance
+from pipeline.cli.lines import QUIET_S, print_progress
 from pipeline.cli.printing import LAYOUT, drawing
 from pipeline.cli.summary import duration, generation_seconds
 from pipeline.config import RunConfig
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
-QUIET_S = 5.0
-"""Seconds without a line before a step is worth one."""
 QUIET_LATER_S = 60.0
 """As QUIET_S, once a sample is finished."""
 SHOWN_DAMAGED = 5
@@ -172,23 +171,6 @@ def image_lines(plan: Plan) -> list[str]:
     sample_id, reason = next(iter(plan.not_compared.items()))
     images = counted(len(plan.not_compared), "image")
     return [f"{images} of finished samples could not be read and compared; the first is of {sample_id}: {reason}"]
-
-
-def print_progress(line: str) -> None:
-    """Print a line about work that goes on."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201
-
-
-class Checked:
-    """Lines about images that are checked: how many, QUIET_S apart."""
-
-    def __init__(self) -> None:
-        self.said_at = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        if (now := time.monotonic()) - self.said_at >= QUIET_S:
-            self.said_at = now
-            print_progress(f"checked {done} of {counted(total, 'image')}")
 
 
 def step_of(note: Note) -> str:

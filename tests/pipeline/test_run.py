@@ -132,7 +132,7 @@ def test_an_output_of_other_settings_is_refused_and_not_changed(finished: Finish
     for words, difference in {
         ("--steps", "4"): "sampler.steps: 3 before, 4 now",
         ("--seed", "1"): "seed: 817 before, 1 now",
-        ("--unguided",): "guidance: {",
+        ("--unguided",): "guidance: on before, off now",
     }.items():
         process = run_tiny_here(finished.manifest, finished.output, *words)
         assert process.returncode == 2

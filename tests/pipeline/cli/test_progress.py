@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from pipeline.cli import progress
-from pipeline.cli.progress import Checked, Lines, ReplayProgress
+from pipeline.cli.lines import Checked
+from pipeline.cli.progress import Lines, ReplayProgress
 from pipeline.flow.notes import NOTE_EVERY_S, Note, Reporter
 from pipeline.flow.pools import Pool, Pools
 from tests.pipeline.output.outputs import committed, settings

@@ -1,0 +1,28 @@
+"""Lines about work that goes on. They go to stderr, since stdout is for results."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from sgi2v.wording import counted
+
+QUIET_S = 5.0
+"""Seconds without a line before a step is worth one."""
+
+
+def print_progress(line: str) -> None:
+    """Print a line about work that goes on."""
+    print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+
+class Checked:
+    """Lines about images that are checked: how many, QUIET_S apart."""
+
+    def __init__(self) -> None:
+        self.said_at = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        if (now := time.monotonic()) - self.said_at >= QUIET_S:
+            self.said_at = now
+            print_progress(f"checked {done} of {counted(total, 'image')}")
