@@ -27,6 +27,9 @@ LARGE_BYTES = 2**30
 """Columns with more text or bytes than this get types with 64-bit offsets. Arrow cannot take rows of the others from
 2 GiB on."""
 
+LARGEST_VALUE = 2**31 - 1
+"""Bytes of the longest text that Parquet holds."""
+
 Chunks = list[Any]
 
 _FILE_NAME = re.compile(r"(^|_)file_name(s?)\Z")
@@ -412,6 +415,8 @@ def _sized(chunks: Chunks) -> Chunks:
         to_type = pa.large_binary() if is_large else pa.binary()
     else:
         return chunks
+    if is_large and any((pc.max(pc.binary_length(chunk)).as_py() or 0) > LARGEST_VALUE for chunk in chunks):
+        raise ConfigError("a value has 2 GiB or more, which Parquet cannot hold: keep it in a file, and name that")
     return [chunk.cast(to_type) for chunk in chunks]
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from manifests.own_columns import check_writable, is_storable, join, plain, stored_name
+from manifests.own_columns import PREFIX, check_writable, is_storable, join, plain, stored_name
 from pipeline.output.catalog import Catalog
 from pipeline.output.keys import epoch_of
 from pipeline.output.lease import check_epoch
@@ -191,8 +191,9 @@ def _read_own_columns(file: pq.ParquetFile, known_ids: pa.Array) -> pa.Table:
     own = names[names.index(FIRST_OWN) :] if FIRST_OWN in names else []
     table = file.read(["sample_id", *own], use_threads=False).select(["sample_id", *own]).filter(is_other)
 
-    def rename(name: str) -> str:  # an earlier version renamed fewer columns
-        return name if is_storable(name, RESERVED) else stored_name(name, RESERVED)
+    def rename(name: str) -> str:
+        """An earlier version renamed fewer columns, and `file_name` to `manifest_file_name`."""
+        return name if is_storable(name, RESERVED) else stored_name(name.removeprefix(PREFIX), RESERVED)
 
     return _renamed(table, rename, "the existing table")
 

@@ -182,6 +182,33 @@ def test_samples_of_another_manifest_keep_their_columns(storage: Storage) -> Non
             assert table["new"].to_pylist() == [None, (True, False)[at]]
 
 
+def test_tables_of_an_earlier_version_keep_their_values_under_the_new_names(storage: Storage) -> None:
+    write(storage, [committed("a"), failed("b")], manifest("a", "b"))
+    required = pa.struct([pa.field("q", pa.int64(), nullable=False)])
+    for name in (METADATA, FAILURES):
+        table = read(storage, name)
+        earlier = {
+            "manifest_file_name": pa.array(["a.png"]),
+            "video": pa.array(["v"]),
+            "meta": pa.array([{"q": 1}], required),
+            "kind": pa.array(["wild"]).dictionary_encode(),
+            "place.x": pa.array([1.5]),
+        }
+        if name == FAILURES:  # only names of this table's own columns got a prefix
+            earlier["tracker"] = pa.array(["mine"])
+        for column, values in earlier.items():
+            table = table.append_column(column, values)
+        sink = io.BytesIO()
+        pq.write_table(table, sink)
+        storage.put(name, sink.getvalue())
+    write(storage, [committed("a"), failed("b"), committed("c")], manifest("c"))
+    kept = {"manifest_filename": "a.png", "manifest_video": "v", "meta": {"q": 1}, "kind": "wild", "place.x": 1.5}
+    for name, tracker in ((METADATA, None), (FAILURES, "mine")):
+        row = read(storage, name).to_pylist()[0]
+        assert {column: row[column] for column in kept} == kept
+        assert row["manifest_tracker"] == tracker
+
+
 @pytest.mark.parametrize("name", [METADATA, FAILURES])
 def test_a_table_of_another_program_is_not_overwritten(storage: Storage, name: str) -> None:
     foreign = pa.BufferOutputStream()
