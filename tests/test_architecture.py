@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("sgi2v", "manifests", "pipeline", "jobs", "tools")
 
 SGI2V = ("sgi2v",)
-BELOW_MANIFESTS = ("sgi2v.canonical", "sgi2v.errors", "sgi2v.trajectory", "sgi2v.video")
+BELOW_MANIFESTS = ("sgi2v.canonical", "sgi2v.errors", "sgi2v.trajectory", "sgi2v.video", "sgi2v.wording")
 CONFIG = (*SGI2V, "manifests", "pipeline.config")
 OUTPUT = (*CONFIG, "pipeline.output")
 FLOW = (*OUTPUT, "pipeline.flow")
