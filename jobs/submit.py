@@ -108,7 +108,7 @@ def submit(
     try:
         with _explained(address):
             asyncio.run(_follow(client, job))
-            return _exit_code(client.get_job_info(job))
+            return exit_code_of_job(client.get_job_info(job))
     except KeyboardInterrupt:
         _say(f"\nStopped following {job}. The job goes on:", *commands)
         return EXIT_INTERRUPTED
@@ -181,7 +181,7 @@ def _write(text: str) -> None:
     sys.stdout.flush()
 
 
-def _exit_code(info: Any) -> int:
+def exit_code_of_job(info: Any) -> int:
     """The exit code of the job's command; 128 + n where signal n killed it, as in a shell; EXIT_LOST without one."""
     if info.status == "SUCCEEDED":
         return 0

@@ -35,8 +35,8 @@ class ClusterWatch:
         (own,) = (node for node in ray.nodes() if node["NodeID"] == context.get_node_id())
         own_address = own["NodeManagerAddress"]
         gcs_host, _, gcs_port = context.gcs_address.rpartition(":")
-        raylet = _Process("raylet", own_address, own["NodeManagerPort"], is_here=True)
-        gcs = _Process("gcs_server", gcs_host.strip("[]"), int(gcs_port), is_here=gcs_host.strip("[]") == own_address)
+        raylet = RayProcess("raylet", own_address, own["NodeManagerPort"], is_here=True)
+        gcs = RayProcess("gcs_server", gcs_host.strip("[]"), int(gcs_port), is_here=gcs_host.strip("[]") == own_address)
         self._processes = (raylet, gcs)
         self._lost: str | None = None
         self._stop = threading.Event()
@@ -70,7 +70,7 @@ class ClusterWatch:
                 return
 
 
-class _Process:
+class RayProcess:
     """A process of Ray that listens at an address."""
 
     def __init__(self, name: str, host: str, port: int, is_here: bool) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from jobs.submit import SubmissionError, environment, visible_locations
+from jobs.submit import SubmissionError, environment, exit_code_of_job, visible_locations
 from tests.pipeline.in_process import here
 
 S3_JOB = ("s3://bucket/m.parquet", "--output", "s3://bucket/out")
@@ -95,6 +96,15 @@ def test_environment_from_here_and_as_given(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(SubmissionError, match="has no name"):
         environment(["=value"])
     assert "GONE" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("status", "driver_exit_code", "code"),
+    [("SUCCEEDED", 0, 0), ("STOPPED", None, 130), ("FAILED", 1, 1), ("FAILED", -9, 137), ("FAILED", None, 3)],
+)
+def test_a_job_that_ended_without_an_exit_code_was_lost(status: str, driver_exit_code: int | None, code: int) -> None:
+    info = SimpleNamespace(status=status, driver_exit_code=driver_exit_code, submission_id="j", message="node lost")
+    assert exit_code_of_job(info) == code
 
 
 def test_help_ends_with_an_example() -> None:

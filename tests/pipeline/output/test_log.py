@@ -79,4 +79,4 @@ def test_secrets_are_not_logged(storage: Storage) -> None:
     (line,) = lines(storage)
     assert line["manifest"] == "s3://***@bucket/m.parquet"
     assert line["image"] == "https://x.org/a.png?*** ok"
-    assert line["note"] == 'https://h/?***"y', "a quote in a query string does not break the JSON"
+    assert line["note"] == "https://h/?***", "a quote in a query string does not break the JSON"
