@@ -123,7 +123,7 @@ def test_an_object_store_is_loaded_as_the_card_says(bucket: str, tmp_path: Path)
 def test_plain_ids_need_no_further_files(tmp_path: Path) -> None:
     make(str(tmp_path), PLAIN)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        *(CARD, "failures.parquet", "lease", "metadata.parquet", "records", "run.json", "videos")
+        *(CARD, "failures.parquet", "lease", "metadata.parquet", "records", "run.json", "tables", "videos")
     ]
     make(str(tmp_path / "odd"), ["test.png"])
     assert {"train", PREVIEW} <= {path.name for path in (tmp_path / "odd").iterdir()}
