@@ -182,6 +182,8 @@ def is_kept(before: Any, after: Any) -> bool:
     """Whether `after`, from a table, is the value `before` of a manifest: equal, in a wider shape, or its text."""
     if before is None or before == {}:
         return after is None or (isinstance(after, dict) and before == {} and all(map(_is_empty, after.values())))
+    if hasattr(before, "to_pytimedelta"):  # of pandas, for nanoseconds
+        before = before.to_pytimedelta()
     if isinstance(before, uuid.UUID):
         return bool(after == str(before))
     if isinstance(before, dict):

@@ -217,3 +217,50 @@ def test_too_deeply_nested_lists_are_refused_with_their_line(tmp_path: Path, dep
     with pytest.raises(ManifestError) as caught:
         read_manifest(str(manifest))
     assert any(re.search(r"line 2 |row 1\b", str(problem)) for problem in caught.value.problems)
+
+
+HALF = "\ud83d"
+
+
+@pytest.mark.parametrize(
+    ("values", "place"),
+    [
+        ({"caption": f"cut {HALF}"}, r"row 1 \(dog\): caption"),
+        ({"tags": [{"deep": ["fine", HALF]}]}, r"row 1 \(dog\): tags"),
+        ({"tags": {HALF: 1}}, r"row 1 \(dog\): tags"),
+        ({HALF: 1}, r"manifest: \\ud83d"),
+        ({"image": HALF}, r"row 1 \(dog\): image"),
+        ({"sample_id": HALF}, r"row 1: sample_id"),
+    ],
+)
+def test_half_a_character_is_refused_with_its_row_and_column(
+    tmp_path: Path, values: dict[str, object], place: str
+) -> None:
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in (row(), row(sample_id="dog") | values)))
+    with pytest.raises(ManifestError, match=rf"{place}: the (text|name) has half a character \(\\ud83d") as caught:
+        read_manifest(str(manifest))
+    assert [problem.code for problem in caught.value.problems] == ["text_invalid"]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([2**63, 1], pa.uint64()),
+        ([2**63, -1], pa.decimal128(38, 0)),
+        ([2**200, None], pa.decimal256(76, 0)),
+    ],
+)
+def test_large_whole_numbers_are_read(tmp_path: Path, values: list[int | None], kind: pa.DataType) -> None:
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text("".join(json.dumps(row(sample_id=f"s{n}", n=n)) + "\n" for n in values))
+    column = read_manifest(str(manifest))["n"]
+    assert (column.type, column.to_pylist()) == (kind, values)
+
+
+def test_values_of_two_types_are_refused_with_both(tmp_path: Path) -> None:
+    manifest = tmp_path / "m.jsonl"
+    values = {"a": 2**53 + 1, "b": 0.5}
+    manifest.write_text("".join(json.dumps(row(sample_id=name, n=n)) + "\n" for name, n in values.items()))
+    with pytest.raises(ManifestError, match=r"row 0 has 9007199254740993 and row 1 has 0\.5"):
+        read_manifest(str(manifest))

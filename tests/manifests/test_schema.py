@@ -335,3 +335,23 @@ def test_a_list_that_is_not_wrapped_is_shown_in_its_right_form(name: str, levels
 def test_a_missing_column_is_told_beside_the_one_that_was_meant() -> None:
     with pytest.raises(ManifestError, match=r"column is missing \(did you mean box\?\): add it as"):
         conform(table(row()).rename_columns({"boxes": "box"}), "m.parquet")
+
+
+def test_ids_that_differ_only_in_case_are_refused() -> None:
+    ids = ["cat", "Dog", "CAT", "dog", "bird"]
+    broken = table(*(row(sample_id=sample_id) for sample_id in ids))
+    assert codes(broken) == [("sample_id", "sample_id_case")] * 2
+    with pytest.raises(ManifestError, match=r"differ only in case \(cat in row 0, CAT in row 2\)"):
+        conform(broken, "m.parquet")
+    many = table(*(row(sample_id=f"{letter}{n}") for n in range(MAX_LISTED + 3) for letter in "aA"))
+    with pytest.raises(ManifestError, match="further ids that differ only in case: 3"):
+        conform(many, "m.parquet")
+
+
+@pytest.mark.parametrize("make", [lambda texts: texts, lambda texts: pa.StructArray.from_arrays([texts], names=["t"])])
+def test_text_of_an_own_column_that_is_not_utf_8_is_refused_with_its_row(make: Any) -> None:
+    texts = make(pa.array([b"fine", b"\xed\xa0\xbd", None]).view(pa.string()))
+    broken = table(row(sample_id="a"), row(sample_id="b"), row(sample_id="c")).append_column("caption", texts)
+    with pytest.raises(ManifestError, match=r"row 1 \(b\): caption: text is not UTF-8") as caught:
+        conform(broken, "m.parquet")
+    assert [problem.code for problem in caught.value.problems] == ["text_invalid"]

@@ -60,8 +60,8 @@ def test_columns_that_cannot_be_joined_are_refused_before_a_sample(output: Path)
             refused = run_tiny_here(manifest, output, *words)
         assert refused.returncode == 2
         assert refused.stderr == (
-            f"error: column tags is list<item: string> in {output}/metadata.parquet and string in the manifest: "
-            "no type holds both list<item: string> and string. "
+            f"error: column tags is list<element: string> in {output}/metadata.parquet and string in the manifest: "
+            "no type holds both list<element: string> and string. "
             "Rename the column in the manifest, convert it, or use another --output.\n"
         )
         after = {path: data for path, data in files(output).items() if "logs" not in path.parts}
