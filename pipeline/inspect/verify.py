@@ -88,7 +88,7 @@ def verify(output: str) -> Verdict:
     verdict.flaws += _check_records(catalog)
     verdict.flaws += _check_rows(run, index, verdict)
     orphans = _orphans(catalog, videos)
-    old_orphans = [key for key in orphans if _is_abandoned(storage, key)]
+    old_orphans = [key for key in sorted(orphans) if _is_abandoned(storage, key)]
     verdict.young_videos = len(orphans) - len(old_orphans)
     verdict.flaws += [Flaw("video_orphan", key, "no record names it") for key in old_orphans]
     verdict.flaws += _check_videos(catalog)
