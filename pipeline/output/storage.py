@@ -57,12 +57,13 @@ class Storage:
         Makes two different puts of one new key, and deletes it.
         """
         key = f"lease/probe-{uuid.uuid4().hex}"
+        self.put_new(key, b"first")
         try:
-            both = self.put_new(key, b"first") and self.put_new(key, b"second")
+            is_replaced = self.put_new(key, b"second")
         finally:
             with suppress(StorageError):
                 self.delete(key)
-        if both:
+        if is_replaced:
             raise self._refusal("ignores the condition of a put (If-None-Match: *)")
 
     def _refusal(self, reason: str) -> ConfigError:
