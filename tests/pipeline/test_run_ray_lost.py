@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -24,8 +25,9 @@ def listeners(driver: Driver) -> set[str]:
     driver.look()
     addresses = set()
     for process in {psutil.Process(driver.process.pid), *driver.seen}:
-        connections = process.net_connections("inet")
-        addresses |= {each.laddr.ip for each in connections if each.status == psutil.CONN_LISTEN}
+        with suppress(psutil.NoSuchProcess):  # Ray starts some that end at once
+            connections = process.net_connections("inet")
+            addresses |= {each.laddr.ip for each in connections if each.status == psutil.CONN_LISTEN}
     return addresses
 
 
@@ -36,7 +38,7 @@ def test_a_run_listens_on_this_machine_only_and_ends_soon_when_its_gcs_dies(tmp_
     with log.open("wb") as stream, started(*words, module=STAND_IN, stdout=stream, stderr=stream) as driver:
         until("Ray is up", lambda: "1 worker" in log.read_text(), 120)
         addresses = listeners(driver)
-        (gcs,) = (process for process in driver.seen if process.name() == "gcs_server")
+        (gcs,) = (child for child in psutil.Process(driver.process.pid).children() if child.name() == "gcs_server")
         gcs.kill()
         until("the run has ended", lambda: driver.process.poll() is not None, STOPPED_WITHIN_S)
     assert addresses
