@@ -36,6 +36,13 @@ def test_a_valid_manifest_has_no_problems(folder: Path) -> None:
     assert validate(good, str(folder / "m.parquet")) == []
 
 
+def test_progress_counts_each_distinct_image_once(folder: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    manifest = table(row(), row(sample_id="dog"), row(sample_id="b", image="none.png"))
+    validate(manifest, str(folder / "m.parquet"), on_image=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 2), (2, 2)]
+
+
 def test_every_problem_of_every_row_is_reported(folder: Path) -> None:
     path = [[5.0, 5.0], [6.0, 6.0]]
     bad = table(

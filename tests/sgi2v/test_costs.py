@@ -51,12 +51,14 @@ def test_a_cost_is_counted_once_and_again_if_its_file_is_damaged(
 
     monkeypatch.setattr(estimate, "count_cost", count)
     settings = (embedded, SamplerConfig(num_frames=3), GuidanceConfig(), torch.float32)
-    assert estimate_cost(*settings) == COST
+    announced: list[int] = []
+    assert estimate_cost(*settings, on_count=lambda: announced.append(len(counted))) == COST
+    assert announced == [0], "counting is announced before it begins"
     if damage is not None:
         (file,) = tmp_path.rglob("*.json")
         file.write_bytes(damage)
-    assert estimate_cost(*settings) == COST
-    assert len(counted) == (1 if damage is None else 2)
+    assert estimate_cost(*settings, on_count=lambda: announced.append(len(counted))) == COST
+    assert len(counted) == len(announced) == (1 if damage is None else 2)
 
 
 def test_where_nothing_can_be_kept_the_cost_is_counted_each_time(
