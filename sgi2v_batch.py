@@ -7,10 +7,13 @@ import the user's module in place of ours. This module loads our packages from t
 from __future__ import annotations
 
 import sys
+import traceback
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 from pathlib import Path
 
+BROKEN = 3
+"""Exit code of a command whose installation is incomplete."""
 PACKAGES = ("sgi2v", "manifests", "pipeline", "jobs")
 
 
@@ -27,9 +30,12 @@ def load_packages() -> None:
 
 def main() -> None:
     """Entry point of the console script."""
-    load_packages()
-    from pipeline.cli.main import main as run_command
-
+    try:
+        load_packages()
+        from pipeline.cli.main import main as run_command
+    except Exception:  # Python would end with 1, which means that some rows failed
+        traceback.print_exc()
+        sys.exit(BROKEN)
     run_command()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from sgi2v.errors import ErrorCode, SampleError
-from sgi2v.locations import is_web, local_path, split_protocol
+from sgi2v.locations import is_chained, is_web, local_path, split_protocol
 from sgi2v.wording import escaped
 
 PROTOCOLS = frozenset(
@@ -103,6 +103,16 @@ def without_secrets(text: str) -> str:
     text = _FRAGMENT.sub(r"\1***", text)
     text = _JSON_ASSIGNMENT.sub(r"\1***", _ASSIGNMENT.sub(r"\1***", text))
     return _TOKEN.sub("***", text)
+
+
+def stored_uri(uri: str) -> str:
+    """A location as it is stored, without its secrets: user names and passwords, and on the web and Azure the query.
+
+    In other stores and on disks, text such as `?x=1` or `token=a` is a part of the name, and is kept.
+    """
+    if is_chained(uri) or re.match(_SIGNED, uri):
+        return without_secrets(uri)
+    return uri if local_path(uri) is not None else _USER_WITH_SLASH.sub(r"\1***@", _USER.sub(r"\1***@", uri))
 
 
 def _without_query(match: re.Match[str]) -> str:

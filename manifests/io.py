@@ -30,6 +30,11 @@ stored once. A hostile file repeats a value a hundred thousand times."""
 BATCH_ROWS = 1024
 """Rows that are read at once where a column is too large for one array."""
 
+MAX_WEB_BYTES = 2**30
+"""Largest manifest that is read over HTTP, bytes after decompression."""
+WEB_S = 3600.0
+"""Seconds that reading one may take."""
+
 _PARQUET_MAGIC = b"PAR1"
 
 
@@ -117,7 +122,7 @@ def _fetch(uri: str, extension: str) -> bytes:
             _fail_on_folder(uri)
         _fail(uri, "manifest_format", _unknown_ending(extension))
     try:
-        return read_web(uri) if is_web(uri) else bytes(file_system.cat_file(path))
+        return read_web(uri, MAX_WEB_BYTES, seconds=WEB_S) if is_web(uri) else bytes(file_system.cat_file(path))
     except SampleError as error:
         code = "manifest_unreadable" if error.code == ErrorCode.TIMED_OUT else "manifest_missing"
         _fail(uri, code, error.message.partition(": ")[2])

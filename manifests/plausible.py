@@ -56,7 +56,7 @@ class Kind(StrEnum):
 MESSAGES = {
     Kind.NORMALISED: "boxes or paths between 0 and 1, which look like shares of the picture: "
     "multiply x by the picture's width and y by its height",
-    Kind.XYWH: "a path that starts at the centre of its box only if the box is [x, y, width, height]: "
+    Kind.XYWH: "boxes that look like [x, y, width, height], because only then the paths start at their centres: "
     "give [x0, y0, x1, y1]",
     Kind.SWAPPED: "boxes or paths that fit only if they are read as [y, x]: give x before y",
     Kind.ORDER: "paths that start at the centres of other boxes: give the paths in the order of the boxes",

@@ -105,7 +105,7 @@ def conform(table: pa.Table, source: str) -> pa.Table:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
             advice = _list_advice(table.column(field.name), field.type) or error
             message = f"type is {table.schema.field(field.name).type}, expected {field.type}: {advice}"
-            problems.append(Problem(None, None, field.name, "column_type", message))
+            problems.extend(_column_problems(table, field.name, message))
     fields = list(MANIFEST_SCHEMA)
     for name in table.column_names:
         if name not in MANIFEST_SCHEMA.names and name not in duplicated:
@@ -114,7 +114,7 @@ def conform(table: pa.Table, source: str) -> pa.Table:
                 check_writable(columns[name])
                 fields.append(pa.field(name, columns[name].type))
             except ConfigError as error:
-                problems.extend(_own_column_problems(table, name, str(error)))
+                problems.extend(_column_problems(table, name, str(error)))
     if table.num_rows == 0:
         problems.append(Problem(None, None, None, "manifest_empty", "there are no rows: add one row per sample"))
     elif "sample_id" in table.column_names and "sample_id" in columns:
@@ -124,8 +124,8 @@ def conform(table: pa.Table, source: str) -> pa.Table:
     return pa.table(list(columns.values()), schema=pa.schema(fields))
 
 
-def _own_column_problems(table: pa.Table, name: str, message: str) -> Iterator[Problem]:
-    """The problems of an unknown column: its rows with text that is not UTF-8, else `message`."""
+def _column_problems(table: pa.Table, name: str, message: str) -> Iterator[Problem]:
+    """The problems of a column: its rows with text that is not UTF-8, else `message`."""
     rows = list(_rows_without_text(table.column(name)))
     for row in rows[:MAX_LISTED]:
         text = "text is not UTF-8: write it as UTF-8, or leave the value out"

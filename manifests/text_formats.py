@@ -56,7 +56,6 @@ def parse_jsonl(text: str, uri: str) -> pa.Table:
         _fail_on_rows(uri, problems)
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: [row.get(name) for row in rows] for name in names}
-    ids = columns.get("sample_id", [])
     try:
         return _table(columns, uri)
     except UnicodeEncodeError:

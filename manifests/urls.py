@@ -97,7 +97,7 @@ def read_image_bytes(uri: str, max_bytes: int = MAX_BYTES, access: Access | None
             raise kind(f"{display_uri(uri)}: {error}{advice}") from error
         raise
     except Exception as error:  # each fsspec file system raises its own library's errors
-        raise OSError(f"{uri}: {type(error).__name__}: {error}{credentials_advice(error, uri)}") from error
+        raise OSError(f"{display_uri(uri)}: {type(error).__name__}: {error}{credentials_advice(error, uri)}") from error
 
 
 def _read_bounded(file: BinaryIO, uri: str, max_bytes: int) -> bytes:

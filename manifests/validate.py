@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -77,19 +78,25 @@ def glance(table: pa.Table, manifest_uri: str, access: Access | None, video_size
     Numbers of GLANCED_ROWS rows are read, and images of GLANCED_IMAGES of them.
     """
     names = _image_names(table.slice(0, GLANCED_IMAGES))
-    pool = ThreadPoolExecutor(PARALLEL_READS)
-    started = {name: pool.submit(_check_image, name, manifest_uri, access) for name in names}
+    waiting: SimpleQueue[str] = SimpleQueue()
+    for name in names:
+        waiting.put(name)
+    sizes: dict[str, _SizeOrProblem] = {}
+
+    def work() -> None:
+        with suppress(Empty):
+            while True:
+                name = waiting.get_nowait()
+                sizes[name] = _check_image(name, manifest_uri, access)
+
+    # daemons, since a process waits at its end for the threads of a pool, and a server may be silent for minutes
+    threads = [Thread(target=work, daemon=True) for _ in range(min(PARALLEL_READS, len(names)))]
     end = time.monotonic() + GLANCE_S
-    sizes = {name: found for name, one in started.items() if (found := _result_until(one, end)) is not None}
-    pool.shutdown(wait=False, cancel_futures=True)
-    return _check_rows(table.slice(0, GLANCED_ROWS), sizes, video_size).warnings
-
-
-def _result_until(future: Future[_SizeOrProblem], end: float) -> _SizeOrProblem | None:
-    try:
-        return future.result(max(end - time.monotonic(), 0))
-    except FutureTimeoutError:
-        return None
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(end - time.monotonic(), 0))
+    return _check_rows(table.slice(0, GLANCED_ROWS), dict(sizes), video_size).warnings
 
 
 def _check_rows(

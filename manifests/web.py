@@ -62,34 +62,34 @@ _EXPIRED = re.compile(
 """What Amazon, Google, Azure, CloudFront and others say of a signed URL whose time is over."""
 
 
-def read_web(url: str, max_bytes: int | None = None, follows_redirects: bool = True) -> bytes:
+def read_web(url: str, max_bytes: int | None = None, follows_redirects: bool = True, seconds: float = READ_S) -> bytes:
     """The file at an HTTP URL.
 
-    max_bytes: counted as they arrive and after decompression, whatever the server's headers say. Raises SampleError
-    (image_missing, image_too_large, timed_out) and OSError.
+    max_bytes: counted as they arrive and after decompression, whatever the server's headers say. seconds: for the
+    whole file. Raises SampleError (image_missing, image_too_large, timed_out) and OSError.
     """
     import aiohttp
     from fsspec.asyn import get_loop, sync
 
     try:
-        return bytes(sync(get_loop(), _read_in_time, url, max_bytes, follows_redirects))
+        return bytes(sync(get_loop(), _read_in_time, url, max_bytes, follows_redirects, seconds))
     except aiohttp.ClientConnectorError as error:
-        raise OSError(f"{url}: the server cannot be reached: {error.os_error}") from error
+        raise OSError(f"{display_uri(url)}: the server cannot be reached: {error.os_error}") from error
     except aiohttp.ClientResponseError as error:
         reason = error.message.partition("\n")[0][:200]
-        raise OSError(f"{url}: the server does not answer as a web server should: {reason}") from error
+        raise OSError(f"{display_uri(url)}: the server does not answer as a web server should: {reason}") from error
     except aiohttp.ClientError as error:
         if isinstance(error, aiohttp.InvalidURL):
             raise _missing(url, f"this is not a valid URL ({error}): check it") from error
-        raise OSError(f"{url}: {type(error).__name__}: {error}") from error
+        raise OSError(f"{display_uri(url)}: {type(error).__name__}: {error}") from error
     except ValueError as error:
         raise _missing(url, f"this is not a valid URL ({error}): check it") from error
 
 
-async def _read_in_time(url: str, max_bytes: int | None, follows_redirects: bool) -> bytes:
+async def _read_in_time(url: str, max_bytes: int | None, follows_redirects: bool, seconds: float) -> bytes:
     import aiohttp
 
-    deadline = asyncio.timeout(READ_S)
+    deadline = asyncio.timeout(seconds)
     try:
         async with deadline:
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
@@ -97,8 +97,8 @@ async def _read_in_time(url: str, max_bytes: int | None, follows_redirects: bool
                 return await _read(session, url, max_bytes, follows_redirects)
     except TimeoutError as error:
         if not deadline.expired():
-            raise OSError(f"{url}: the server has not answered in time: {error}") from error
-        message = f"{display_uri(url)}: it was not read within {READ_S:g} s: put the file on a faster server"
+            raise OSError(f"{display_uri(url)}: the server has not answered in time: {error}") from error
+        message = f"{display_uri(url)}: it was not read within {seconds:g} s: put the file on a faster server"
         raise SampleError(ErrorCode.TIMED_OUT, message) from error
 
 
@@ -194,16 +194,16 @@ async def _decoded(response: aiohttp.ClientResponse, url: str) -> AsyncIterator[
                     piece, inflater = inflater.unused_data, zlib.decompressobj(zlib.MAX_WBITS | 32)
         yield inflater.flush(_CHUNK_BYTES)
     except zlib.error as error:
-        raise OSError(f"{url}: the {encoding} body is damaged ({error})") from error
+        raise OSError(f"{display_uri(url)}: the {encoding} body is damaged ({error})") from error
     if not inflater.eof:
-        raise OSError(f"{url}: the {encoding} body ends early")
+        raise OSError(f"{display_uri(url)}: the {encoding} body ends early")
 
 
 async def _raise_for_status(response: aiohttp.ClientResponse, url: str) -> NoReturn:
     status = response.status
     if status in (408, 429) or status >= 500:
         busy = ": the server limits requests" if status == 429 else ""
-        raise OSError(f"{url}: HTTP {status} {response.reason}{busy}")
+        raise OSError(f"{display_uri(url)}: HTTP {status} {response.reason}{busy}")
     if status in (400, 401, 403, 410):
         page = (await response.content.read(_ERROR_BYTES)).decode("utf-8", "replace")
         end = expires_at(url)

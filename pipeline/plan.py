@@ -39,6 +39,8 @@ class Plan:
     """`sample_id` and `file_name` of the committed samples that are to do again, because their row or image changed."""
     not_compared: Mapping[str, str]
     """Finished samples whose image could not be compared with the one they were made from, each with the reason."""
+    without_digest: int
+    """Finished samples whose image could not be compared, because an earlier version did not record its digest."""
 
     @property
     def done(self) -> int:
@@ -121,6 +123,7 @@ def make_plan(
         other_samples=index.num_rows - (pc.sum(planned).as_py() or 0),
         redone=redone.select(["sample_id", "file_name"]),
         not_compared=compared.unreadable,
+        without_digest=compared.unrecorded,
     )
 
 

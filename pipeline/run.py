@@ -26,9 +26,8 @@ from pipeline.flow.session import cluster_errors, ray_session
 from pipeline.output.card import CARD, write_card
 from pipeline.output.keys import is_own_key
 from pipeline.output.lease import Lease, acquire
-from pipeline.output.listing import check_listing
 from pipeline.output.log import RunLog
-from pipeline.output.records import VIDEOS, SampleRecord
+from pipeline.output.records import SampleRecord
 from pipeline.output.run_file import check_manifest, check_output, create_run_file, describe_run, update_run_file
 from pipeline.output.storage import Storage
 from pipeline.output.tables import check_own_columns, check_tables, write_tables
@@ -50,6 +49,8 @@ class RunResult:
 
     config: RunConfig
     plan: Plan
+    asked_ids: pa.ChunkedArray
+    """Sample ids of the manifest's rows, up to the limit."""
     seconds: float = 0.0
     interrupted: bool = False
 
@@ -57,6 +58,12 @@ class RunResult:
     def index(self) -> pa.Table:
         """INDEX_SCHEMA of every finished sample of the output."""
         return self.plan.catalog.index
+
+    @property
+    def failed_rows(self) -> int:
+        """Rows of the manifest, up to the limit, that have failed in this run or in an earlier one."""
+        failed = self.index.filter(pc.equal(self.index["status"], "failed"))["sample_id"]
+        return int(pc.sum(pc.is_in(failed, value_set=self.asked_ids.combine_chunks())).as_py() or 0)
 
     @property
     def finished(self) -> pa.Table:
@@ -109,7 +116,6 @@ def run(
     """
     observer = observer or Observer()
     storage = Storage(config.output)
-    check_listing(storage)
     recorded = check_output(storage, config)
     if not another_manifest:
         check_manifest(storage, recorded, config.manifest)
@@ -166,7 +172,7 @@ class _Run:
     def finish(self) -> RunResult:
         """Plan, process the rows that are left, and write the tables."""
         plan = self._plan()
-        result = RunResult(self.config, plan)
+        result = RunResult(self.config, plan, self.manifest["sample_id"].slice(0, self.wanted.limit))
         start = time.monotonic()
         try:
             if plan.todo.num_rows:
@@ -242,11 +248,7 @@ class _Run:
         self._write_tables(plan)
         self.lease.check()
         names = plan.redone["file_name"].to_pylist()
-        self.storage.delete_many(
-            name
-            for name, sample_id in zip(names, ids, strict=True)
-            if name is not None and name.startswith(f"{VIDEOS}/{sample_id}.")
-        )
+        self.storage.delete_many(name for name in names if name is not None)
         self._update_run_file(plan, self.manifest_sha256)
 
     def _write_tables(self, plan: Plan) -> None:

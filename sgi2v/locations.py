@@ -99,6 +99,8 @@ def credentials_advice(error: BaseException | str, location: str) -> str:
     protocol = split_protocol(location)[0]
     advice = _CREDENTIALS.get(_SAME_CREDENTIALS.get(protocol, protocol))
     described = f"{type(error).__name__}: {error}"
+    if "check the credentials" in described:  # another layer has given the advice
+        return ""
     if advice is None or not (isinstance(error, PermissionError) or _ACCESS_ERROR.search(described)):
         return ""
     return f"; check the credentials: {advice}"

@@ -1,4 +1,4 @@
-"""Lines about work that goes on. They go to stderr, since stdout is for results."""
+"""Lines about progress. They go to stderr, since stdout is for results."""
 
 from __future__ import annotations
 

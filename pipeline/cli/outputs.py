@@ -72,10 +72,11 @@ def verify(
         return
     result = counted(len(verdict.flaws), "flaw") if verdict.flaws else "no flaws, but the run is not finished"
     typer.echo(f"{counts}: {result}")
+    stay = sum(flaw.code in NOT_REPAIRED for flaw in verdict.flaws)
     if repair and verdict.flaws:
         removed = remove_flawed(output, verdict.flaws)
-        typer.echo(f"repaired: the next run makes {counted(removed, 'sample')} again")
-        stay = sum(flaw.code in NOT_REPAIRED for flaw in verdict.flaws)
+        if len(verdict.flaws) > stay:
+            typer.echo(f"repaired: the next run makes {counted(removed, 'sample')} again")
         if not stay:
             return
         typer.echo(f"not repaired: {counted(stay, 'flaw')} of the manifest or of images")

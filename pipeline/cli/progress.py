@@ -166,11 +166,15 @@ def observer_for(config: RunConfig) -> Iterator[Observer]:
 
 def image_lines(plan: Plan) -> list[str]:
     """What to say of images that the plan could not compare; nothing if there are none."""
-    if not plan.not_compared:
-        return []
-    sample_id, reason = next(iter(plan.not_compared.items()))
-    images = counted(len(plan.not_compared), "image")
-    return [f"{images} of finished samples could not be read and compared; the first is of {sample_id}: {reason}"]
+    lines = []
+    if plan.without_digest:
+        samples = counted(plan.without_digest, "finished sample")
+        lines.append(f"{samples} without a digest of the image, made by an earlier version: images not compared")
+    if plan.not_compared:
+        sample_id, reason = next(iter(plan.not_compared.items()))
+        images, first = counted(len(plan.not_compared), "image"), f"the first is of {sample_id}: {escaped(reason)}"
+        lines.append(f"{images} of finished samples could not be read and compared; {first}")
+    return lines
 
 
 def step_of(note: Note) -> str:

@@ -84,7 +84,6 @@ def run(manifest: Manifest, options: LocalRunOptions) -> None:
         _refuse_implausible(request, loaded.table)
     from pipeline.cli.progress import observer_for
     from pipeline.cli.summary import print_summary
-    from pipeline.output.catalog import count
     from pipeline.run import run as run_all
 
     with observer_for(request.config) as observer:
@@ -102,7 +101,7 @@ def run(manifest: Manifest, options: LocalRunOptions) -> None:
     print_summary(result)
     if result.interrupted:
         raise typer.Exit(exit_codes.INTERRUPTED)
-    if count(result.index, "failed"):
+    if result.failed_rows:
         raise typer.Exit(exit_codes.FAILED_ROWS)
 
 

@@ -13,7 +13,7 @@ from pipeline.output.catalog import count, counts_of, mean_of
 from pipeline.output.records import VIDEOS
 from pipeline.output.tables import FAILURES, METADATA
 from pipeline.run import RunResult
-from sgi2v.wording import counted
+from sgi2v.wording import counted, escaped
 
 
 def duration(seconds: float) -> str:
@@ -108,7 +108,7 @@ def status_text(status: RunStatus) -> str:
         f"  phase      {phase}",
         *counts_lines(status.index),
         *([f"  damaged    {status.damaged:>6}  records: `sgi2v-batch verify` names them"] if status.damaged else []),
-        f"  manifest   {status.manifest}",
+        f"  manifest   {escaped(status.manifest)}",
         f"  model      {status.model} at {status.model_revision}",
     ]
     if status.last_finished_at:

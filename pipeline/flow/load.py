@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from manifests.access import display_uri
 from manifests.decode import decode_picture
 from manifests.schema import parse_row, row_digest, rows_of
 from manifests.urls import read_image_bytes, resolve_uri
@@ -89,7 +90,9 @@ def _fetch(uri: str, config: RunConfig) -> bytes:
     for _ in range(2):
         try:
             return with_retries(
-                f"reading {uri}", lambda: read_image_bytes(uri, access=config.execution.access), IMAGE_ATTEMPTS
+                f"reading {display_uri(uri)}",
+                lambda: read_image_bytes(uri, access=config.execution.access),
+                IMAGE_ATTEMPTS,
             )
         except (StorageError, OSError) as error:
             failure = error

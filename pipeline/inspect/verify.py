@@ -233,7 +233,7 @@ def _check_inputs(
         return f"run again with {'--retry-failed' if sample_id in failed else '--redo-changed'}"
 
     for sample_id in changed_rows(manifest, index) if manifest is not None else []:
-        message = f"its row in {run.manifest} is another one than it was made from: {advice(sample_id)}"
+        message = f"its row in {run.manifest} has changed since the sample was made: {advice(sample_id)}"
         yield Flaw("row_changed", sample_id, message)
     if not images:
         return
@@ -241,7 +241,7 @@ def _check_inputs(
     compared = compare_images(catalog, manifest, run.manifest, access, as_recorded=True)
     verdict.images_unrecorded = compared.unrecorded
     for sample_id, place in compared.changed.items():
-        message = f"its image {place} is another one than it was made from: {advice(sample_id)}"
+        message = f"its image {place} has changed since the sample was made: {advice(sample_id)}"
         yield Flaw("image_changed", sample_id, message)
     for sample_id, reason in compared.unreadable.items():
         yield Flaw("image_unreadable", sample_id, f"its image cannot be compared: {reason}")

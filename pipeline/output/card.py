@@ -63,7 +63,7 @@ def write_card(catalog: Catalog, epoch: int) -> bool:
     check_epoch(storage, epoch)
     committed = index.filter(pc.equal(index["status"], "committed"))
     misleading = _have_misleading_endings(committed["sample_id"])
-    if misleading:
+    if misleading and storage.get(PREVIEW) is None:
         storage.put(PREVIEW, storage.get(committed["file_name"][0].as_py()) or b"")
     if storage.is_local and committed.num_rows and _has_split_words(index["sample_id"]):
         _link_split_folder(Path(storage.root))

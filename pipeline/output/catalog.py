@@ -131,10 +131,8 @@ class Catalog:
         """RECORD_SCHEMA of every sample with this status, a part at a time, by sample id within each."""
         with_status = self._sealed.filter(pc.equal(self._sealed["status"], status))
         for number in pc.unique(with_status["_part"]).to_pylist():
-            current_ids = with_status.filter(pc.equal(with_status["_part"], number))["sample_id"]
-            part = _read_part(self.storage, self._parts[number])
-            part = part.filter(pc.equal(part["status"], status))
-            yield part.filter(pc.is_in(part["sample_id"], value_set=current_ids.combine_chunks()))
+            current = with_status.filter(pc.equal(with_status["_part"], number))
+            yield _rows_of(_read_part(self.storage, self._parts[number]), current)
         unsealed = [record for record in self._unsealed_records() if record.status == status]
         if unsealed:
             yield pa.Table.from_pylist([record.row() for record in unsealed], RECORD_SCHEMA)
@@ -143,12 +141,11 @@ class Catalog:
         """The current record of a sample; None if it is not finished."""
         if sample_id in self._unsealed:
             return self._unsealed[sample_id][1]
-        numbers = self._sealed.filter(pc.equal(self._sealed["sample_id"], sample_id))["_part"].to_pylist()
-        if not numbers:
+        current = self._sealed.filter(pc.equal(self._sealed["sample_id"], sample_id))
+        if not current.num_rows:
             return None
-        part = _read_part(self.storage, self._parts[numbers[0]])
-        (row,) = part.filter(pc.equal(part["sample_id"], sample_id)).to_pylist()
-        return SampleRecord.from_row(row)
+        part = _read_part(self.storage, self._parts[current["_part"][0].as_py()])
+        return SampleRecord.from_row(_rows_of(part, current).to_pylist()[0])
 
     def add(self, record: SampleRecord) -> bool:
         """Note a record that this run has committed. Returns False if the sample was added before."""
@@ -334,6 +331,18 @@ def _index(records: Iterable[SampleRecord]) -> pa.Table:
 def _numbered(index: pa.Table, part: int) -> pa.Table:
     """The index with the number of the records' part."""
     return index.append_column("_part", pa.array(np.full(index.num_rows, part, np.int32)))
+
+
+def _rows_of(part: pa.Table, current: pa.Table) -> pa.Table:
+    """The rows of a part that an index names, each once. A damaged part may hold other rows of the same samples."""
+    columns = ["sample_id", "status", "attempts", "file_name"]
+    named = {tuple(row.values()) for row in current.select(columns).to_pylist()}
+    is_named = []
+    for row in part.select(columns).to_pylist():
+        key = tuple(row.values())
+        is_named.append(key in named)
+        named.discard(key)
+    return part.filter(pa.array(is_named, pa.bool_()))
 
 
 def _read_part(storage: Storage, key: str) -> pa.Table:

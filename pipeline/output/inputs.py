@@ -11,12 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests.access import Access, without_secrets
+from manifests.access import Access, display_uri, stored_uri, without_secrets
 from manifests.schema import MANIFEST_SCHEMA, row_digest, rows_of
 from manifests.urls import read_image_bytes, resolve_uri
 from pipeline.output.catalog import Catalog
 from pipeline.output.records import Status
 from sgi2v.errors import ErrorCode, SampleError, StorageError
+from sgi2v.locations import split_protocol
 from sgi2v.retry import with_retries
 
 DIGEST_BATCH_ROWS = 5000
@@ -52,7 +53,7 @@ class ImageComparison:
 
 def shown_uri(uri: str) -> str:
     """The URI of an image as a record keeps it: without secrets, and without the data of an inline image."""
-    return uri.partition(",")[0] if uri.startswith("data:") else without_secrets(uri)
+    return uri.partition(",")[0] if split_protocol(uri)[0] == "data" else stored_uri(uri)
 
 
 def changed_rows(manifest: pa.Table, index: pa.Table) -> list[str]:
@@ -77,8 +78,8 @@ def compare_images(
     """Read the images of finished samples again, and compare their digests with those of the records.
 
     rows: of the manifest, at `manifest`. Their samples are compared, with the images that the rows name. as_recorded:
-    all samples are compared, with the images that their records name, and that the rows name only where a record
-    could not keep a secret.
+    all samples are compared, with the images that their records name. Where a record had to leave out a secret, the
+    row's image is read.
     """
     comparison = ImageComparison()
     now: dict[str, str | Exception] = {}
@@ -131,13 +132,13 @@ def _place(record: dict[str, Any], manifest: str, access: Access, as_recorded: b
     image: str | None = recorded if as_recorded and MASK not in recorded else record["image"]
     if image is None:
         raise SampleError(ErrorCode.IMAGE_MISSING, f"{recorded} had secrets, which the record does not keep")
-    return None if image.startswith("data:") else resolve_uri(image, manifest, access)
+    return None if split_protocol(image)[0] == "data" else resolve_uri(image, manifest, access)
 
 
 def _digest(uri: str, access: Access) -> str | Exception:
     """The digest of an image file's bytes, or why it cannot be read."""
     try:
-        data = with_retries(f"reading {uri}", lambda: read_image_bytes(uri, access=access), IMAGE_ATTEMPTS)
+        data = with_retries(f"reading {display_uri(uri)}", lambda: read_image_bytes(uri, access=access), IMAGE_ATTEMPTS)
     except (SampleError, StorageError, OSError) as error:
         return error
     return hashlib.sha256(data).hexdigest()

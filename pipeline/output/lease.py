@@ -133,9 +133,9 @@ def acquire(storage: Storage, take_over: bool = False, on_wait: Callable[[str], 
     """Claim the output, and wait for the expiry of a claim whose heartbeats have stopped.
 
     take_over: even from a driver that seems alive. on_wait: called with one line when the wait begins. Raises
-    LeaseError if another driver is alive; ConfigError for a store without conditional puts.
+    LeaseError if another driver is alive; ConfigError for a store that cannot hold an output.
     """
-    storage.check_conditional_puts()
+    storage.check_usable()
     waiting = False
     while True:
         holder = read_claim(storage)

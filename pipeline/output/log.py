@@ -47,7 +47,9 @@ class RunLog:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         with self._lock, suppress(StorageError):  # which may be the error that ended the run
-            if error is not None:
+            if isinstance(error, KeyboardInterrupt):
+                self._append(log_line("run_interrupted"))
+            elif error is not None:
                 self._append(log_line("run_failed", message=f"{type(error).__name__}: {error}"))
             self._flush()
 

@@ -9,17 +9,16 @@ import json
 import platform
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from manifests.access import without_secrets, without_secrets_in
+from manifests.access import display_uri, stored_uri, without_secrets_in
 from pipeline.config import ExecutionConfig, MetricsConfig, RunConfig, differences
 from pipeline.output.storage import Storage
 from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig
 from sgi2v.errors import ConfigError
-from sgi2v.locations import split_protocol
+from sgi2v.locations import local_path, split_protocol
 
 RUN_FILE = "run.json"
 PACKAGES = (
@@ -33,10 +32,12 @@ PACKAGES = (
     "decord",
 )
 """Packages whose versions are recorded, those that are installed."""
-SAME_STORE = {"s3a": "s3", "gcs": "gs", "abfss": "abfs", "local": "file"}
+SAME_STORE = {"s3a": "s3", "gcs": "gs", "abfss": "az", "abfs": "az"}
 """Protocols that are other names of the same store."""
 WITH_QUERY = frozenset({"http", "https", "az", "abfs", "adl"})
 """Protocols whose URLs may carry a signature behind a question mark. In others it is a part of the key."""
+MANIFEST_NAMES = ("manifest", "manifest_location")
+"""Entries that name the manifest. They are found again by these names, so only real secrets are left out."""
 REPLAYED_EXECUTION = ("threads_per_worker", "compile", "untrusted", "roots")
 """Execution settings that a replay takes over: they decide the last bits, and what images a row may name."""
 
@@ -98,10 +99,10 @@ class RunFile(BaseModel):
 
 def location_of(manifest: str) -> str:
     """The one name of a manifest's location: a local file's real path, a URL without secrets and signatures."""
-    protocol, rest = split_protocol(without_secrets(manifest))
+    if (local := local_path(manifest)) is not None:
+        return str(local.resolve())
+    protocol, rest = split_protocol(stored_uri(manifest))
     protocol = SAME_STORE.get(protocol, protocol)
-    if protocol == "file":
-        return str(Path(rest).expanduser().resolve())
     if protocol in WITH_QUERY:
         host, slash, path = rest.partition("?")[0].partition("/")
         rest = f"{host.rpartition('@')[2].lower() if protocol in {'http', 'https'} else host}{slash}{path}"
@@ -125,7 +126,7 @@ def _describe_manifest(
     config: RunConfig, manifest_sha256: str | None, rows: int, limit: int | None, other_samples: int
 ) -> dict[str, Any]:
     return {
-        "manifest": config.manifest,
+        "manifest": stored_uri(config.manifest),
         "manifest_location": location_of(config.manifest),
         "manifest_sha256": manifest_sha256,
         "rows": rows,
@@ -172,7 +173,8 @@ def update_run_file(
 
 
 def _to_json(content: dict[str, Any]) -> bytes:
-    return json.dumps(without_secrets_in(content), indent=2, sort_keys=True).encode()
+    stored = {name: content[name] for name in MANIFEST_NAMES if name in content}  # they have no secrets already
+    return json.dumps({**without_secrets_in(content), **stored}, indent=2, sort_keys=True).encode()
 
 
 def check_output(storage: Storage, config: RunConfig) -> RunFile | None:
@@ -195,8 +197,8 @@ def check_manifest(storage: Storage, run: RunFile | None, manifest: str) -> None
     if run is not None and not run.is_of(manifest):
         raise ConfigError(
             f"{storage.url} belongs to another manifest:\n"
-            f"  there: {run.manifest}\n"
-            f"  here:  {without_secrets(manifest)}\n"
+            f"  there: {display_uri(run.manifest)}\n"
+            f"  here:  {display_uri(manifest)}\n"
             "Give another --output. If the samples of both belong into this output, or if the manifest has moved, "
             "add --another-manifest."
         )

@@ -51,18 +51,28 @@ class Storage:
         protocols = filesystem.protocol if isinstance(filesystem.protocol, (list, tuple)) else [filesystem.protocol]
         self.is_local = "file" in protocols
 
-    def check_conditional_puts(self) -> None:
-        """Raise ConfigError if a conditional put replaces an object: two runs could overwrite each other's results.
+    def check_usable(self) -> None:
+        """Raise ConfigError if this store cannot hold an output.
 
-        Makes two different puts of one new key, and deletes it.
+        Puts a new object, lists and reads it, makes another conditional put of its key, and deletes it. Some clients
+        put `s3://bucket//x` under one key and list another: a run would find none of its records. Where a conditional
+        put replaces an object, two runs could overwrite each other's results.
         """
-        key = f"lease/probe-{uuid.uuid4().hex}"
+        folder = "lease"
+        key = f"{folder}/probe-{uuid.uuid4().hex}"
         self.put_new(key, b"first")
         try:
+            found, listed = self.get(key), self.keys(folder)
             is_replaced = self.put_new(key, b"second")
         finally:
             with suppress(StorageError):
                 self.delete(key)
+        if found != b"first" or key not in listed:
+            what = "lists it under another name or not at all" if found == b"first" else "does not give it back"
+            raise ConfigError(
+                f"{self.url} cannot hold an output: an object was put there as {key}, and the store {what}. "
+                "Give a location without empty parts (`//`), `.` and `..`"
+            )
         if is_replaced:
             raise self._refusal("ignores the condition of a put (If-None-Match: *)")
 

@@ -295,7 +295,7 @@ def test_a_replaced_image_of_an_object_store_is_found_and_its_sample_made_again(
     store.put_file(str(tmp_path / "s01.png"), f"{bucket}/in/s01.png")
     checked = here("verify", output, "--images")
     assert (checked.returncode, checked.stdout.count("[image_changed]")) == (1, 1)
-    assert checked.stdout.startswith(f"s01: its image {bucket}/in/s01.png is another one than it was made from: ")
+    assert checked.stdout.startswith(f"s01: its image {bucket}/in/s01.png has changed since the sample was made: ")
     assert run_tiny_here(location, output, "--redo-changed").returncode == 0
     after = sorted(store.find(f"{bucket}/out/videos"))
     assert (len(after), after[0], after[1] == before[1]) == (2, before[0], False)

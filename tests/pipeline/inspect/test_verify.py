@@ -207,7 +207,7 @@ def test_a_row_that_is_not_the_one_a_sample_was_made_from_is_a_flaw(output: Path
         change_run_file(output, manifest=str(manifest), manifest_sha256=sha256)
         (flaw,) = check(str(output)).flaws
         assert str(flaw) == (
-            f"s01: its row in {manifest} is another one than it was made from: run again with --redo-changed "
+            f"s01: its row in {manifest} has changed since the sample was made: run again with --redo-changed "
             "[row_changed]"
         )
     repaired = here("verify", output, "--repair")
@@ -234,7 +234,7 @@ def test_an_image_that_was_replaced_is_found_on_request(output: Path, images: Pa
     done = here("verify", output, "--images")
     assert done.returncode == 1
     assert done.stdout.splitlines()[:2] == [
-        f"s01: its image {images}/s01.png is another one than it was made from: run again with --redo-changed "
+        f"s01: its image {images}/s01.png has changed since the sample was made: run again with --redo-changed "
         "[image_changed]",
         f"s02: its image cannot be compared: image_missing: {images}/s02.png: no such file: check the path "
         "[image_unreadable]",
@@ -427,7 +427,7 @@ def test_a_young_video_without_a_record_is_not_judged(output: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("1 video without a record: less than an hour old, so not judged")
     make_old(output / "videos" / "x.01234567.mp4")
-    assert here("verify", output, "--repair").returncode == 1
+    assert here("verify", output, "--repair").returncode == 0
     assert not (output / "videos" / "x.01234567.mp4").exists()
     assert (output / "videos" / "holiday.mp4").exists()
 

@@ -9,7 +9,6 @@ import fsspec
 import pytest
 import s3fs
 
-from pipeline.output.listing import check_listing
 from pipeline.output.storage import Storage
 from sgi2v.errors import ConfigError, StorageError
 from tests.pipeline.in_process import run_tiny_here, without_ray
@@ -32,7 +31,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 )
 def test_a_location_that_lists_what_was_put_is_taken(store: Store, location: str) -> None:
     storage = Storage(location)
-    check_listing(storage)
+    storage.check_usable()
     assert not store.objects
     storage.put("records/a.json", b"1")
     assert storage.keys("records") == ["records/a.json"]
@@ -43,7 +42,7 @@ def test_a_location_that_lists_what_was_put_is_taken(store: Store, location: str
 @pytest.mark.parametrize("location", ["s3://bucket//x", "s3://bucket///x/y"])
 def test_a_location_that_is_listed_under_another_name_is_refused(store: Store, location: str) -> None:
     with pytest.raises(ConfigError, match=r"lists it under another name or not at all.*without empty parts"):
-        check_listing(Storage(location))
+        Storage(location).check_usable()
     assert not store.objects
 
 
@@ -57,24 +56,24 @@ def test_a_run_there_ends_before_it_makes_anything(store: Store, tmp_path: Path)
 
 
 def test_real_servers_are_taken_and_tidying_ones_refused(bucket: str) -> None:
-    check_listing(Storage(f"{bucket}/x"))
+    Storage(f"{bucket}/x").check_usable()
     with pytest.raises(ConfigError, match="cannot hold an output"):
-        check_listing(Storage(f"{bucket}/x//y"))
+        Storage(f"{bucket}/x//y").check_usable()
 
 
 def test_a_store_that_gives_back_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     fsspec.filesystem("memory").store.clear()
     storage = Storage("memory://listing/out")
-    check_listing(storage)
+    storage.check_usable()
     assert storage.keys("") == []
     monkeypatch.setattr(Storage, "get", lambda self, key: None)
     with pytest.raises(ConfigError, match="does not give it back"):
-        check_listing(storage)
+        storage.check_usable()
 
 
 def test_refused_credentials_name_the_variables_to_set(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     s3fs.S3FileSystem.clear_instance_cache()
     with pytest.raises(StorageError, match="set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
-        check_listing(Storage(f"{bucket}/x"))
+        Storage(f"{bucket}/x").check_usable()
     s3fs.S3FileSystem.clear_instance_cache()

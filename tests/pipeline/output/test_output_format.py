@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.inspect.phase import Phase
 from pipeline.inspect.status import read_status
-from pipeline.output import card, catalog, lease, listing, log
+from pipeline.output import card, catalog, lease, log
 from pipeline.output.records import RECORD_SCHEMA, RECORD_VERSION, RECORDS, VIDEOS, record_key, video_key
 from pipeline.output.run_file import RUN_FILE, RunFile, create_run_file, describe_run
 from pipeline.output.storage import Storage
@@ -37,7 +37,6 @@ def test_every_file_is_described() -> None:
         f"{catalog.PARTS}/<epoch>-<number>.parquet",
         f"{log.FOLDER}/<epoch>/<segment>.jsonl",
         f"{COPIES}/<epoch>-<table>",
-        f"{listing.PROBES}/<random>",
         video_key("<sample_id>", "<attempt>"),
         record_key("<sample_id>", 1),
         record_key("<sample_id>", 2).replace("2", "<n>"),

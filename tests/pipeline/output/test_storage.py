@@ -64,7 +64,7 @@ def test_a_conditional_put_keeps_the_first_object(storage: Storage) -> None:
 
 
 def test_a_store_with_conditional_puts_passes_the_check_and_nothing_is_left(storage: Storage) -> None:
-    storage.check_conditional_puts()
+    storage.check_usable()
     assert [key for key in storage.keys("lease") if "probe" in key] == []  # SeaweedFS lists the empty folder
 
 
