@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests.access import Access
+from manifests.access import Access, display_uri
 from manifests.schema import MANIFEST_SCHEMA
 from pipeline.config import RunConfig
 from pipeline.output.catalog import Catalog
@@ -76,18 +76,22 @@ def make_plan(
     manifest_unchanged: bool = False,
     redo_changed: bool = False,
     images: Images | None = None,
+    other_manifest: str | None = None,
 ) -> Plan:
     """Subtract the finished samples from the manifest.
 
     retry_failed: failed samples are to do again. limit: only the first rows. manifest_unchanged: this manifest was
     planned before, so its rows need no comparison. redo_changed: finished samples whose row or image has changed are
-    to do again; else they raise ConfigError. images: None compares rows only.
+    to do again; else they raise ConfigError. images: None compares rows only. other_manifest: the manifest at another
+    location that the samples of the output came from; then rows that are finished already raise ConfigError.
     """
     # other columns do not decide a sample, so they do not travel through the stages
     rows = manifest.select(MANIFEST_SCHEMA.names)
     catalog = Catalog(storage)
     index = catalog.index
     positions = pc.index_in(rows["sample_id"], value_set=index["sample_id"].combine_chunks())
+    if other_manifest is not None:
+        _check_none_finished(rows.filter(pc.is_valid(positions))["sample_id"].to_pylist(), storage, other_manifest)
     is_failed = pc.equal(index["status"], "failed")
     is_retried = is_failed.take(positions) if retry_failed else pa.nulls(len(rows), pa.bool_())
     is_todo = pc.or_(pc.is_null(positions), pc.fill_null(is_retried, False))
@@ -125,6 +129,16 @@ def make_plan(
         not_compared=compared.unreadable,
         without_digest=compared.unrecorded,
     )
+
+
+def _check_none_finished(ids: list[str], storage: Storage, other_manifest: str) -> None:
+    """Raise ConfigError if there are ids: finished samples of another manifest would pass for those of this one."""
+    if ids:
+        raise ConfigError(
+            f"{storage.url} has samples with the ids of {counted(len(ids), 'row')} of this manifest ({_shown(ids)}), "
+            f"made from another manifest: {display_uri(other_manifest)}. Give another --output. If they are the same "
+            "samples, because the manifest has moved, add --another-manifest: rows and images are then compared."
+        )
 
 
 def check_dtype(plan: Plan, config: RunConfig, on_gpu: bool) -> None:

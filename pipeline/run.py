@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from manifests.access import display_uri
 from manifests.io import Manifest
 from pipeline.config import RunConfig
 from pipeline.flow.attempts import IN_FLIGHT_PER_WORKER, LedgerActor, OnNotes
@@ -28,7 +29,7 @@ from pipeline.output.keys import is_own_key
 from pipeline.output.lease import Lease, acquire
 from pipeline.output.log import RunLog
 from pipeline.output.records import SampleRecord
-from pipeline.output.run_file import check_manifest, check_output, create_run_file, describe_run, update_run_file
+from pipeline.output.run_file import check_output, create_run_file, describe_run, other_manifest, update_run_file
 from pipeline.output.storage import Storage
 from pipeline.output.tables import check_own_columns, check_tables, write_tables
 from pipeline.plan import Plan, check_dtype, images_to_compare, make_plan
@@ -94,6 +95,9 @@ class Observer:
     def finished(self, record: SampleRecord) -> None:
         """A sample is final."""
 
+    def stuck(self, message: str) -> None:
+        """Ray is lost, and the driver's main thread does not return from a call of it; its process must end."""
+
 
 def run(
     config: RunConfig,
@@ -116,13 +120,11 @@ def run(
     """
     observer = observer or Observer()
     storage = Storage(config.output)
-    recorded = check_output(storage, config)
-    if not another_manifest:
-        check_manifest(storage, recorded, config.manifest)
+    check_output(storage, config)
     check_tables(storage)
     with acquire(storage, take_over, observer.waiting) as lease, RunLog(storage, lease.epoch) as log:
         try:
-            wanted = _Wanted(retry_failed, limit, redo_changed, check_images)
+            wanted = _Wanted(retry_failed, limit, redo_changed, check_images, another_manifest)
             return _Run(config, manifest.table, manifest.sha256, observer, storage, lease, log, wanted).finish()
         except KeyboardInterrupt:
             lease.check()
@@ -154,6 +156,7 @@ class _Wanted:
     limit: int | None
     redo_changed: bool
     check_images: bool
+    another_manifest: bool
 
 
 @dataclass(frozen=True)
@@ -203,6 +206,7 @@ class _Run:
         self._abort_uploads()
         recorded = create_run_file(storage, config, manifest_sha256, rows, limit)
         images = images_to_compare(config, recorded, wanted.check_images or wanted.redo_changed)
+        other = other_manifest(recorded, config.manifest)
         if images is not None:
             self.observer.noticed("reading the images of finished rows again, to compare them")
         plan = make_plan(
@@ -213,7 +217,10 @@ class _Run:
             manifest_unchanged=recorded is not None and recorded.has_manifest(manifest_sha256),
             redo_changed=wanted.redo_changed,
             images=images,
+            other_manifest=None if wanted.another_manifest else other,
         )
+        if other is not None:
+            self.observer.noticed(f"the output has samples of another manifest too: {display_uri(other)}")
         plan.catalog.delete_superseded(epoch)
         plan.catalog.seal_if_due(epoch)
         self._update_run_file(plan, None if plan.redone.num_rows else manifest_sha256)
@@ -266,7 +273,7 @@ class _Run:
 
     def _process(self, plan: Plan) -> None:
         """Send the rows that are left through the dataflow."""
-        with cluster_errors(), ray_session(self.config, plan.todo.num_rows) as pools:
+        with cluster_errors(), ray_session(self.config, plan.todo.num_rows, self._end_stuck) as pools:
             check_dtype(plan, self.config, on_gpu=pools.device == "cuda")
             self._remove_changed(plan)
             self.observer.started(pools)
@@ -274,6 +281,12 @@ class _Run:
             # an open pipeline would start again when Ray shuts down
             with closing(flow(self.config, plan.todo, pools, self.lease.epoch, self._noted())) as rows:
                 self._follow(rows, plan)
+
+    def _end_stuck(self, message: str) -> None:
+        """End this process although its main thread is stuck in a call of a Ray that is lost."""
+        self.log.write_now("run_failed", message=message)
+        self.lease.release()
+        self.observer.stuck(message)
 
     def _noted(self) -> OnNotes:
         """Log once that each worker has its model, and pass the notes on to the observer."""

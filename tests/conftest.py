@@ -28,10 +28,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _processes_can_be_interrupted() -> Iterator[None]:
-    """Let processes that the tests start receive SIGINT: a shell ignores it for background jobs and their children."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Let processes that the tests start receive SIGINT and SIGHUP: background jobs and `nohup` ignore them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, before[0])
+    signal.signal(signal.SIGHUP, before[1])
 
 
 def _left_behind(since: float) -> bool:

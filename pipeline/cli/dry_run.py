@@ -16,7 +16,7 @@ from pipeline.cli.progress import image_lines
 from pipeline.cli.run import Request
 from pipeline.cli.summary import duration, failed_by_code, generation_seconds
 from pipeline.config import RunConfig
-from pipeline.output.run_file import check_manifest, check_output
+from pipeline.output.run_file import check_output, other_manifest
 from pipeline.output.storage import Storage
 from pipeline.output.tables import check_own_columns
 from pipeline.plan import images_to_compare, make_plan
@@ -38,8 +38,6 @@ def dry_run(request: Request, manifest: Manifest) -> int:
     config, checkpoint = request.config, request.checkpoint
     storage = Storage(config.output)
     run = check_output(storage, config)
-    if not request.another_manifest:
-        check_manifest(storage, run, config.manifest)
     check_own_columns(storage, manifest.table)
     plan = make_plan(
         manifest.table,
@@ -49,6 +47,7 @@ def dry_run(request: Request, manifest: Manifest) -> int:
         manifest_unchanged=run is not None and run.has_manifest(manifest.sha256),
         redo_changed=request.redo_changed,
         images=images_to_compare(config, run, request.check_images or request.redo_changed),
+        other_manifest=None if request.another_manifest else other_manifest(run, config.manifest),
     )
     index = plan.catalog.index
     finished = index.filter(pc.invert(pc.is_in(index["sample_id"], value_set=plan.todo["sample_id"].combine_chunks())))

@@ -168,7 +168,8 @@ class RunOptions(CheckOptions, SampleOptions):
         bool, option("Read the images of finished samples again, and stop if one is not the image it was made from.")
     ] = False
     another_manifest: Annotated[
-        bool, option("Put the samples into an output that a manifest at another location has filled before.")
+        bool,
+        option("Take finished samples of a manifest at another location as rows of this one, if they compare equal."),
     ] = False
     sample_timeout: Annotated[
         float | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from manifests.plausible import describe
 from manifests.validate import glance
+from pipeline.cli import exit_codes
 from pipeline.cli.lines import QUIET_S, print_progress
 from pipeline.cli.printing import LAYOUT, drawing
 from pipeline.cli.summary import duration, generation_seconds
@@ -83,6 +85,10 @@ class Lines(Observer):
         if note != self.shown_step and time.monotonic() - self.said_at >= quiet_s:
             self.shown_step = note
             self.say(step_of(note))
+
+    def stuck(self, message: str) -> None:
+        print_progress(f"error: {message}")
+        os._exit(exit_codes.LOST)
 
     def finished(self, record: SampleRecord) -> None:
         self._count(record)

@@ -11,7 +11,7 @@ import socket
 import sys
 import sysconfig
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -58,12 +58,14 @@ def quiet_ray() -> None:
 
 
 @contextmanager
-def ray_session(config: RunConfig, rows: int) -> Iterator[Pools]:
+def ray_session(
+    config: RunConfig, rows: int, on_stuck: Callable[[str], object] = lambda message: None
+) -> Iterator[Pools]:
     """Start Ray or attach to it, and yield the actors that a run over so many rows gets.
 
     Attaches to `run.address`, else to the cluster of the job that this process belongs to, else starts Ray on this
     machine. Raises ConfigError for a cluster that cannot be reached or cannot hold a worker, and ClusterError if Ray
-    does not start or is lost before the end of the block.
+    does not start or is lost before the end of the block. on_stuck: as `ClusterWatch` has it.
     """
     quiet_ray()
     if cluster_address(config.execution) is None:
@@ -76,7 +78,7 @@ def ray_session(config: RunConfig, rows: int) -> Iterator[Pools]:
     importing.start()  # while ray.init waits for Ray's processes
     try:
         _connect(config.execution, needs)
-        with ClusterWatch():
+        with ClusterWatch(on_stuck):
             importing.join()
             configure_ray_data()
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]

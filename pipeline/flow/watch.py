@@ -10,6 +10,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from sgi2v.errors import ClusterError
@@ -20,6 +21,8 @@ CONNECT_TIMEOUT_S = 5.0
 """Seconds that a process may take to accept a connection."""
 REFUSALS = 2
 """Refused connections in a row after which a process of this machine is dead: a busy one is slow, but refuses none."""
+STUCK_S = 10.0
+"""Seconds after the interruption in which the driver must leave its call of Ray. Native code may wait for minutes."""
 UNREACHABLE_S = 45.0
 """Seconds without a connection after which any process is lost. Ray ends the driver 60 s after the GCS is gone."""
 
@@ -27,8 +30,11 @@ UNREACHABLE_S = 45.0
 class ClusterWatch:
     """Interrupts the driver in a `with` block when Ray is lost; the block then raises ClusterError."""
 
-    def __init__(self) -> None:
-        """Ray is connected when this is called."""
+    def __init__(self, on_stuck: Callable[[str], object]) -> None:
+        """Ray is connected when this is called.
+
+        on_stuck: called with the message, in a thread, if native code of Ray keeps the driver from ending.
+        """
         import ray
 
         context = ray.get_runtime_context()
@@ -38,6 +44,7 @@ class ClusterWatch:
         raylet = RayProcess("raylet", own_address, own["NodeManagerPort"], is_here=True)
         gcs = RayProcess("gcs_server", gcs_host.strip("[]"), int(gcs_port), is_here=gcs_host.strip("[]") == own_address)
         self._processes = (raylet, gcs)
+        self._on_stuck = on_stuck
         self._lost: str | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, name="cluster-watch", daemon=True)
@@ -67,6 +74,8 @@ class ClusterWatch:
                     "Run the same command again to continue."
                 )
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                if not self._stop.wait(STUCK_S):
+                    self._on_stuck(self._lost)
                 return
 
 

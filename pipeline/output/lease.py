@@ -95,13 +95,17 @@ class Lease:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.release()
+        if self._sigint_before is not None:
+            signal.signal(signal.SIGINT, self._sigint_before)
+
+    def release(self) -> None:
+        """End the heartbeats, and give the output back."""
         self._stop.set()
         self._thread.join()
         if self.lost is None:
             with suppress(StorageError):  # an unreleased claim expires
                 _write(self.storage, replace(self.claim, renewed_at=time.time(), released=True))
-        if self._sigint_before is not None:
-            signal.signal(signal.SIGINT, self._sigint_before)
 
     def check(self) -> None:
         """Raise LeaseError if the lease is lost."""

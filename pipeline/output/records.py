@@ -222,8 +222,6 @@ def _parse_json(data: bytes) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise DamagedRecordError("is not a JSON object")
     missing = [name for name in REQUIRED if values.get(name) is None]
-    if values.get("status") == "committed" and values.get("file_name") is None:
-        missing.append("file_name")
     if missing:
         raise DamagedRecordError(f"lacks {', '.join(missing)}")
     return values

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from manifests.access import display_uri, stored_uri, without_secrets_in
+from manifests.access import stored_uri, without_secrets_in
 from pipeline.config import ExecutionConfig, MetricsConfig, RunConfig, differences
 from pipeline.output.storage import Storage
 from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig
@@ -192,16 +192,9 @@ def check_output(storage: Storage, config: RunConfig) -> RunFile | None:
     return run
 
 
-def check_manifest(storage: Storage, run: RunFile | None, manifest: str) -> None:
-    """Raise ConfigError if the output's last run had a manifest at another location. run: of run.json."""
-    if run is not None and not run.is_of(manifest):
-        raise ConfigError(
-            f"{storage.url} belongs to another manifest:\n"
-            f"  there: {display_uri(run.manifest)}\n"
-            f"  here:  {display_uri(manifest)}\n"
-            "Give another --output. If the samples of both belong into this output, or if the manifest has moved, "
-            "add --another-manifest."
-        )
+def other_manifest(run: RunFile | None, manifest: str) -> str | None:
+    """The manifest of the output's last run, if it has another location than this one. run: of run.json."""
+    return None if run is None or run.is_of(manifest) else run.manifest
 
 
 def read_run(storage: Storage) -> RunFile | None:

@@ -60,7 +60,7 @@ class PoisonedLoad(Load):
 
     def _load(self, table: pa.Table) -> pa.Table:
         if table["seed"][0].as_py() == CRASHES_IMAGE:
-            pipeline.flow.load.decode_image = crash
+            pipeline.flow.load.decode_picture = crash
         return super()._load(table)
 
 

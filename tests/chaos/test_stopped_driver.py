@@ -26,12 +26,13 @@ from pipeline.output.catalog import Catalog
 from pipeline.output.keys import parse_record_key
 from pipeline.output.lease import LeaseError, acquire, check_epoch, check_owner, read_claim
 from pipeline.output.records import SampleRecord, commit, record_key, video_key
+from pipeline.output.run_file import create_run_file
 from pipeline.output.storage import ABANDONED_S, Storage
 from pipeline.output.tables import METADATA, is_replaced_by_older, write_tables
 from pipeline.plan import make_plan
 from sgi2v.errors import ConfigError
 from tests.chaos.outcome import Outcome, scaled
-from tests.pipeline.output.outputs import manifest
+from tests.pipeline.output.outputs import manifest, settings
 from tests.pipeline.runs import row
 
 pytestmark = pytest.mark.slow
@@ -162,11 +163,14 @@ class Scene:
 @pytest.fixture
 def scenes(tmp_path: Path) -> Iterator[Scene]:
     """ROUNDS new outputs, one in ten on disk and the others in memory, of several sizes and with several victims."""
+    config = settings()
     roots = (f"memory://{uuid.uuid4().hex}", str(tmp_path))
 
     def scene(turn: int) -> Scene:
         ids = [f"s{number}" for number in range(2 + turn % 3)]
-        return Scene(f"{roots[turn % 10 == 9]}/out-{turn}", ids, ids[turn % len(ids)])
+        scene = Scene(f"{roots[turn % 10 == 9]}/out-{turn}", ids, ids[turn % len(ids)])
+        create_run_file(scene.storage, config, "digest", len(ids))
+        return scene
 
     return map(scene, range(ROUNDS))
 
@@ -394,7 +398,6 @@ def test_only_videos_of_the_sample_are_touched(scenes: Iterator[Scene], judged: 
         scene.make(*scene.ids[1:])
         outside = Storage(scene.url.rpartition("/")[0])
         outside.put("precious", b"precious")
-        scene.storage.put("run.json", b"{}")
         if turn % 2:
             commit(scene.storage, *scene.record("s0", 2))  # so that the record is superseded, and swept by a run
         record = replace(scene.record("s0")[0], file_name=name)

@@ -117,6 +117,7 @@ def test_every_option_arrives_and_the_exit_code_comes_back(ray_head: RayHead, tm
         "--root": "s3://bucket/pictures",
     }
     flags = ["--retry-failed", "--unguided", "--untrusted", "--take-over", "--dry-run", "--compile"]
+    flags += ["--strict", "--redo-changed", "--check-images", "--another-manifest"]
     commands: Any = typer.main.get_command(app)
     options = {each.opts[0] for each in commands.commands["run"].params} - {"manifest", "--address"}
     assert {*given, *flags} == options

@@ -69,7 +69,17 @@ def frames_of(output: Path) -> Mapping[str, str]:
 def test_a_good_manifest_gives_a_video_and_a_record_for_each_row(finished: Finished) -> None:
     output = finished.output
     assert sorted(path.name for path in output.iterdir()) == [
-        *("README.md", "failures.parquet", "lease", "logs", "metadata.parquet", "records", "run.json", "videos")
+        *(
+            "README.md",
+            "failures.parquet",
+            "lease",
+            "logs",
+            "metadata.parquet",
+            "records",
+            "run.json",
+            "tables",
+            "videos",
+        )
     ]
     metadata = table(output)
     assert metadata["sample_id"].to_pylist() == sorted(records(output))

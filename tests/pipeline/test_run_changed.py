@@ -98,14 +98,21 @@ def test_a_manifest_at_another_location_is_refused(output: Path, manifest: Path,
     before = videos(output)
     done = run_tiny_here(other_day(manifest), output, *words)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (
-        f"error: {output} belongs to another manifest:\n"
-        f"  there: {manifest}\n"
-        f"  here:  {manifest.parent.parent}/day2/m.parquet\n"
-        "Give another --output. If the samples of both belong into this output, or if the manifest has moved, "
-        "add --another-manifest.\n"
+    assert done.stderr.splitlines()[-1] == (
+        f"error: {output} has samples with the ids of 3 rows of this manifest (s00, s01, s02), made from another "
+        f"manifest: {manifest}. Give another --output. If they are the same samples, because the manifest has moved, "
+        "add --another-manifest: rows and images are then compared."
     )
     assert videos(output) == before
+
+
+def test_a_manifest_at_another_location_with_other_ids_goes_on_and_says_so(output: Path, manifest: Path) -> None:
+    before = videos(output)
+    other = write_rows(manifest.parent / "more.parquet", [row("x", image="s00.png")])
+    done = run_tiny_here(other, output)
+    assert done.returncode == 0, done.stderr
+    assert f"the output has samples of another manifest too: {manifest}" in done.stderr.splitlines()
+    assert len(videos(output)) == len(before) + 1
 
 
 def test_a_confirmed_manifest_with_the_same_images_goes_on(output: Path, manifest: Path) -> None:
@@ -255,7 +262,7 @@ def test_a_folder_that_a_link_now_leads_to_is_another_location(tmp_path: Path) -
     latest.unlink()
     latest.symlink_to("day2")
     refused = run_tiny_here(latest / manifest.name, output)
-    assert (refused.returncode, "belongs to another manifest" in refused.stderr) == (2, True)
+    assert (refused.returncode, "made from another manifest" in refused.stderr) == (2, True)
     assert run_tiny_here(other, output, "--another-manifest").returncode == 2
     before = videos(output)
     assert run_tiny_here(other, output, "--another-manifest", "--redo-changed").returncode == 0

@@ -127,7 +127,7 @@ def pipe_of_a_library() -> None:
 def test_a_bug_never_ends_with_the_code_of_failed_rows(
     bug: Callable[[], object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("pipeline.inspect.status.read_status", lambda output: bug())
+    monkeypatch.setattr("pipeline.cli.watch.read_status", lambda output: bug())
     ended = here("status", tmp_path)
     assert ended.returncode == exit_codes.LOST == 3
     assert "Traceback (most recent call last)" in ended.stderr

@@ -18,6 +18,7 @@ from pipeline.output.lease import LeaseError, acquire
 from pipeline.output.records import RECORD_SCHEMA, SampleRecord
 from pipeline.output.storage import Storage
 from pipeline.output.tables import (
+    COPIES,
     FAILURE_COLUMNS,
     FAILURES,
     METADATA,
@@ -201,6 +202,7 @@ def test_tables_of_an_earlier_version_keep_their_values_under_the_new_names(stor
         sink = io.BytesIO()
         pq.write_table(table, sink)
         storage.put(name, sink.getvalue())
+    storage.delete_many(storage.keys(COPIES))  # which earlier versions did not write
     write(storage, [committed("a"), failed("b"), committed("c")], manifest("c"))
     kept = {"manifest_filename": "a.png", "manifest_video": "v", "meta": {"q": 1}, "kind": "wild", "place.x": 1.5}
     for name, tracker in ((METADATA, None), (FAILURES, "mine")):
