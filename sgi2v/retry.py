@@ -28,7 +28,7 @@ LONGEST_DELAY_S = 20.0
 FINAL_ERRORS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 """Answers of a store, which another attempt would only get again."""
 _BUGS = (AssertionError, AttributeError, LookupError, NameError, TypeError)
-_FULL_DISK = {errno.ENOSPC, errno.EROFS, errno.EDQUOT}
+_HOPELESS_NUMBERS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.ENOTEMPTY}
 _HOPELESS_NAMES = {"NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "InvalidRegionError"}
 """Errors of the AWS SDK that another attempt cannot cure; by name, since the SDK need not be installed."""
 
@@ -79,4 +79,4 @@ def _is_transient(error: BaseException) -> bool:
     """Whether another attempt may succeed."""
     if not isinstance(error, Exception) or isinstance(error, (SGI2VError, *FINAL_ERRORS, *_BUGS)):
         return False
-    return getattr(error, "errno", None) not in _FULL_DISK and type(error).__name__ not in _HOPELESS_NAMES
+    return getattr(error, "errno", None) not in _HOPELESS_NUMBERS and type(error).__name__ not in _HOPELESS_NAMES

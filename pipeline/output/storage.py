@@ -62,19 +62,18 @@ class Storage:
         key = f"{folder}/probe-{uuid.uuid4().hex}"
         self.put_new(key, b"first")
         try:
-            found, listed = self.get(key), self.keys(folder)
-            is_replaced = self.put_new(key, b"second")
+            is_found = self.get(key) == b"first"
+            if not is_found or key not in self.keys(folder):
+                what = "lists it under another name or not at all" if is_found else "does not give it back"
+                raise ConfigError(
+                    f"{self.url} cannot hold an output: an object was put there as {key}, and the store {what}. "
+                    "Give a location without empty parts (`//`), `.` and `..`"
+                )
+            if self.put_new(key, b"second"):
+                raise self._refusal("ignores the condition of a put (If-None-Match: *)")
         finally:
             with suppress(StorageError):
                 self.delete(key)
-        if found != b"first" or key not in listed:
-            what = "lists it under another name or not at all" if found == b"first" else "does not give it back"
-            raise ConfigError(
-                f"{self.url} cannot hold an output: an object was put there as {key}, and the store {what}. "
-                "Give a location without empty parts (`//`), `.` and `..`"
-            )
-        if is_replaced:
-            raise self._refusal("ignores the condition of a put (If-None-Match: *)")
 
     def _refusal(self, reason: str) -> ConfigError:
         return ConfigError(

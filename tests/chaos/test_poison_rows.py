@@ -14,7 +14,7 @@ from tests.pipeline.runs import TINY, command, picture, records, row, table, wri
 
 pytestmark = pytest.mark.slow
 
-GOOD = scaled(5, 27)
+GOOD = scaled(3, 27)
 TIMEOUT_S = 10
 """Seconds of a sample; a worker needs fewer to restart, even while others restart."""
 LIMIT_S = 400.0

@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import pty
 import re
-import shutil
 import signal
-import socket
 import threading
 from pathlib import Path
 
 import pytest
 
 from pipeline.output.storage import Storage
-from tests.pipeline.runs import STAND_IN, TINY, cli, records, run_tiny, started, table, until, write_good
+from tests.pipeline.runs import STAND_IN, TINY, records, run_tiny, started, table, until, write_good
 from tests.stand_in import SECONDS
 
 pytestmark = pytest.mark.slow
@@ -80,23 +78,6 @@ def test_a_run_continues_after_a_killed_driver(tmp_path: Path) -> None:
     assert {name: after[name] for name in before} == before, "committed samples are not made again"
 
 
-def test_a_store_that_fails_during_a_run_ends_it_with_a_message(tmp_path: Path) -> None:
-    manifest, output = write_good(tmp_path, ROWS), tmp_path / "out"
-    words = ("run", manifest, "--output", output, *TINY, "--workers", "1")
-    options = {"module": STAND_IN, "env": {**os.environ, SECONDS: "0.5"}}
-    with (tmp_path / "log").open("wb") as log, started(*words, **options, stdout=log, stderr=log) as driver:
-        until("a record is there", lambda: number_of_records(output) >= 1, 120)
-        shutil.rmtree(output / "videos")
-        (output / "videos").write_text("in the way")
-        until("the run has ended", lambda: driver.process.poll() is not None, STOPPED_WITHIN_S)
-    text = (tmp_path / "log").read_text()
-    assert driver.process.returncode == 3, text
-    last = text.splitlines()[-1]
-    assert last.startswith(f"error: writing {output}/videos/s0"), text
-    assert "Traceback" not in text
-    assert number_of_records(output) < ROWS
-
-
 class Terminal:
     """A pseudo-terminal, and everything that was written to it."""
 
@@ -148,21 +129,3 @@ def test_ctrl_c_on_a_terminal_stops_cleanly_and_says_how_to_continue(tmp_path: P
     assert "Traceback" not in text
     assert not re.search(r"\bray\b|raylet|INFO|WARNING|\(pid=", text, re.IGNORECASE), text
     assert re.search(rf"generating .*3/{ROWS} done, 0 failed .*\d\.\d per min, .* left", text), text[:3000]
-
-
-def test_a_second_driver_is_refused_and_may_take_over(tmp_path: Path) -> None:
-    manifest, output = write_good(tmp_path, ROWS), tmp_path / "out"
-    words = ("run", manifest, "--output", output, *TINY, "--workers", "1")
-    options = {"module": STAND_IN, "env": {**os.environ, SECONDS: "1"}}
-    with (tmp_path / "log").open("ab") as log, started(*words, **options, stdout=log, stderr=log) as driver:
-        until("a record is there", lambda: number_of_records(output) > 0, 120)
-        refused = run_tiny(manifest, output)
-        assert refused.returncode == 2, refused.stderr
-        assert f"is in use by another run: {socket.gethostname()}, process {driver.process.pid}" in refused.stderr
-        assert number_of_records(output) < ROWS
-        taken_over = run_tiny(manifest, output, "--take-over", module=STAND_IN)
-        assert taken_over.returncode == 0, taken_over.stderr
-        assert driver.process.wait(STOPPED_WITHIN_S) == 2
-    assert "has been taken over by another run" in (tmp_path / "log").read_text()
-    check_whole(output, ROWS)
-    assert "running" not in cli("status", output).stdout

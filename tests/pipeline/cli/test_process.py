@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +17,8 @@ import pytest
 
 from pipeline.output.lease import acquire, read_claim
 from pipeline.output.storage import Storage
-from tests.pipeline.runs import RUN_TIMEOUT_S, TINY, records, until, write_good
+from tests.pipeline.in_process import here, run_tiny_here, without_ray
+from tests.pipeline.runs import RUN_TIMEOUT_S, TINY, records, table, until, write_good
 from tests.stand_in import SECONDS
 
 pytestmark = pytest.mark.slow
@@ -83,6 +86,36 @@ def test_a_run_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
         text, _ = process.communicate(timeout=RUN_TIMEOUT_S)
     assert process.returncode == 0, text
     assert len(records(tmp_path / "out")) == 3
+
+
+def test_a_second_driver_is_refused_and_may_take_over(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with bare_run(tmp_path, ROWS) as process:
+        until("a record is there", lambda: output.exists() and len(records(output)) > 0)
+        with without_ray():
+            refused = run_tiny_here(tmp_path / "m.parquet", output)
+            assert refused.returncode == 2, refused.stderr
+            assert f"is in use by another run: {socket.gethostname()}, process {process.pid}" in refused.stderr
+            taken_over = run_tiny_here(tmp_path / "m.parquet", output, "--take-over")
+        assert taken_over.returncode == 0, taken_over.stderr
+        text, _ = process.communicate(timeout=RUN_TIMEOUT_S)
+    assert process.returncode == 2, text
+    assert "has been taken over by another run" in text
+    assert len(table(output)) == len(set(table(output)["file_name"].to_pylist())) == ROWS
+    assert "running" not in here("status", output).stdout
+
+
+def test_a_store_that_fails_during_a_run_ends_it_with_a_message(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with bare_run(tmp_path, ROWS) as process:
+        until("a record is there", lambda: output.exists() and len(records(output)) > 0)
+        shutil.rmtree(output / "videos")
+        (output / "videos").write_text("in the way")
+        text, _ = process.communicate(timeout=RUN_TIMEOUT_S)
+    assert process.returncode == 3, text
+    assert text.splitlines()[-1].startswith(f"error: writing {output}/videos/s"), text
+    assert "Traceback" not in text
+    assert len(records(output)) < ROWS
 
 
 def test_a_run_in_the_background_of_a_script_stops_when_it_is_overtaken(tmp_path: Path) -> None:

@@ -131,14 +131,14 @@ def test_a_driver_that_is_taken_over_is_interrupted_and_learns_by_whom(
     monkeypatch.setattr(lease, "HEARTBEAT_S", 0.1)
     with acquire(storage) as held:
         with pytest.raises(KeyboardInterrupt):  # noqa: PT012 it may come at either line
-            successor = acquire(storage, take_over=True)
+            acquire(storage, take_over=True)
             time.sleep(20)
         with pytest.raises(LeaseError, match=f"taken over by another run: .*process {os.getpid()}"):
             held.check()
     claim = read_claim(storage)
     assert claim is not None
     assert (claim.epoch, claim.released) == (2, False), "the first driver releases nothing"
-    check_epoch(storage, successor.epoch)
+    check_epoch(storage, claim.epoch)
     with pytest.raises(LeaseError):
         check_epoch(storage, held.epoch)
 
