@@ -46,10 +46,15 @@ _OTHER_QUERY = re.compile(r"(?P<url>)\?(?P<query>(?=[^\s?&=\"']{1,64}=)\S+)")
 _FRAGMENT = re.compile(rf"(\b{_SIGNED}(?:(?!{_SIGNED})[^\s#])*#)(?=[^\s&=\"']{{1,64}}=)[^\s\"']+")
 # `token=...`, in a query that was cut from its URL or is escaped, in a list of variables, and as JSON.
 _SECRET_NAME = (
-    r"(?:token|secret|passw(?:or)?d|signature|credentials?|authorization|api[_-]?key|access[_-]?key(?:[_-]?id)?|"
+    r"(?:token|secret(?:[_-]?(?:access[_-]?)?key)?|passw(?:or)?d|signature|credentials?|authorization|api[_-]?key|access[_-]?key(?:[_-]?id)?|"
     r"account[_-]?key|private[_-]?key|(?<![a-z])(?:sig|sas|pwd|auth|jwt))"
 )
 _ASSIGNMENT = re.compile(rf"(?i)({_SECRET_NAME}(?:=|%3D)[\"']?)(?!\*\*\*)[^\s&\"']+")
+# Headers of HTTP, and lines of configuration files.
+_HEADER = re.compile(
+    r"(?i)(authorization:\s?(?:basic|bearer|token)\s|authorization:\s?(?!basic|bearer|token)|x-api-key:\s?"
+    r"|(?:secret|access)[_-](?:access[_-])?key:\s?)(?!\*\*\*)[^\s\"']+"
+)
 _JSON_ASSIGNMENT = re.compile(rf"(?i)({_SECRET_NAME}[\"']\s?:\s?[\"'])(?!\*\*\*)[^\"'\n]+")
 # Tokens that are known by how they begin: of Hugging Face, GitHub, GitLab, AWS, JSON Web Tokens, and of HTTP's header.
 _TOKEN = re.compile(
@@ -101,7 +106,7 @@ def without_secrets(text: str) -> str:
     text = _BARE_USER.sub("***@", _USER_WITH_SLASH.sub(r"\1***@", _USER.sub(r"\1***@", text)))
     text = _OTHER_QUERY.sub(_without_query, _SIGNED_QUERY.sub(_without_query, text))
     text = _FRAGMENT.sub(r"\1***", text)
-    text = _JSON_ASSIGNMENT.sub(r"\1***", _ASSIGNMENT.sub(r"\1***", text))
+    text = _HEADER.sub(r"\1***", _JSON_ASSIGNMENT.sub(r"\1***", _ASSIGNMENT.sub(r"\1***", text)))
     return _TOKEN.sub("***", text)
 
 

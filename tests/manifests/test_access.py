@@ -118,6 +118,10 @@ SECRET = "hunter2"
     [
         # users and passwords
         ("s3://key:hunter2@bucket/a.png: no", "s3://***@bucket/a.png: no"),
+        ("secret_key=hunter2", "secret_key=***"),
+        ("aws_secret_access_key: hunter2", "aws_secret_access_key: ***"),
+        ("Authorization: Basic hunter2", "Authorization: Basic ***"),
+        ("x-api-key: hunter2 refused", "x-api-key: *** refused"),
         ("S3://key:hunter2@bucket/a", "S3://***@bucket/a"),
         ("s3://AKIA:wJa/hunter2/bP+x@bucket/a", "s3://***@bucket/a"),
         ("https://user:a@b'hunter2@host/p@q: no", "https://***@host/p@q: no"),
