@@ -83,13 +83,15 @@ def conform(table: pa.Table, source: str) -> pa.Table:
 
     Casts a column where no value changes its meaning; an unknown one gets the types of `manifests.own_columns.plain`.
     Adds missing optional columns as nulls. Raises ManifestError(source) with every fatal problem: columns that are
-    missing, duplicated, of a wrong type or not UTF-8; no rows; sample_ids that are null, unsafe as a file name, or not
-    unique, also where only their case differs.
+    missing, duplicated, misspelt (`Seed`), of a wrong type or not UTF-8; no rows; sample_ids that are null, unsafe as a
+    file name, or not unique, also where only their case differs.
     """
     problems: list[Problem] = []
     duplicated = {name for name in table.column_names if table.column_names.count(name) > 1}
     for name in sorted(duplicated):
         message = "the manifest has more than one column of this name: keep one"
+        if not name.strip():
+            message = "more than one column has no name (empty cells at the end of the header?): name or remove them"
         problems.append(Problem(None, None, name, "column_duplicate", message))
     columns: dict[str, Any] = {}
     for field in MANIFEST_SCHEMA:
@@ -98,6 +100,8 @@ def conform(table: pa.Table, source: str) -> pa.Table:
         if field.name not in table.column_names:
             if field.name in REQUIRED:
                 problems.append(_missing(field, table.column_names))
+            elif other := next((name for name in table.column_names if name.strip().lower() == field.name), None):
+                problems.append(_other_spelling(field, other))
             columns[field.name] = pa.nulls(table.num_rows, field.type)
             continue
         try:
@@ -163,11 +167,17 @@ def _missing(field: pa.Field[Any], columns: list[str]) -> Problem:
     return Problem(None, None, field.name, "column_missing", message)
 
 
+def _other_spelling(field: pa.Field[Any], name: str) -> Problem:
+    """The problem of an optional column whose name has capitals or spaces: it would be copied, and not obeyed."""
+    message = f"the column would not be used: call it {field.name!r}, or rename it if it means something else"
+    return Problem(None, None, repr(name), "column_name", message)
+
+
 def _list_advice(column: Any, to_type: pa.DataType) -> str | None:
     """How to write a column whose lists are nested one level too little or too much; None for another fault."""
     missing = _depth(to_type) - _depth(column.type)
     values = column.drop_null()
-    if abs(missing) != 1 or not len(values) or not _depth(column.type):
+    if abs(missing) != 1 or not len(values) or not _depth(column.type) or not _holds_numbers(column.type):
         return None
     value = values[0].as_py()
     if missing == 1:
@@ -179,6 +189,15 @@ def _depth(of_type: Any) -> int:
     """Levels of lists of a type: 2 for lists of lists."""
     is_list = pa.types.is_list(of_type) or pa.types.is_large_list(of_type) or pa.types.is_fixed_size_list(of_type)
     return 1 + _depth(of_type.value_type) if is_list else 0
+
+
+def _holds_numbers(of_type: Any) -> bool:
+    """Whether the items of the innermost lists are numbers, or none is there."""
+    while _depth(of_type):
+        of_type = of_type.value_type
+    types = pa.types
+    kinds = (types.is_integer, types.is_floating, types.is_decimal, types.is_null)
+    return any(is_kind(of_type) for is_kind in kinds)
 
 
 def _shown(value: Any) -> str:

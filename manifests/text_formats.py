@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import pyarrow as pa
 import pyarrow.csv
 
-from manifests.schema import MANIFEST_SCHEMA, MAX_LISTED
+from manifests.schema import MANIFEST_SCHEMA, MAX_LISTED, REQUIRED
 from sgi2v.errors import ManifestError, Problem
 
 _CSV_BLOCK_BYTES = 64 * 2**20
@@ -41,7 +41,7 @@ def parse_jsonl(text: str, uri: str) -> pa.Table:
             continue
         message = None
         try:
-            value = json.loads(line)
+            value = json.loads(line, object_pairs_hook=_object)
             if isinstance(value, dict):
                 rows.append(value)
             else:
@@ -62,6 +62,16 @@ def parse_jsonl(text: str, uri: str) -> pa.Table:
     except UnicodeEncodeError:
         ids = columns.get("sample_id", [None] * len(rows))
         _fail_on_rows(uri, [problem for name in columns for problem in _text_problems(name, columns[name], ids)])
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises ValueError for a name that it has twice, since Python would drop the first value."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object has {json.dumps(repeated)} more than once: keep one")
+    return value
 
 
 def _text_problems(name: str, values: list[Any], ids: list[Any]) -> Iterator[Problem]:
@@ -108,7 +118,7 @@ def parse_csv(text: str, uri: str) -> pa.Table:
             ),
         )
     except (pa.ArrowInvalid, pa.ArrowKeyError, csv.Error) as error:
-        message = f"the CSV cannot be parsed: {error}"
+        message = f"the CSV cannot be parsed: {error}{_separator_advice(text)}"
         raise ManifestError(uri, [Problem(None, None, None, "manifest_unreadable", message)]) from error
     lists = {field.name for field in MANIFEST_SCHEMA if pa.types.is_list(field.type)}
     problems: list[Problem] = []
@@ -124,6 +134,17 @@ def parse_csv(text: str, uri: str) -> pa.Table:
     if problems:
         _fail_on_rows(uri, problems)
     return pa.table(columns, names=raw.column_names)
+
+
+def _separator_advice(text: str) -> str:
+    """What to do about a table that a spreadsheet has separated by something else than commas alone."""
+    header, _, _ = text.lstrip().partition("\n")
+    if header.lower().startswith("sep="):
+        return ". Remove the first line (`sep=`)"
+    for separator, name in {";": "semicolons", "\t": "tabs"}.items():
+        if set(REQUIRED) <= {cell.strip().strip('"') for cell in header.split(separator)}:
+            return f". Its columns are separated by {name}: save it with commas"
+    return ". Write no space between a comma and a quote" if ', "' in text else ""
 
 
 def _parse_cells(name: str, column: Any, problems: list[Problem]) -> list[Any]:

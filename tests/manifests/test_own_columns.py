@@ -272,4 +272,9 @@ def test_names_are_stored_under_names_that_mean_nothing_else() -> None:
         *("manifest_filename", "manifest_a_filenames", "filename"),
     ]
     assert all(is_storable(name, reserved) for name in stored)
+    capitals = ["Seed", "SEED", "Video", "Caption"]
+    assert [stored_name(name, reserved) for name in capitals] == [
+        *("manifest_Seed", "manifest_SEED", "manifest_Video", "Caption")
+    ]
+    assert [is_storable(name, reserved) for name in capitals] == [False, False, False, True]
     assert [is_storable(name, reserved) for name in names] == [False, True, True, True, False, False, False, True]

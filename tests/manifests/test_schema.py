@@ -321,10 +321,11 @@ def test_a_digest_changes_with_known_columns_only() -> None:
         ("boxes", 3, [[[8, 8, 40, 40]]], "it has one list too many: write [[8, 8, 40, 40]], not [[[8, 8, 40, 40]]]"),
         ("trajectories", 1, [1, 2], "convert the column"),
         ("boxes", 0, 7, "convert the column"),
+        ("boxes", 1, [{"x0": 8}], "convert the column"),
     ],
 )
 def test_a_list_that_is_not_wrapped_is_shown_in_its_right_form(name: str, levels: int, value: Any, advice: str) -> None:
-    kind = pa.int64()
+    kind = pa.struct({"x0": pa.int64()}) if isinstance(value, list) and isinstance(value[0], dict) else pa.int64()
     for _ in range(levels):
         kind = pa.list_(kind)
     with pytest.raises(ManifestError) as caught:
@@ -335,6 +336,14 @@ def test_a_list_that_is_not_wrapped_is_shown_in_its_right_form(name: str, levels
 def test_a_missing_column_is_told_beside_the_one_that_was_meant() -> None:
     with pytest.raises(ManifestError, match=r"column is missing \(did you mean box\?\): add it as"):
         conform(table(row()).rename_columns({"boxes": "box"}), "m.parquet")
+
+
+@pytest.mark.parametrize(("name", "other"), [("seed", "Seed"), ("seed", " seed"), ("scales", "SCALES ")])
+def test_an_optional_column_whose_name_has_capitals_or_spaces_is_not_ignored(name: str, other: str) -> None:
+    with pytest.raises(ManifestError, match=f"{other}': the column would not be used: call it '{name}'") as caught:
+        conform(table(row()).rename_columns({name: other}), "m.parquet")
+    assert [problem.code for problem in caught.value.problems] == ["column_name"]
+    assert conform(table(row()).append_column(other, pa.array([1])), "m.parquet")[other].to_pylist() == [1]
 
 
 def test_ids_that_differ_only_in_case_are_refused() -> None:
