@@ -6,8 +6,7 @@ Axes: N boxes, P path points. Boxes are xyxy, pixels of the source image, half-o
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +46,12 @@ MAX_BOXES = 256
 
 MAX_POINTS = 10_000
 """Largest number of points in one trajectory."""
+
+LARGEST_PX = 1e15
+"""Coordinates beyond this are refused: their differences have no fractions of a pixel any more, and end in infinity."""
+
+SCALE_RANGE = (1e-6, 1e6)
+"""Scales outside it are refused: the metrics would be rounding errors."""
 
 _MAX_LENGTHS = {"boxes": (MAX_BOXES, 4), "trajectories": (MAX_BOXES, MAX_POINTS, 2), "scales": (MAX_BOXES, MAX_POINTS)}
 """Largest length of a column's lists, from the outermost level inwards."""
@@ -353,8 +358,10 @@ def row_problems(row: Mapping[str, Any]) -> Iterator[tuple[str, SampleError]]:
         if scale is None or (path is not None and len(scale) != len(path)):
             reason = "are null" if scale is None else f"have length {len(scale)}"
             yield "scales", _invalid(f"scales of box {n} {reason}: give one number per point of its trajectory")
-        if scale is not None and not _all_numbers(scale, lambda value: value > 0):
-            message = f"scales of box {n} must be positive finite numbers, not {str(scale)[:80]}: 1 keeps the size"
+        if scale is not None and not _all_numbers(scale, *SCALE_RANGE):
+            low, high = SCALE_RANGE
+            kind = f"positive finite numbers from {low:g} to {high:g}"
+            message = f"scales of box {n} must be {kind}, not {str(scale)[:80]}: 1 keeps the size"
             yield "scales", _invalid(message)
 
 
@@ -364,7 +371,7 @@ def box_error(n: int, box: Any) -> TrajectoryError | None:
     if not isinstance(box, list) or len(box) != 4:
         message = f"box {n} must be four numbers [x0, y0, x1, y1], not {box}"
     elif not _all_numbers(box):
-        message = f"box {n} {box} has null, NaN or infinite coordinates: give four finite numbers"
+        message = f"box {n} {box} has null, NaN, infinite or astronomic coordinates: give four numbers of pixels"
     elif not (box[0] < box[2] and box[1] < box[3]):
         message = (
             f"box {n} {box} has no area or reversed corners: give [x0, y0, x1, y1] with x0 < x1 and y0 < y1, "
@@ -383,13 +390,13 @@ def _path_error(path: Any) -> str | None:
         if not isinstance(point, list) or len(point) != 2:
             return f"must be [x, y] points, but point {p} is {point}"
         if not _all_numbers(point):
-            return f"has null, NaN or infinite coordinates: point {p} is {point}"
+            return f"has null, NaN, infinite or astronomic coordinates: point {p} is {point}"
     return None
 
 
-def _all_numbers(values: list[Any], is_valid: Callable[[float], bool] = lambda value: True) -> bool:
-    """Whether all values are finite numbers that pass `is_valid`."""
-    return all(value is not None and math.isfinite(value) and is_valid(value) for value in values)
+def _all_numbers(values: list[Any], low: float = -LARGEST_PX, high: float = LARGEST_PX) -> bool:
+    """Whether all values are numbers from `low` to `high`. NaN is none."""
+    return all(value is not None and low <= value <= high for value in values)
 
 
 def _invalid(message: str) -> TrajectoryError:

@@ -224,6 +224,10 @@ BOX_OUTSIDE, INVALID = ErrorCode.BOX_OUTSIDE, ErrorCode.TRAJECTORY_INVALID
         ("scales", [[1.0, -1.0]], INVALID, "positive"),
         ("scales", [[1.0, NAN]], INVALID, "positive finite"),
         ("scales", [[1.0, None]], INVALID, "positive finite"),
+        ("scales", [[1.0, 1e7]], INVALID, r"from 1e-06 to 1e\+06, not \[1.0, 10000000.0\]"),
+        ("scales", [[5e-324, 1.0]], INVALID, "from 1e-06 to"),
+        ("boxes", [[-1e308, 2.0, 1e308, 4.0]], BOX_OUTSIDE, "astronomic"),
+        ("trajectories", [[[1.0, 2.0], [-1e16, 2.0]]], INVALID, "astronomic coordinates: point 1 is"),
     ],
 )
 def test_a_row_with_a_problem_is_refused(column: str, value: Any, code: ErrorCode, message: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from manifests.io import write_manifest
-from manifests.validate import validate
+from manifests.validate import check, validate
 from sgi2v.errors import Problem
 from tests.manifests.rows import row, table
 
@@ -39,7 +39,7 @@ def test_a_valid_manifest_has_no_problems(folder: Path) -> None:
 def test_progress_counts_each_distinct_image_once(folder: Path) -> None:
     seen: list[tuple[int, int]] = []
     manifest = table(row(), row(sample_id="dog"), row(sample_id="b", image="none.png"))
-    validate(manifest, str(folder / "m.parquet"), on_image=lambda done, total: seen.append((done, total)))
+    check(manifest, str(folder / "m.parquet"), on_image=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 2), (2, 2)]
 
 
@@ -115,7 +115,7 @@ def test_an_image_too_large_for_the_memory_is_reported(folder: Path, free_mib: i
     script = """
 import resource, sys
 from manifests.io import read_manifest
-from manifests.validate import validate
+from manifests.validate import check, validate
 from PIL import Image
 
 Image.init()
