@@ -21,6 +21,8 @@ from sgi2v.errors import ManifestError, Problem
 
 _CSV_BLOCK_BYTES = 64 * 2**20
 """Longest row that Arrow reads."""
+_SPREADSHEET_LETTERS = 32767
+"""Longest text of a cell in Excel and other spreadsheets."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _WIDE_INTEGERS = (pa.uint64(), pa.decimal128(38, 0), pa.decimal256(76, 0))
 """Types for whole numbers that int64 cannot hold."""
@@ -104,7 +106,7 @@ def parse_csv(text: str, uri: str) -> pa.Table:
     Raises ManifestError (manifest_unreadable, row_unreadable, column_type).
     """
     try:
-        names = next((cells for cells in csv.reader(io.StringIO(text, newline="")) if cells), [])
+        names = _header(text)
         raw = pyarrow.csv.read_csv(
             io.BytesIO(text.encode()),
             # with one thread, Arrow's messages name the row
@@ -136,6 +138,22 @@ def parse_csv(text: str, uri: str) -> pa.Table:
     return pa.table(columns, names=raw.column_names)
 
 
+def _header(text: str) -> list[str]:
+    """The names of the columns. Raises csv.Error for a quote that is not doubled, of which Arrow drops some letters."""
+    names: list[str] = []
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    usual = csv.field_size_limit(len(text) + 1)
+    try:
+        for cells in rows:
+            names = names or cells
+    except csv.Error as error:
+        message = f"line {rows.line_num}: {error}; inside a quoted cell, write each quote twice"
+        raise csv.Error(message) from error
+    finally:
+        csv.field_size_limit(usual)
+    return names
+
+
 def _separator_advice(text: str) -> str:
     """What to do about a table that a spreadsheet has separated by something else than commas alone."""
     header, _, _ = text.lstrip().partition("\n")
@@ -155,7 +173,12 @@ def _parse_cells(name: str, column: Any, problems: list[Problem]) -> list[Any]:
             values.append(json.loads(cell) if cell else None)
         except ValueError as error:
             values.append(None)
-            message = f"{cell[:80]!r} is not JSON ({error}): write lists as [[1, 2], [3, 4]]"
+            advice = "write lists as [[1, 2], [3, 4]]"
+            if len(cell) == _SPREADSHEET_LETTERS:
+                advice = (
+                    f"it ends where spreadsheets cut cells, after {_SPREADSHEET_LETTERS} letters: use JSONL or Parquet"
+                )
+            message = f"{cell[:80]!r} is not JSON ({error}): {advice}"
             problems.append(Problem(row, None, name, "row_unreadable", message))
         except RecursionError:
             values.append(None)

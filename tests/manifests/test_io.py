@@ -161,6 +161,20 @@ BAD_FILES: dict[str, tuple[str, bytes, str, str]] = {
     "tabs": ("m.csv", f"{HEADER}a,,,\n".replace(",", "\t").encode() + b"b,c", "manifest_unreadable", "by tabs"),
     "separator line": ("m.csv", f"sep=,\n{HEADER}a,a.png,[],[]\n".encode(), "manifest_unreadable", "first line"),
     "space before a quote": ("m.csv", f'{HEADER}a, a.png, "[1, 2]",[]\n'.encode(), "manifest_unreadable", "no space"),
+    "backslash before a quote": ("m.csv", f'{HEADER}"a\\"b",a,[],[]\n'.encode(), "manifest_unreadable", "quote twice"),
+    "quote in a quoted cell": (
+        "m.csv",
+        f'{HEADER}a,"5" tall",[],[]\n'.encode(),
+        "manifest_unreadable",
+        "line 2: .* twice",
+    ),
+    "quote left open": ("m.csv", f'{HEADER}a,a.png,[],[]\nb,b.png,[],"[]\n'.encode(), "manifest_unreadable", "twice"),
+    "cell cut off": (
+        "m.csv",
+        f'{HEADER}a,a.png,"{"[1, " * 9000:.32767}",[]\n'.encode(),
+        "row_unreadable",
+        "spreadsheets cut",
+    ),
     "nameless columns": ("m.csv", f"{HEADER[:-1]},,\na,a.png,[],[],,\n".encode(), "column_duplicate", "has no name"),
     "id is a number": ("m.jsonl", LINE.replace('"cat"', "7").encode(), "column_type", "type is int64, expected string"),
 }

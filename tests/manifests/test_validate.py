@@ -115,7 +115,7 @@ def test_an_image_too_large_for_the_memory_is_reported(folder: Path, free_mib: i
     script = """
 import resource, sys
 from manifests.io import read_manifest
-from manifests.validate import check, validate
+from manifests.validate import validate
 from PIL import Image
 
 Image.init()
