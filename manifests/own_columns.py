@@ -156,11 +156,21 @@ def _plain_types(kind: Any) -> Iterator[Any]:
         yield pa.date32()
     elif types.is_time32(kind):
         yield pa.time32("ms")
-    elif types.is_timestamp(kind) and kind.unit == "s":  # Parquet has no seconds
-        yield pa.timestamp("ms", kind.tz)
+    elif types.is_timestamp(kind) and (kind.unit == "s" or not _is_known_zone(kind.tz)):
+        unit = "ms" if kind.unit == "s" else kind.unit  # Parquet has no seconds
+        yield pa.timestamp(unit, kind.tz if _is_known_zone(kind.tz) else "UTC")
         yield pa.large_string()
     elif (types.is_primitive(kind) and not types.is_interval(kind)) or types.is_null(kind):
         yield kind
+
+
+def _is_known_zone(zone: str | None) -> bool:
+    """Whether Python knows the time zone. pandas and `datasets` cannot read a table with another."""
+    try:
+        pa.scalar(0, pa.timestamp("s", zone)).as_py()
+    except (ValueError, KeyError):
+        return False
+    return True
 
 
 def _decoded(chunk: Any) -> Any:

@@ -175,9 +175,7 @@ def _parse_cells(name: str, column: Any, problems: list[Problem]) -> list[Any]:
             values.append(None)
             advice = "write lists as [[1, 2], [3, 4]]"
             if len(cell) == _SPREADSHEET_LETTERS:
-                advice = (
-                    f"it ends where spreadsheets cut cells, after {_SPREADSHEET_LETTERS} letters: use JSONL or Parquet"
-                )
+                advice = f"spreadsheets cut cells after {_SPREADSHEET_LETTERS} letters, as here: use JSONL or Parquet"
             message = f"{cell[:80]!r} is not JSON ({error}): {advice}"
             problems.append(Problem(row, None, name, "row_unreadable", message))
         except RecursionError:

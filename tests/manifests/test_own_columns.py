@@ -185,6 +185,11 @@ PLAIN: dict[str, tuple[Any, pa.DataType, list[Any]]] = {
         [{"q": 1}, None],
     ),
     "seconds": (pa.array([DAY], pa.timestamp("s")), pa.timestamp("ms"), [DAY]),
+    "unknown time zone": (
+        pa.array([DAY], pa.timestamp("us", "-0330")),
+        pa.timestamp("us", "UTC"),
+        [DAY.replace(tzinfo=datetime.UTC)],
+    ),
     "negative scale": (pa.array([decimal.Decimal("1E+3")], pa.decimal128(1, -3)), pa.decimal128(4, 0), [1000]),
     "run ends": (pa.RunEndEncodedArray.from_arrays([2, 3], ["a", None]), pa.string(), ["a", "a", None]),
     "file_name inside": (
