@@ -56,6 +56,9 @@ SCALE_RANGE = (1e-6, 1e6)
 _MAX_LENGTHS = {"boxes": (MAX_BOXES, 4), "trajectories": (MAX_BOXES, MAX_POINTS, 2), "scales": (MAX_BOXES, MAX_POINTS)}
 """Largest length of a column's lists, from the outermost level inwards."""
 
+_FLOAT_BITS = {16: 11, 32: 24, 64: 53}
+"""Bits of the whole numbers that a float of each width holds exactly."""
+
 _SHOWN_LIMIT = 80
 """Characters of a value in a message."""
 
@@ -217,6 +220,10 @@ def _cast(column: Any, to_type: pa.DataType) -> Any:
     if pa.types.is_floating(column.type) and pa.types.is_integer(to_type):
         # pandas turns integers with gaps into floats with NaN
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+        exact: Any = 2 ** _FLOAT_BITS[column.type.bit_width]
+        if any(value is not None and abs(value) > exact for value in pc.min_max(column).as_py().values()):
+            message = f"whole numbers above {exact:,} lose digits as floats: write the column as integers"
+            raise pa.ArrowInvalid(message)
     cast = column.cast(to_type)
     if pa.types.is_string(to_type):
         cast.validate(full=True)  # Parquet does not check that its strings are UTF-8

@@ -84,10 +84,10 @@ def test_related_types_are_cast(name: str, kind: pa.DataType, values: list[Any])
 
 
 def test_seeds_that_pandas_made_floats_are_integers_again() -> None:
-    seeds = pa.chunked_array([pa.array([7.0, NAN, None], pa.float64())])
-    good = recast("seed", pa.int64(), [0, 0, 0])
+    seeds = pa.chunked_array([pa.array([7.0, NAN, None, 2.0**53], pa.float64())])
+    good = recast("seed", pa.int64(), [0, 0, 0, 0])
     conformed = conform(good.set_column(5, "seed", seeds), "m.parquet")
-    assert conformed.column("seed").to_pylist() == [7, None, None]
+    assert conformed.column("seed").to_pylist() == [7, None, None, 2**53]
 
 
 def test_optional_columns_are_added_and_unknown_ones_come_last_in_plain_types() -> None:
@@ -116,6 +116,9 @@ def test_optional_columns_are_added_and_unknown_ones_come_last_in_plain_types() 
         ("scales", pa.float64(), [1.0]),
         ("seed", pa.string(), ["7"]),
         ("seed", pa.float64(), [7.5]),
+        ("seed", pa.float64(), [None, 2.0**53 + 2]),
+        ("seed", pa.float64(), [-1.2345678901234568e18]),
+        ("seed", pa.float32(), [2.0**24 + 2]),
         ("seed", pa.uint64(), [2**63]),
     ],
 )
