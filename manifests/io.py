@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from manifests.containers import other_name
 from manifests.parquet_size import decoded_bytes
 from manifests.schema import conform
 from manifests.text_formats import format_csv, format_jsonl, parse_csv, parse_jsonl
@@ -67,7 +68,9 @@ def _parse(data: bytes, extension: str, uri: str) -> pa.Table:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        _fail(uri, "manifest_unreadable", f"the file is not UTF-8 text ({error}): save it as UTF-8")
+        name = other_name(data)
+        what = f"the file is {name}, not text" if name else f"the file is not UTF-8 text ({error})"
+        _fail(uri, "manifest_unreadable", f"{what}: save it as UTF-8 text")
     return parse_csv(text, uri) if extension == ".csv" else parse_jsonl(text, uri)
 
 

@@ -142,6 +142,7 @@ BAD_FILES: dict[str, tuple[str, bytes, str, str]] = {
     "other ending": ("m.json", LINE.encode(), "manifest_format", r"\.parquet, \.csv"),
     "no ending": ("m", LINE.encode(), "manifest_format", "no ending"),
     "latin-1": ("m.csv", HEADER.encode() + b"a,\xe9.png,[],[]\n", "manifest_unreadable", "UTF-8"),
+    "workbook": ("m.csv", b"PK\x03\x04\xd7", "manifest_unreadable", "is a ZIP archive, not text"),
     "binary csv": ("m.csv", b"a\0b\0,c\n\0", "manifest_unreadable", "column|parse|NUL"),
     "bad line": ("m.jsonl", f"{LINE}\n\n{{nope\n".encode(), "row_unreadable", "line 3 is not JSON"),
     "no object": ("m.ndjson", f"{LINE}\n[1]\n".encode(), "row_unreadable", "line 2 is not a JSON object"),
