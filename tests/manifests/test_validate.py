@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from manifests.io import write_manifest
-from manifests.validate import check, validate
+from manifests.validate import validate
 from sgi2v.errors import Problem
 from tests.manifests.rows import row, table
 
@@ -39,7 +39,7 @@ def test_a_valid_manifest_has_no_problems(folder: Path) -> None:
 def test_progress_counts_each_distinct_image_once(folder: Path) -> None:
     seen: list[tuple[int, int]] = []
     manifest = table(row(), row(sample_id="dog"), row(sample_id="b", image="none.png"))
-    check(manifest, str(folder / "m.parquet"), on_image=lambda done, total: seen.append((done, total)))
+    validate(manifest, str(folder / "m.parquet"), on_image=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 2), (2, 2)]
 
 
