@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from manifests.containers import other_name
 from manifests.parquet_size import decoded_bytes
 from manifests.schema import conform
 from manifests.text_formats import format_csv, format_jsonl, parse_csv, parse_jsonl
@@ -72,7 +73,9 @@ def _parse(data: bytes, extension: str, uri: str) -> pa.Table:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        _fail(uri, "manifest_unreadable", f"the file is not UTF-8 text ({error}): save it as UTF-8")
+        name = other_name(data)
+        what = f"the file is {name}, not text" if name else f"the file is not UTF-8 text ({error})"
+        _fail(uri, "manifest_unreadable", f"{what}: save it as UTF-8 text")
     return parse_csv(text, uri) if extension == ".csv" else parse_jsonl(text, uri)
 
 
@@ -171,11 +174,35 @@ def _read_parquet(data: bytes, uri: str) -> pa.Table:
 
 
 def read_parquet(data: bytes) -> pa.Table:
-    """The table of a Parquet file. Read in one thread: Arrow 26 aborts a process that ends soon after a threaded read.
+    """The table of a Parquet file. Checksums of its pages are compared, if it has any.
 
     Raises ArrowException or OSError for data that is not valid Parquet.
     """
-    file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
+    file = pq.ParquetFile(pa.BufferReader(data))
+    table = _read_parquet_times(data, "ns")
+    if all(file.schema.column(number).physical_type != "INT96" for number in range(len(file.schema))):
+        return table
+    # The times of Spark, Hive and Impala. Arrow reads them as nanoseconds, in which year 9999 silently becomes 1816.
+    coarse = _read_parquet_times(data, "us")
+    for number, field in enumerate(coarse.schema):
+        try:
+            coarse.column(number).cast(table.schema.field(number).type)
+        except pa.ArrowInvalid:  # a time that nanoseconds do not reach
+            table = table.set_column(number, field, coarse.column(number))
+    return table
+
+
+def _read_parquet_times(data: bytes, int96_unit: str) -> pa.Table:
+    """The table, with old times (INT96) in this unit.
+
+    Read in one thread: Arrow 26 aborts a process that ends soon after a threaded read.
+    """
+    file = pq.ParquetFile(
+        pa.BufferReader(data),
+        pre_buffer=False,
+        coerce_int96_timestamp_unit=int96_unit,
+        page_checksum_verification=True,
+    )
     try:
         return file.read(use_threads=False)
     except pa.ArrowNotImplementedError:  # lists or structs with more than 2 GiB of text, which Arrow reads in batches

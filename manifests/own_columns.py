@@ -47,8 +47,9 @@ _OUT_OF_RANGE = "<value out of range"
 def stored_name(name: str, reserved: Container[str]) -> str:
     """The name of an own column in the tables: with `manifest_` in front if the name has another meaning there.
 
-    reserved: names of the tables' other columns. `datasets` takes every `*_file_name` for the path of a media file, so
-    `file_name` at the end of a name becomes `filename`.
+    reserved: names of the tables' other columns, in lower case. Capitals make no difference, because SQL engines take
+    `Status` for `status`. `datasets` takes every `*_file_name` for the path of a media file, so `file_name` at the end
+    of a name becomes `filename`.
     """
     plain_name = _FILE_NAME.sub(r"\1filename\2", name)
     original = plain_name
@@ -56,13 +57,13 @@ def stored_name(name: str, reserved: Container[str]) -> str:
         PREFIX
     ):  # also a column that is called `manifest_seed`, so that `seed` is not taken for it
         original = original.removeprefix(PREFIX)
-    is_taken = original in reserved or original in HUGGING_FACE_NAMES
+    is_taken = original.lower() in reserved or original.lower() in HUGGING_FACE_NAMES
     return PREFIX + plain_name if is_taken or plain_name != name else name
 
 
 def is_storable(name: str, reserved: Container[str]) -> bool:
     """Whether an own column can have this name in the tables. `stored_name` gives such names only."""
-    return not (name in reserved or name in HUGGING_FACE_NAMES or _FILE_NAME.search(name))
+    return not (name.lower() in reserved or name.lower() in HUGGING_FACE_NAMES or _FILE_NAME.search(name))
 
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -155,11 +156,21 @@ def _plain_types(kind: Any) -> Iterator[Any]:
         yield pa.date32()
     elif types.is_time32(kind):
         yield pa.time32("ms")
-    elif types.is_timestamp(kind) and kind.unit == "s":  # Parquet has no seconds
-        yield pa.timestamp("ms", kind.tz)
+    elif types.is_timestamp(kind) and (kind.unit == "s" or not _is_known_zone(kind.tz)):
+        unit = "ms" if kind.unit == "s" else kind.unit  # Parquet has no seconds
+        yield pa.timestamp(unit, kind.tz if _is_known_zone(kind.tz) else "UTC")
         yield pa.large_string()
     elif (types.is_primitive(kind) and not types.is_interval(kind)) or types.is_null(kind):
         yield kind
+
+
+def _is_known_zone(zone: str | None) -> bool:
+    """Whether Python knows the time zone. pandas and `datasets` cannot read a table with another."""
+    try:
+        pa.scalar(0, pa.timestamp("s", zone)).as_py()
+    except (ValueError, KeyError):
+        return False
+    return True
 
 
 def _decoded(chunk: Any) -> Any:

@@ -6,8 +6,7 @@ Axes: N boxes, P path points. Boxes are xyxy, pixels of the source image, half-o
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,8 +47,17 @@ MAX_BOXES = 256
 MAX_POINTS = 10_000
 """Largest number of points in one trajectory."""
 
+LARGEST_PX = 1e15
+"""Coordinates beyond this are refused: their differences have no fractions of a pixel any more, and end in infinity."""
+
+SCALE_RANGE = (1e-6, 1e6)
+"""Scales outside it are refused: the metrics would be rounding errors."""
+
 _MAX_LENGTHS = {"boxes": (MAX_BOXES, 4), "trajectories": (MAX_BOXES, MAX_POINTS, 2), "scales": (MAX_BOXES, MAX_POINTS)}
 """Largest length of a column's lists, from the outermost level inwards."""
+
+_FLOAT_BITS = {16: 11, 32: 24, 64: 53}
+"""Bits of the whole numbers that a float of each width holds exactly."""
 
 _SHOWN_LIMIT = 80
 """Characters of a value in a message."""
@@ -83,13 +91,15 @@ def conform(table: pa.Table, source: str) -> pa.Table:
 
     Casts a column where no value changes its meaning; an unknown one gets the types of `manifests.own_columns.plain`.
     Adds missing optional columns as nulls. Raises ManifestError(source) with every fatal problem: columns that are
-    missing, duplicated, of a wrong type or not UTF-8; no rows; sample_ids that are null, unsafe as a file name, or not
-    unique, also where only their case differs.
+    missing, duplicated, misspelt (`Seed`), of a wrong type or not UTF-8; no rows; sample_ids that are null, unsafe as a
+    file name, or not unique, also where only their case differs.
     """
     problems: list[Problem] = []
     duplicated = {name for name in table.column_names if table.column_names.count(name) > 1}
     for name in sorted(duplicated):
         message = "the manifest has more than one column of this name: keep one"
+        if not name.strip():
+            message = "more than one column has no name (empty cells at the end of the header?): name or remove them"
         problems.append(Problem(None, None, name, "column_duplicate", message))
     columns: dict[str, Any] = {}
     for field in MANIFEST_SCHEMA:
@@ -98,6 +108,8 @@ def conform(table: pa.Table, source: str) -> pa.Table:
         if field.name not in table.column_names:
             if field.name in REQUIRED:
                 problems.append(_missing(field, table.column_names))
+            elif other := next((name for name in table.column_names if name.strip().lower() == field.name), None):
+                problems.append(_other_spelling(field, other))
             columns[field.name] = pa.nulls(table.num_rows, field.type)
             continue
         try:
@@ -163,11 +175,17 @@ def _missing(field: pa.Field[Any], columns: list[str]) -> Problem:
     return Problem(None, None, field.name, "column_missing", message)
 
 
+def _other_spelling(field: pa.Field[Any], name: str) -> Problem:
+    """The problem of an optional column whose name has capitals or spaces: it would be copied, and not obeyed."""
+    message = f"the column would not be used: call it {field.name!r}, or rename it if it means something else"
+    return Problem(None, None, repr(name), "column_name", message)
+
+
 def _list_advice(column: Any, to_type: pa.DataType) -> str | None:
     """How to write a column whose lists are nested one level too little or too much; None for another fault."""
     missing = _depth(to_type) - _depth(column.type)
     values = column.drop_null()
-    if abs(missing) != 1 or not len(values) or not _depth(column.type):
+    if abs(missing) != 1 or not len(values) or not _depth(column.type) or not _holds_numbers(column.type):
         return None
     value = values[0].as_py()
     if missing == 1:
@@ -179,6 +197,15 @@ def _depth(of_type: Any) -> int:
     """Levels of lists of a type: 2 for lists of lists."""
     is_list = pa.types.is_list(of_type) or pa.types.is_large_list(of_type) or pa.types.is_fixed_size_list(of_type)
     return 1 + _depth(of_type.value_type) if is_list else 0
+
+
+def _holds_numbers(of_type: Any) -> bool:
+    """Whether the items of the innermost lists are numbers, or none is there."""
+    while _depth(of_type):
+        of_type = of_type.value_type
+    types = pa.types
+    kinds = (types.is_integer, types.is_floating, types.is_decimal, types.is_null)
+    return any(is_kind(of_type) for is_kind in kinds)
 
 
 def _shown(value: Any) -> str:
@@ -193,6 +220,10 @@ def _cast(column: Any, to_type: pa.DataType) -> Any:
     if pa.types.is_floating(column.type) and pa.types.is_integer(to_type):
         # pandas turns integers with gaps into floats with NaN
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+        exact: Any = 2 ** _FLOAT_BITS[column.type.bit_width]
+        if any(value is not None and abs(value) > exact for value in pc.min_max(column).as_py().values()):
+            message = f"whole numbers above {exact:,} lose digits as floats: write the column as integers"
+            raise pa.ArrowInvalid(message)
     cast = column.cast(to_type)
     if pa.types.is_string(to_type):
         cast.validate(full=True)  # Parquet does not check that its strings are UTF-8
@@ -334,8 +365,10 @@ def row_problems(row: Mapping[str, Any]) -> Iterator[tuple[str, SampleError]]:
         if scale is None or (path is not None and len(scale) != len(path)):
             reason = "are null" if scale is None else f"have length {len(scale)}"
             yield "scales", _invalid(f"scales of box {n} {reason}: give one number per point of its trajectory")
-        if scale is not None and not _all_numbers(scale, lambda value: value > 0):
-            message = f"scales of box {n} must be positive finite numbers, not {str(scale)[:80]}: 1 keeps the size"
+        if scale is not None and not _all_numbers(scale, *SCALE_RANGE):
+            low, high = SCALE_RANGE
+            kind = f"positive finite numbers from {low:g} to {high:g}"
+            message = f"scales of box {n} must be {kind}, not {str(scale)[:80]}: 1 keeps the size"
             yield "scales", _invalid(message)
 
 
@@ -345,7 +378,7 @@ def box_error(n: int, box: Any) -> TrajectoryError | None:
     if not isinstance(box, list) or len(box) != 4:
         message = f"box {n} must be four numbers [x0, y0, x1, y1], not {box}"
     elif not _all_numbers(box):
-        message = f"box {n} {box} has null, NaN or infinite coordinates: give four finite numbers"
+        message = f"box {n} {box} has null, NaN, infinite or astronomic coordinates: give four numbers of pixels"
     elif not (box[0] < box[2] and box[1] < box[3]):
         message = (
             f"box {n} {box} has no area or reversed corners: give [x0, y0, x1, y1] with x0 < x1 and y0 < y1, "
@@ -364,13 +397,13 @@ def _path_error(path: Any) -> str | None:
         if not isinstance(point, list) or len(point) != 2:
             return f"must be [x, y] points, but point {p} is {point}"
         if not _all_numbers(point):
-            return f"has null, NaN or infinite coordinates: point {p} is {point}"
+            return f"has null, NaN, infinite or astronomic coordinates: point {p} is {point}"
     return None
 
 
-def _all_numbers(values: list[Any], is_valid: Callable[[float], bool] = lambda value: True) -> bool:
-    """Whether all values are finite numbers that pass `is_valid`."""
-    return all(value is not None and math.isfinite(value) and is_valid(value) for value in values)
+def _all_numbers(values: list[Any], low: float = -LARGEST_PX, high: float = LARGEST_PX) -> bool:
+    """Whether all values are numbers from `low` to `high`. NaN is none."""
+    return all(value is not None and low <= value <= high for value in values)
 
 
 def _invalid(message: str) -> TrajectoryError:

@@ -16,11 +16,13 @@ from typing import Any, NoReturn
 import pyarrow as pa
 import pyarrow.csv
 
-from manifests.schema import MANIFEST_SCHEMA, MAX_LISTED
+from manifests.schema import MANIFEST_SCHEMA, MAX_LISTED, REQUIRED
 from sgi2v.errors import ManifestError, Problem
 
 _CSV_BLOCK_BYTES = 64 * 2**20
 """Longest row that Arrow reads."""
+_SPREADSHEET_LETTERS = 32767
+"""Longest text of a cell in Excel and other spreadsheets."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _WIDE_INTEGERS = (pa.uint64(), pa.decimal128(38, 0), pa.decimal256(76, 0))
 """Types for whole numbers that int64 cannot hold."""
@@ -41,7 +43,7 @@ def parse_jsonl(text: str, uri: str) -> pa.Table:
             continue
         message = None
         try:
-            value = json.loads(line)
+            value = json.loads(line, object_pairs_hook=_object)
             if isinstance(value, dict):
                 rows.append(value)
             else:
@@ -61,6 +63,16 @@ def parse_jsonl(text: str, uri: str) -> pa.Table:
     except UnicodeEncodeError:
         ids = columns.get("sample_id", [None] * len(rows))
         _fail_on_rows(uri, [problem for name in columns for problem in _text_problems(name, columns[name], ids)])
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises ValueError for a name that it has twice, since Python would drop the first value."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object has {json.dumps(repeated)} more than once: keep one")
+    return value
 
 
 def _text_problems(name: str, values: list[Any], ids: list[Any]) -> Iterator[Problem]:
@@ -93,7 +105,7 @@ def parse_csv(text: str, uri: str) -> pa.Table:
     Raises ManifestError (manifest_unreadable, row_unreadable, column_type).
     """
     try:
-        names = next((cells for cells in csv.reader(io.StringIO(text, newline="")) if cells), [])
+        names = _header(text)
         raw = pyarrow.csv.read_csv(
             io.BytesIO(text.encode()),
             # with one thread, Arrow's messages name the row
@@ -107,7 +119,7 @@ def parse_csv(text: str, uri: str) -> pa.Table:
             ),
         )
     except (pa.ArrowInvalid, pa.ArrowKeyError, csv.Error) as error:
-        message = f"the CSV cannot be parsed: {error}"
+        message = f"the CSV cannot be parsed: {error}{_separator_advice(text)}"
         raise ManifestError(uri, [Problem(None, None, None, "manifest_unreadable", message)]) from error
     lists = {field.name for field in MANIFEST_SCHEMA if pa.types.is_list(field.type)}
     problems: list[Problem] = []
@@ -125,6 +137,33 @@ def parse_csv(text: str, uri: str) -> pa.Table:
     return pa.table(columns, names=raw.column_names)
 
 
+def _header(text: str) -> list[str]:
+    """The names of the columns. Raises csv.Error for a quote that is not doubled, of which Arrow drops some letters."""
+    names: list[str] = []
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    usual = csv.field_size_limit(len(text) + 1)
+    try:
+        for cells in rows:
+            names = names or cells
+    except csv.Error as error:
+        message = f"line {rows.line_num}: {error}; inside a quoted cell, write each quote twice"
+        raise csv.Error(message) from error
+    finally:
+        csv.field_size_limit(usual)
+    return names
+
+
+def _separator_advice(text: str) -> str:
+    """What to do about a table that a spreadsheet has separated by something else than commas alone."""
+    header, _, _ = text.lstrip().partition("\n")
+    if header.lower().startswith("sep="):
+        return ". Remove the first line (`sep=`)"
+    for separator, name in {";": "semicolons", "\t": "tabs"}.items():
+        if set(REQUIRED) <= {cell.strip().strip('"') for cell in header.split(separator)}:
+            return f". Its columns are separated by {name}: save it with commas"
+    return ". Write no space between a comma and a quote" if ', "' in text else ""
+
+
 def _parse_cells(name: str, column: Any, problems: list[Problem]) -> list[Any]:
     """The JSON values of a CSV column. A cell that is not JSON becomes null, and is added to `problems`."""
     values: list[Any] = []
@@ -133,7 +172,10 @@ def _parse_cells(name: str, column: Any, problems: list[Problem]) -> list[Any]:
             values.append(json.loads(cell) if cell else None)
         except ValueError as error:
             values.append(None)
-            message = f"{cell[:80]!r} is not JSON ({error}): write lists as [[1, 2], [3, 4]]"
+            advice = "write lists as [[1, 2], [3, 4]]"
+            if len(cell) == _SPREADSHEET_LETTERS:
+                advice = f"spreadsheets cut cells after {_SPREADSHEET_LETTERS} letters, as here: use JSONL or Parquet"
+            message = f"{cell[:80]!r} is not JSON ({error}): {advice}"
             problems.append(Problem(row, None, name, "row_unreadable", message))
         except RecursionError:
             values.append(None)

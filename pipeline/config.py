@@ -166,7 +166,7 @@ def read_toml(path: str) -> dict[str, dict[str, Any]]:
 
     try:
         with fsspec.open(path, "rb") as stream:
-            settings = tomllib.loads(stream.read().decode())
+            settings = tomllib.loads(stream.read().decode("utf-8-sig"))  # Notepad writes a mark
     except Exception as error:  # a store's client raises its own library's errors
         raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
     for section, values in settings.items():

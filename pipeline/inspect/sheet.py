@@ -16,11 +16,15 @@ from pipeline.output.catalog import Catalog
 from pipeline.output.records import SampleRecord
 from pipeline.output.run_file import require_run
 from pipeline.output.storage import Storage
+from sgi2v.errors import SampleError
 from sgi2v.video import Frames, decode_mp4
+from sgi2v.wording import escaped
 
 STRIP_HEIGHT = 128
 """Height of a frame on the sheet, pixels."""
 LABEL_HEIGHT = 20
+FONT_SIZE = 13
+MAX_ERROR_CHARS = 160
 GAP = 10
 """Between pictures, and around them, pixels."""
 BACKGROUND, TEXT, SUBTEXT = (24, 26, 31), (240, 241, 244), (158, 163, 174)
@@ -41,17 +45,21 @@ class _Strip:
 def contact_sheet(manifest: pa.Table, manifest_uri: str, outputs: Sequence[str], frames: int) -> Image.Image:
     """One row per sample: its conditions, then for each run `frames` frames, evenly spaced over the video.
 
-    Thin outlines show the asked boxes. Raises ConfigError for an output without a run.
+    Thin outlines show the asked boxes. A sample that cannot be drawn has its error instead. Raises ConfigError for an
+    output without a run.
     """
     storages = [Storage(output) for output in outputs]
     labels = [_label(storage) for storage in storages]
     catalogs = [Catalog(storage) for storage in storages]
     rows = []
     for values in manifest.to_pylist():
-        sample = parse_row(values)
-        image_HWC = load_image(sample.image, manifest_uri)
-        strips = [_strip(catalog, label, sample.sample_id) for catalog, label in zip(catalogs, labels, strict=True)]
-        rows.append(_row(sample, image_HWC, strips, frames))
+        try:
+            sample = parse_row(values)
+            image_HWC = load_image(sample.image, manifest_uri)
+            strips = [_strip(catalog, label, sample.sample_id) for catalog, label in zip(catalogs, labels, strict=True)]
+            rows.append(_row(sample, image_HWC, strips, frames))
+        except SampleError as error:
+            rows.append(_error_row(values["sample_id"], error))
     return _stack(rows)
 
 
@@ -78,6 +86,16 @@ def _row(sample: Sample, image_HWC: Frames, strips: Sequence[_Strip], frames: in
     _write(row, (0, LABEL_HEIGHT // 2), sample.sample_id, TEXT)
     for number, picture in enumerate(pictures):
         row.paste(picture, (conditions.width + GAP, number * (strip_height + GAP)))
+    return row
+
+
+def _error_row(sample_id: str, error: SampleError) -> Image.Image:
+    """The id and the error of a sample that cannot be drawn."""
+    lines = [sample_id, escaped(str(error))[:MAX_ERROR_CHARS]]
+    width = max(round(ImageFont.load_default(FONT_SIZE).getlength(line)) for line in lines)
+    row = Image.new("RGB", (width, 2 * LABEL_HEIGHT), BACKGROUND)
+    for number, (line, colour) in enumerate(zip(lines, (TEXT, SUBTEXT), strict=True)):
+        _write(row, (0, number * LABEL_HEIGHT + LABEL_HEIGHT // 2), line, colour)
     return row
 
 
@@ -109,7 +127,7 @@ def _caption(strip: _Strip) -> str:
 
 
 def _write(picture: Image.Image, left_middle: tuple[int, int], text: str, colour: tuple[int, int, int]) -> None:
-    ImageDraw.Draw(picture).text(left_middle, text, font=ImageFont.load_default(13), fill=colour, anchor="lm")
+    ImageDraw.Draw(picture).text(left_middle, text, font=ImageFont.load_default(FONT_SIZE), fill=colour, anchor="lm")
 
 
 def _stack(rows: Sequence[Image.Image]) -> Image.Image:

@@ -8,8 +8,10 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -140,6 +142,7 @@ BAD_FILES: dict[str, tuple[str, bytes, str, str]] = {
     "other ending": ("m.json", LINE.encode(), "manifest_format", r"\.parquet, \.csv"),
     "no ending": ("m", LINE.encode(), "manifest_format", "no ending"),
     "latin-1": ("m.csv", HEADER.encode() + b"a,\xe9.png,[],[]\n", "manifest_unreadable", "UTF-8"),
+    "workbook": ("m.csv", b"PK\x03\x04\xd7", "manifest_unreadable", "is a ZIP archive, not text"),
     "binary csv": ("m.csv", b"a\0b\0,c\n\0", "manifest_unreadable", "column|parse|NUL"),
     "bad line": ("m.jsonl", f"{LINE}\n\n{{nope\n".encode(), "row_unreadable", "line 3 is not JSON"),
     "no object": ("m.ndjson", f"{LINE}\n[1]\n".encode(), "row_unreadable", "line 2 is not a JSON object"),
@@ -148,6 +151,27 @@ BAD_FILES: dict[str, tuple[str, bytes, str, str]] = {
     "not a list": ("m.jsonl", LINE.replace("[[1.0", '["x", [1.0').encode(), "column_type", "row 0 has"),
     "mixed": ("m.jsonl", (LINE[:-1] + ', "n": 1}\n' + LINE[:-1] + ', "n": "x"}').encode(), "column_type", "one type"),
     "half a seed": ("m.jsonl", LINE.replace('"seed": 7', '"seed": 7.5').encode(), "column_type", "seed: .*truncated"),
+    "name twice": ("m.jsonl", (LINE[:-1] + ', "boxes": []}').encode(), "row_unreadable", 'has "boxes" more than once'),
+    "field twice": (
+        "m.jsonl",
+        (LINE[:-1] + ', "n": {"a": 1, "a": 2}}').encode(),
+        "row_unreadable",
+        '"a" more than once',
+    ),
+    "semicolons": ("m.csv", f"{HEADER}a,,,\n".replace(",", ";").encode() + b"b,c", "manifest_unreadable", "semicolons"),
+    "tabs": ("m.csv", f"{HEADER}a,,,\n".replace(",", "\t").encode() + b"b,c", "manifest_unreadable", "by tabs"),
+    "separator line": ("m.csv", f"sep=,\n{HEADER}a,a.png,[],[]\n".encode(), "manifest_unreadable", "first line"),
+    "space before a quote": ("m.csv", f'{HEADER}a, a.png, "[1, 2]",[]\n'.encode(), "manifest_unreadable", "no space"),
+    "backslash before a quote": ("m.csv", f'{HEADER}"a\\"b",a,[],[]\n'.encode(), "manifest_unreadable", "quote twice"),
+    "quote in a quoted cell": (
+        "m.csv",
+        f'{HEADER}a,"5" tall",[],[]\n'.encode(),
+        "manifest_unreadable",
+        "line 2: .* twice",
+    ),
+    "quote left open": ("m.csv", f'{HEADER}a,a.png,[],[]\nb,b.png,[],"[]\n'.encode(), "manifest_unreadable", "twice"),
+    "cell cut off": ("m.csv", f'{HEADER}a,a.png,"[{"1" * 32766}",[]\n'.encode(), "row_unreadable", "spreadsheets cut"),
+    "nameless columns": ("m.csv", f"{HEADER[:-1]},,\na,a.png,[],[],,\n".encode(), "column_duplicate", "has no name"),
     "id is a number": ("m.jsonl", LINE.replace('"cat"', "7").encode(), "column_type", "type is int64, expected string"),
 }
 
@@ -157,6 +181,42 @@ def test_a_file_that_is_not_a_manifest_is_refused(tmp_path: Path, name: str) -> 
     file, data, code, message = BAD_FILES[name]
     (tmp_path / file).write_bytes(data)
     assert_refused(str(tmp_path / file), code, message)
+
+
+def test_a_damaged_page_of_a_parquet_file_with_checksums_is_refused(tmp_path: Path) -> None:
+    sink = pa.BufferOutputStream()
+    seeds = table(*ROWS).set_column(5, "seed", pa.array([1234567] * len(ROWS), pa.int64()))
+    pq.write_table(
+        seeds, sink, compression="none", use_dictionary=False, write_statistics=False, write_page_checksum=True
+    )
+    data = sink.getvalue().to_pybytes()
+    for name, change in {"whole": b"", "damaged": b"\x88"}.items():
+        place = data.index((1234567).to_bytes(8, "little"))
+        (tmp_path / f"{name}.parquet").write_bytes(data[:place] + change + data[place + len(change) :])
+    assert read_manifest(str(tmp_path / "whole.parquet"))["seed"].to_pylist() == [1234567] * len(ROWS)
+    assert_refused(str(tmp_path / "damaged.parquet"), "manifest_unreadable", "CRC checksum")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize(
+    ("times", "unit"),
+    [
+        (["9999-12-31", "2020-01-01"], "us"),
+        (["0001-01-01", None], "us"),
+        (["2020-01-01T00:00:00.123456789", "1969-12-31T23:59:59.000000001"], "ns"),
+    ],
+)
+def test_old_times_of_parquet_files_keep_their_values(
+    tmp_path: Path, times: list[str | None], unit: str, nested: bool
+) -> None:
+    values: Any = pa.array(np.array(times, f"datetime64[{unit}]"))
+    if nested:
+        values = pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), values)
+    manifest = tmp_path / "m.parquet"
+    rows = table(row(), row(sample_id="dog")).append_column("taken", values)
+    pq.write_table(rows, manifest, use_deprecated_int96_timestamps=True)
+    read = read_manifest(str(manifest))["taken"].combine_chunks()
+    assert read.cast(values.type).equals(values)
 
 
 def assert_refused(uri: str, code: str, message: str) -> None:

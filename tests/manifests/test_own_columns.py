@@ -185,6 +185,11 @@ PLAIN: dict[str, tuple[Any, pa.DataType, list[Any]]] = {
         [{"q": 1}, None],
     ),
     "seconds": (pa.array([DAY], pa.timestamp("s")), pa.timestamp("ms"), [DAY]),
+    "unknown time zone": (
+        pa.array([DAY], pa.timestamp("us", "-0330")),
+        pa.timestamp("us", "UTC"),
+        [DAY.replace(tzinfo=datetime.UTC)],
+    ),
     "negative scale": (pa.array([decimal.Decimal("1E+3")], pa.decimal128(1, -3)), pa.decimal128(4, 0), [1000]),
     "run ends": (pa.RunEndEncodedArray.from_arrays([2, 3], ["a", None]), pa.string(), ["a", "a", None]),
     "file_name inside": (
@@ -272,4 +277,9 @@ def test_names_are_stored_under_names_that_mean_nothing_else() -> None:
         *("manifest_filename", "manifest_a_filenames", "filename"),
     ]
     assert all(is_storable(name, reserved) for name in stored)
+    capitals = ["Seed", "SEED", "Video", "Caption"]
+    assert [stored_name(name, reserved) for name in capitals] == [
+        *("manifest_Seed", "manifest_SEED", "manifest_Video", "Caption")
+    ]
+    assert [is_storable(name, reserved) for name in capitals] == [False, False, False, True]
     assert [is_storable(name, reserved) for name in names] == [False, True, True, True, False, False, False, True]

@@ -84,10 +84,10 @@ def test_related_types_are_cast(name: str, kind: pa.DataType, values: list[Any])
 
 
 def test_seeds_that_pandas_made_floats_are_integers_again() -> None:
-    seeds = pa.chunked_array([pa.array([7.0, NAN, None], pa.float64())])
-    good = recast("seed", pa.int64(), [0, 0, 0])
+    seeds = pa.chunked_array([pa.array([7.0, NAN, None, 2.0**53], pa.float64())])
+    good = recast("seed", pa.int64(), [0, 0, 0, 0])
     conformed = conform(good.set_column(5, "seed", seeds), "m.parquet")
-    assert conformed.column("seed").to_pylist() == [7, None, None]
+    assert conformed.column("seed").to_pylist() == [7, None, None, 2**53]
 
 
 def test_optional_columns_are_added_and_unknown_ones_come_last_in_plain_types() -> None:
@@ -116,6 +116,9 @@ def test_optional_columns_are_added_and_unknown_ones_come_last_in_plain_types() 
         ("scales", pa.float64(), [1.0]),
         ("seed", pa.string(), ["7"]),
         ("seed", pa.float64(), [7.5]),
+        ("seed", pa.float64(), [None, 2.0**53 + 2]),
+        ("seed", pa.float64(), [-1.2345678901234568e18]),
+        ("seed", pa.float32(), [2.0**24 + 2]),
         ("seed", pa.uint64(), [2**63]),
     ],
 )
@@ -224,6 +227,10 @@ BOX_OUTSIDE, INVALID = ErrorCode.BOX_OUTSIDE, ErrorCode.TRAJECTORY_INVALID
         ("scales", [[1.0, -1.0]], INVALID, "positive"),
         ("scales", [[1.0, NAN]], INVALID, "positive finite"),
         ("scales", [[1.0, None]], INVALID, "positive finite"),
+        ("scales", [[1.0, 1e7]], INVALID, r"from 1e-06 to 1e\+06, not \[1.0, 10000000.0\]"),
+        ("scales", [[5e-324, 1.0]], INVALID, "from 1e-06 to"),
+        ("boxes", [[-1e308, 2.0, 1e308, 4.0]], BOX_OUTSIDE, "astronomic"),
+        ("trajectories", [[[1.0, 2.0], [-1e16, 2.0]]], INVALID, "astronomic coordinates: point 1 is"),
     ],
 )
 def test_a_row_with_a_problem_is_refused(column: str, value: Any, code: ErrorCode, message: str) -> None:
@@ -321,10 +328,11 @@ def test_a_digest_changes_with_known_columns_only() -> None:
         ("boxes", 3, [[[8, 8, 40, 40]]], "it has one list too many: write [[8, 8, 40, 40]], not [[[8, 8, 40, 40]]]"),
         ("trajectories", 1, [1, 2], "convert the column"),
         ("boxes", 0, 7, "convert the column"),
+        ("boxes", 1, [{"x0": 8}], "convert the column"),
     ],
 )
 def test_a_list_that_is_not_wrapped_is_shown_in_its_right_form(name: str, levels: int, value: Any, advice: str) -> None:
-    kind = pa.int64()
+    kind = pa.struct({"x0": pa.int64()}) if isinstance(value, list) and isinstance(value[0], dict) else pa.int64()
     for _ in range(levels):
         kind = pa.list_(kind)
     with pytest.raises(ManifestError) as caught:
@@ -335,6 +343,14 @@ def test_a_list_that_is_not_wrapped_is_shown_in_its_right_form(name: str, levels
 def test_a_missing_column_is_told_beside_the_one_that_was_meant() -> None:
     with pytest.raises(ManifestError, match=r"column is missing \(did you mean box\?\): add it as"):
         conform(table(row()).rename_columns({"boxes": "box"}), "m.parquet")
+
+
+@pytest.mark.parametrize(("name", "other"), [("seed", "Seed"), ("seed", " seed"), ("scales", "SCALES ")])
+def test_an_optional_column_whose_name_has_capitals_or_spaces_is_not_ignored(name: str, other: str) -> None:
+    with pytest.raises(ManifestError, match=f"{other}': the column would not be used: call it '{name}'") as caught:
+        conform(table(row()).rename_columns({name: other}), "m.parquet")
+    assert [problem.code for problem in caught.value.problems] == ["column_name"]
+    assert conform(table(row()).append_column(other, pa.array([1])), "m.parquet")[other].to_pylist() == [1]
 
 
 def test_ids_that_differ_only_in_case_are_refused() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import fsspec
 import pytest
@@ -39,6 +41,26 @@ KEYS = [
 
 
 @pytest.mark.slow
+def test_images_in_data_urls_are_read_as_they_were_encoded() -> None:
+    data = bytes(range(256)) * 3 + b"\xff"
+    text = base64.b64encode(data).decode()
+    forms = [
+        *(f"data:image/png;base64,{text}", f"DATA:image/png;charset=x;BASE64,{text}", f"data:;base64,{quote(text)}"),
+        *(
+            f"data:;base64,{text.rstrip('=')}",
+            f"data:;base64,{text[:76]}\n{text[76:]}",
+            f"data:image/png,{quote(data)}",
+        ),
+        f"data:;base64,{base64.urlsafe_b64encode(data).decode()}",
+    ]
+    assert [read_image_bytes(form) == data for form in forms] == [True] * len(forms)
+    for damaged, message in {"data:;base64,@@@@": "not base64", "data:image/png;base64": "needs a comma"}.items():
+        with pytest.raises(SampleError, match=message):
+            read_image_bytes(damaged)
+    with pytest.raises(SampleError, match="larger than"):
+        read_image_bytes(forms[0], max_bytes=len(data) - 1)
+
+
 def test_a_key_is_asked_for_as_it_is_written_and_its_image_is_found_beside_it(store: Store) -> None:
     for number, key in enumerate(KEYS):
         scheme = "s3" if number else "S3"

@@ -49,6 +49,7 @@ def test_a_settings_file_is_read_by_section(settings: Path) -> None:
     settings.write_text(
         "[run]\nworkers = 3\nseed = 5\n[guidance]\nlayers = [[2, 1]]\nlearning_rate = 1\nguided_range = [0.9, 0.6]\n"
     )
+    settings.write_bytes(b"\xef\xbb\xbf" + settings.read_bytes())  # the mark that Notepad writes
     config = settle(read_toml(str(settings)))
     assert config.execution.workers == 3
     assert config.seed == 5

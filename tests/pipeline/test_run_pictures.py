@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.pipeline.in_process import here, run_tiny_here, without_ray
+from tests.pipeline.runs import picture, row, write_rows
 
 
 @pytest.mark.slow
@@ -36,3 +37,21 @@ def test_a_damaged_profile_is_noted_and_a_far_point_does_not_hinder_the_sheet(tm
     assert drawn.returncode == 0, drawn.stderr
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.height > 2 * 128
+
+
+@pytest.mark.slow
+def test_a_sheet_has_the_errors_of_samples_that_cannot_be_drawn(tmp_path: Path) -> None:
+    picture(1).save(tmp_path / "good.png")
+    rows = [row("good"), row("missing"), row("flat", image="good.png", boxes=[[8.0, 8.0, 8.0, 40.0]])]
+    manifest = write_rows(tmp_path / "m.parquet", rows)
+    with without_ray():
+        assert run_tiny_here(manifest, tmp_path / "out").returncode == 1
+    sheets = []
+    for limit in ("1", "3"):
+        drawn = here("sheet", manifest, tmp_path / "out", "-o", tmp_path / f"{limit}.png", "--limit", limit)
+        assert drawn.returncode == 0, drawn.stderr
+        sheets.append(np.asarray(Image.open(tmp_path / f"{limit}.png")))
+    good, all_three = sheets
+    errors = all_three[len(good) :]
+    assert len(errors) == 2 * 60
+    assert [half.std() > 5 for half in (errors[:60], errors[60:])] == [True, True]
