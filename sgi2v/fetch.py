@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import tempfile
 from collections.abc import Collection, Mapping
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -54,14 +55,25 @@ def weight_files(path: Path, component: str, half: bool) -> tuple[str | None, li
     half: the weights will be held in 16 bits, so an fp16 variant is preferred.
     """
     folder = path / component
-    variant, names = _choose_variant(component, [file.name for file in folder.glob("*.safetensors")], half)
+    # a link to a file that was not copied along is none
+    present = [file.name for file in folder.glob("*.safetensors") if file.is_file()]
+    variant, names = _choose_variant(component, present, half)
     return variant, [folder / name for name in names]
 
 
 def cache_root() -> Path:
-    """The folder of downloaded checkpoints: $SGI2V_CACHE, or `sgi2v-batch` in the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sgi2v-batch"
-    return Path(os.environ.get("SGI2V_CACHE", default))
+    """The folder of downloaded checkpoints: $SGI2V_CACHE, or `sgi2v-batch` in the user's cache folder.
+
+    An empty variable counts as unset. A user without a home folder gets a folder of temporary files.
+    """
+    if own := os.environ.get("SGI2V_CACHE"):
+        return Path(own)
+    if caches := os.environ.get("XDG_CACHE_HOME"):
+        return Path(caches) / "sgi2v-batch"
+    try:
+        return Path.home() / ".cache" / "sgi2v-batch"
+    except RuntimeError:  # in a container, under a user id that has no entry in the system
+        return Path(tempfile.gettempdir()) / f"sgi2v-batch-{os.getuid()}"
 
 
 def _choose_variant(component: str, names: Collection[str], half: bool) -> tuple[str | None, list[str]]:
@@ -69,11 +81,20 @@ def _choose_variant(component: str, names: Collection[str], half: bool) -> tuple
     stem = COMPONENTS[component][1]
     for variant in ("fp16", None) if half else (None, "fp16"):
         infix = f".{variant}" if variant else ""
-        for pattern in (f"{stem}{infix}.safetensors", f"{stem}{infix}-*-of-*.safetensors"):
-            files = sorted(name for name in names if fnmatch(name, pattern))
-            if files:
-                return variant, files
+        whole = f"{stem}{infix}.safetensors"
+        files = [whole] if whole in names else _whole_set(names, f"{stem}{infix}")
+        if files:
+            return variant, files
     return None, []
+
+
+def _whole_set(names: Collection[str], stem: str) -> list[str]:
+    """The files `<stem>-00001-of-00003.safetensors` to `-00003-of-00003`; none if one of them is not there."""
+    shards: dict[str, list[str]] = {}
+    for name in sorted(names):
+        if match := re.fullmatch(rf"{re.escape(stem)}-\d+-of-(\d+)\.safetensors", name):
+            shards.setdefault(match[1], []).append(name)
+    return next((files for total, files in shards.items() if len(files) == int(total)), [])
 
 
 def _weights_to_fetch(names: Collection[str], config: ModelConfig) -> list[str]:
@@ -93,13 +114,22 @@ def open_folder(source: str, path: Path) -> tuple[Path, str]:
         raise ModelError(f"there is no model folder {source}")
     if not path.is_dir():
         raise ModelError(f"{source} is a file: give the folder that holds unet/, vae/ and image_encoder/")
-    return path, folder_digest(path)
+    try:
+        return path, folder_digest(path)
+    except OSError as error:
+        raise ModelError(f"{source} cannot be read: {error}") from error
 
 
 def folder_digest(path: Path) -> str:
-    """A digest of the names, sizes and contents of a folder's .json and .safetensors files."""
+    """A digest of the names, sizes and contents of a folder's .json and .safetensors files.
+
+    The folder of a component may be a link. Hidden files, such as those that macOS adds, are no part of a checkpoint.
+    """
     digest = hashlib.sha256()
-    for file in sorted(file for file in path.rglob("*") if file.suffix in {".json", ".safetensors"}):
+    found = {file for folder in (path, *(path / name for name in COMPONENTS)) for file in folder.rglob("*")}
+    for file in sorted(found):
+        if file.suffix not in {".json", ".safetensors"} or file.name.startswith(".") or not file.is_file():
+            continue
         size = file.stat().st_size
         digest.update(f"{file.relative_to(path).as_posix()}\0{size}\0".encode())
         with file.open("rb") as stream:
@@ -215,9 +245,9 @@ def fetch_hub(config: ModelConfig, weights: bool) -> tuple[Path, str]:
     from huggingface_hub import snapshot_download
 
     lock = cache_root() / "models" / (config.source.replace("/", "--") + ".lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
     patterns = [f"{component}/*.json" for component in COMPONENTS] + [DEFAULTS_FILE]
     try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock):
             patterns += _hub_weights(config) if weights else []
             snapshot = snapshot_download(config.source, revision=config.revision, allow_patterns=patterns)
