@@ -41,7 +41,9 @@ DOWNLOAD_ATTEMPTS = 4
 """Attempts at one download. Fewer than for a small object: each may move gigabytes."""
 _SMALL_FILE_BYTES = 1 << 20
 """A file up to this size is digested whole, a larger one in pieces."""
-_PIECE_BYTES = 1 << 16
+_PIECE_BYTES = 1 << 12
+_HEADER_LIMIT = 100_000_000
+"""Bytes that the header of a safetensors file may have."""
 _VERSION_KEYS = (
     *("ETag", "etag", "md5Hash", "content_md5", "Content-MD5"),
     *("mtime", "last_modified", "LastModified", "Last-Modified", "updated", "created"),
@@ -138,14 +140,34 @@ def folder_digest(path: Path) -> str:
 
 
 def _bytes_to_digest(stream: BinaryIO, size: int | None) -> bytes:
-    """The whole of a small file; of a large one nine pieces from start to end, its header among them."""
+    """The whole of a small file; of a large one its start and end, and both ends of every tensor.
+
+    Training or merging changes some tensors and leaves others, but of a tensor that it changes hardly any value stays.
+    """
     if size is None or size <= _SMALL_FILE_BYTES:
         return stream.read()
     pieces = [stream.read(_PIECE_BYTES)]
-    for start in (*(size * eighth // 8 for eighth in range(1, 8)), size - _PIECE_BYTES):
-        stream.seek(start)
+    for border in (*_tensor_borders(pieces[0], stream, size), size):
+        stream.seek(max(0, border - _PIECE_BYTES // 2))
         pieces.append(stream.read(_PIECE_BYTES))
     return b"".join(pieces)
+
+
+def _tensor_borders(start: bytes, stream: BinaryIO, size: int) -> list[int]:
+    """Where the tensors of a safetensors file begin; none in a file without a readable header. start: its first bytes.
+
+    The format: eight bytes with the length of the header, the header as JSON, the tensors.
+    """
+    length = int.from_bytes(start[:8], "little")
+    if length > min(size - 8, _HEADER_LIMIT):
+        return []
+    stream.seek(8)
+    try:
+        header = json.loads(stream.read(length))
+        offsets = {value["data_offsets"][0] for name, value in header.items() if name != "__metadata__"}
+        return [8 + length + offset for offset in sorted(offsets)]
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
+        return []
 
 
 def fetch_url(config: ModelConfig, weights: bool) -> tuple[Path, str]:

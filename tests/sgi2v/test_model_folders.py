@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import ModelConfig
@@ -43,6 +45,31 @@ def test_the_revision_changes_with_the_files_behind_links(folder: Path, tmp_path
     weights = folder / "vae" / f"{WEIGHTS}.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
     assert revision(links) == revision(folder) != before
+
+
+@pytest.mark.parametrize("changed", range(5))
+def test_the_revision_of_a_large_folder_changes_with_every_tensor(folder: Path, changed: int) -> None:
+    weights = folder / "unet" / f"{WEIGHTS}.safetensors"
+    tensors = load_file(weights)
+    names = ["conv_in.weight", *(f"more.{number}" for number in range(3)), sorted(tensors)[-1]]
+    tensors |= {name: torch.full((300_000 + number,), 0.5) for number, name in enumerate(names[1:4])}
+    save_file(tensors, weights, metadata={"format": "pt"})
+    size, before = weights.stat().st_size, revision(folder)
+    tensors[names[changed]] += 0.25
+    save_file(tensors, weights, metadata={"format": "pt"})
+    assert weights.stat().st_size == size > 1 << 20
+    assert revision(folder) != before
+
+
+@pytest.mark.parametrize(
+    "start", [b"\xff" * 8, b"\x04" + bytes(7) + b"[[1]", b"\x02" + bytes(7) + b"{", b"\x07" + bytes(7) + b'{"a":1}']
+)
+def test_a_large_file_without_a_header_has_a_digest(folder: Path, start: bytes) -> None:
+    weights = folder / "unet" / f"{WEIGHTS}.safetensors"
+    weights.write_bytes(start + bytes(1 << 21) + b"1")
+    before = revision(folder)
+    weights.write_bytes(start + bytes(1 << 21) + b"2")
+    assert revision(folder) != before
 
 
 def test_files_that_are_no_part_of_a_checkpoint_change_nothing(folder: Path) -> None:
