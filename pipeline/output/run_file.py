@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from manifests.access import without_secrets, without_secrets_in
-from pipeline.config import ExecutionConfig, MetricsConfig, RunConfig, differences
+from pipeline.config import ExecutionConfig, MetricsConfig, RunConfig, absolute, differences
 from pipeline.output.storage import Storage
 from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig
 from sgi2v.errors import ConfigError
@@ -101,7 +101,7 @@ def location_of(manifest: str) -> str:
     protocol, rest = split_protocol(without_secrets(manifest))
     protocol = SAME_STORE.get(protocol, protocol)
     if protocol == "file":
-        return str(Path(rest).expanduser().resolve())
+        return str(Path(absolute(rest)).resolve())
     if protocol in WITH_QUERY:
         host, slash, path = rest.partition("?")[0].partition("/")
         rest = f"{host.rpartition('@')[2].lower() if protocol in {'http', 'https'} else host}{slash}{path}"
