@@ -23,7 +23,7 @@ from sgi2v.config import GuidanceConfig, ModelConfig, Preset, SamplerConfig, app
 from sgi2v.errors import ConfigError
 from sgi2v.locations import is_web
 from sgi2v.settings import Settings
-from sgi2v.wording import did_you_mean
+from sgi2v.wording import did_you_mean, escaped
 
 Toml = Mapping[str, Mapping[str, Any]]
 """Plain values by section."""
@@ -224,6 +224,18 @@ def check_output_location(output: str) -> None:
         raise ConfigError(f"--output is {output}: a URL begins with {cut[1]}://, and this would be a local folder")
 
 
+def check_text(what: str, location: str) -> None:
+    """Raise ConfigError for a name of a file that is no text in this process's encoding.
+
+    Python has a way to pass its bytes on; JSON, Parquet and other processes have not.
+    """
+    if re.search(r"[\ud800-\udfff]", location):
+        raise ConfigError(
+            f"{what} is {escaped(location)}, which is not UTF-8 text: set LC_ALL=C.UTF-8 if the system has another "
+            "encoding, or rename the file or folder"
+        )
+
+
 def absolute(location: str) -> str:
     """A local path made absolute, for processes that start in another folder; a URL unchanged."""
     if "://" in location:
@@ -247,6 +259,8 @@ def resolve(
     """
     if output is not None:
         check_output_location(output)
+    check_text("the manifest's location", absolute(manifest))
+    check_text("--output", absolute(output or default_output(manifest)))
     settings = merge(toml, flags)
     run = RunSettings.parse(settings["run"])
     execution = ExecutionConfig(**{name: getattr(run, name) for name in ExecutionConfig.model_fields})

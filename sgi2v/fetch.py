@@ -51,10 +51,19 @@ _VERSION_KEYS = (
 """Names that stores give to a value that changes with the file, the most reliable first."""
 
 
+def prefers_half(config: ModelConfig) -> bool:
+    """Whether the fp16 files of a checkpoint are fetched and loaded, where it has some: unless 32 bits are asked for.
+
+    The device has no say. Else a run would go on with other weights once another program has added the other files to
+    the local cache.
+    """
+    return config.dtype != "float32"
+
+
 def weight_files(path: Path, component: str, half: bool) -> tuple[str | None, list[Path]]:
     """The variant (`fp16` or None) to load and its safetensors files; an empty list if there are none.
 
-    half: the weights will be held in 16 bits, so an fp16 variant is preferred.
+    half: as `prefers_half`.
     """
     folder = path / component
     # a link to a file that was not copied along is none
@@ -101,7 +110,7 @@ def _whole_set(names: Collection[str], stem: str) -> list[str]:
 
 def _weights_to_fetch(names: Collection[str], config: ModelConfig) -> list[str]:
     """The weight files of one variant of each component. names: of all files in the checkpoint."""
-    half = config.dtype != "float32"
+    half = prefers_half(config)
     chosen: list[str] = []
     for component in COMPONENTS:
         folder = f"{component}/"

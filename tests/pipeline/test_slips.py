@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,26 @@ def test_a_manifest_called_as_an_editors_copy(manifest: Path) -> None:
     assert absolute("~$m.parquet") == location_of("~$m.parquet") == here_too
     assert location_of("~/m.parquet") == str(Path.home().resolve() / "m.parquet")
     assert visible_locations({"manifest": "~$m.parquet"}, [str(Path.cwd())])
+
+
+@pytest.mark.parametrize("place", ["the output", "the manifest", "the folder"])
+def test_a_name_that_is_no_text_is_refused_before_anything_is_written(
+    manifest: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    name = os.fsdecode(b"caf\xe9")  # of a disk from before UTF-8, or under LC_ALL=C without Python's UTF-8 mode
+    output = Path("out")
+    if place == "the output":
+        output = Path(name)
+    elif place == "the manifest":
+        manifest = Path(shutil.copy(manifest, manifest.with_name(f"{name}.parquet")))
+    else:
+        Path(name).mkdir()
+        monkeypatch.chdir(name)
+    done = run_tiny_here(manifest, output)
+    assert done.returncode == 2
+    assert "caf\\udce9" in done.stderr
+    assert "which is not UTF-8 text: set LC_ALL=C.UTF-8" in done.stderr
+    assert not output.exists()
 
 
 @pytest.mark.parametrize(

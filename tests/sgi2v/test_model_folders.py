@@ -7,6 +7,7 @@ import pwd
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import ModelConfig
 from sgi2v.errors import ModelError
 from sgi2v.fetch import cache_root
+from sgi2v.model import load_model
 
 WEIGHTS = "diffusion_pytorch_model"
 
@@ -104,6 +106,20 @@ def test_a_whole_set_of_shards_is_enough_beside_the_rest_of_another(folder: Path
         shutil.copy(weights, weights.with_name(f"{WEIGHTS}-{shard}.safetensors"))
     weights.unlink()
     assert revision(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "variant"), [("auto", "fp16"), ("bfloat16", "fp16"), ("float32", None)])
+def test_the_files_that_are_fetched_are_the_ones_that_are_loaded(folder: Path, dtype: Any, variant: str | None) -> None:
+    """A cache may hold both kinds, from runs with other settings."""
+    for component, stem in (("unet", WEIGHTS), ("vae", WEIGHTS), ("image_encoder", "model")):
+        weights = folder / component / f"{stem}.safetensors"
+        halves = {name: torch.full_like(tensor, 0.5) for name, tensor in load_file(weights).items()}
+        save_file(halves, weights.with_name(f"{stem}.fp16.safetensors"), metadata={"format": "pt"})
+    model = load_model(str(folder), device="cpu", dtype=dtype)
+    for part in (model.unet, model.vae, model.image_encoder):
+        weight = next(part.parameters())
+        assert bool((weight == 0.5).all()) == (variant == "fp16")
 
 
 def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch) -> None:
