@@ -28,6 +28,7 @@ from pipeline.output.keys import is_own_key
 from pipeline.output.lease import Lease, acquire
 from pipeline.output.listing import check_listing
 from pipeline.output.log import RunLog
+from pipeline.output.nested import check_not_nested
 from pipeline.output.records import VIDEOS, SampleRecord
 from pipeline.output.run_file import check_manifest, check_output, create_run_file, describe_run, update_run_file
 from pipeline.output.storage import Storage
@@ -109,6 +110,7 @@ def run(
     """
     observer = observer or Observer()
     storage = Storage(config.output)
+    check_not_nested(storage)
     check_listing(storage)
     recorded = check_output(storage, config)
     if not another_manifest:
