@@ -60,7 +60,7 @@ def _local_path(location: str) -> str | None:
     """The absolute path of a local location, the URL itself for `memory://`, None for a remote location."""
     protocols = re.findall(r"([A-Za-z][A-Za-z0-9+.-]*)://", location)
     if not protocols:
-        return os.path.normpath(Path(location).expanduser().absolute())
+        return os.path.normpath(Path(os.path.expanduser(location)).absolute())  # noqa: PTH111 - Path raises for `~nobody`
     if _ON_ONE_NODE.isdisjoint(protocol.lower() for protocol in protocols):
         return None
     plain = re.fullmatch(r"(?i:file|local)://(?:localhost)?(/.*)", location)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from sgi2v.config import GuidanceConfig, ModelConfig, Preset, SamplerConfig, app
 from sgi2v.errors import ConfigError
 from sgi2v.locations import is_web
 from sgi2v.settings import Settings
-from sgi2v.wording import did_you_mean
+from sgi2v.wording import did_you_mean, escaped
 
 Toml = Mapping[str, Mapping[str, Any]]
 """Plain values by section."""
@@ -202,13 +203,45 @@ def default_output(manifest: str) -> str:
 
 
 def cluster_address(execution: ExecutionConfig) -> str | None:
-    """The Ray cluster to attach to: the one named, or that of the job that this process belongs to."""
-    return execution.address or os.environ.get("RAY_ADDRESS")
+    """The Ray cluster to attach to: the one named, or that of the job that this process belongs to.
+
+    None for an empty address and for Ray's own word `local`: then Ray is started on this machine, for this run alone.
+    """
+    address = execution.address or os.environ.get("RAY_ADDRESS") or "local"
+    return None if address == "local" else address
+
+
+def check_output_location(output: str) -> None:
+    """Raise ConfigError for a location that is a slip of the keyboard or of a script, not a folder.
+
+    Results would go into a folder of this machine that nobody looks for, and that a container loses at its end.
+    """
+    if not output.strip():
+        raise ConfigError("--output is empty: check the variable that it comes from, or leave it out")
+    if output.startswith("="):
+        raise ConfigError(f"--output is {output}: write `-o {output[1:]}` or `--output{output}`")
+    if cut := re.match(r"(?i)(s3a?|gcs|gs|az|abfss?|adl|hf|https?|file|local|memory):/(?!/)", output):
+        raise ConfigError(f"--output is {output}: a URL begins with {cut[1]}://, and this would be a local folder")
+
+
+def check_text(what: str, location: str) -> None:
+    """Raise ConfigError for a name of a file that is no text in this process's encoding.
+
+    Python has a way to pass its bytes on; JSON, Parquet and other processes have not.
+    """
+    if re.search(r"[\ud800-\udfff]", location):
+        raise ConfigError(
+            f"{what} is {escaped(location)}, which is not UTF-8 text: set LC_ALL=C.UTF-8 if the system has another "
+            "encoding, or rename the file or folder"
+        )
 
 
 def absolute(location: str) -> str:
     """A local path made absolute, for processes that start in another folder; a URL unchanged."""
-    return location if "://" in location else str(Path(location).expanduser().absolute())
+    if "://" in location:
+        return location
+    # Path.expanduser raises where `~x` is no user, as in the name of an editor's copy
+    return str(Path(os.path.expanduser(location)).absolute())  # noqa: PTH111
 
 
 def resolve(
@@ -224,6 +257,10 @@ def resolve(
     toml, flags: values by section; flags hold only what was given. weights: fetch the weights too, if this machine
     will need them. Raises ConfigError or ModelError.
     """
+    if output is not None:
+        check_output_location(output)
+    check_text("the manifest's location", absolute(manifest))
+    check_text("--output", absolute(output or default_output(manifest)))
     settings = merge(toml, flags)
     run = RunSettings.parse(settings["run"])
     execution = ExecutionConfig(**{name: getattr(run, name) for name in ExecutionConfig.model_fields})
@@ -237,7 +274,7 @@ def resolve(
     check_layers(checkpoint.configs["unet"], guidance)
     config = RunConfig(
         manifest=absolute(manifest),
-        output=absolute(output or default_output(manifest)),
+        output=absolute(default_output(manifest) if output is None else output),
         model=model,
         model_revision=checkpoint.revision,
         sampler=sampler,

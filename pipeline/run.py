@@ -28,6 +28,7 @@ from pipeline.output.card import CARD, write_card
 from pipeline.output.keys import is_own_key
 from pipeline.output.lease import Lease, acquire
 from pipeline.output.log import RunLog
+from pipeline.output.nested import check_not_nested
 from pipeline.output.records import SampleRecord
 from pipeline.output.run_file import check_output, create_run_file, describe_run, other_manifest, update_run_file
 from pipeline.output.storage import Storage
@@ -120,6 +121,7 @@ def run(
     """
     observer = observer or Observer()
     storage = Storage(config.output)
+    check_not_nested(storage)
     check_output(storage, config)
     check_tables(storage)
     with acquire(storage, take_over, observer.waiting) as lease, RunLog(storage, lease.epoch) as log:

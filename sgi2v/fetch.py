@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import tempfile
 from collections.abc import Collection, Mapping
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -40,7 +41,9 @@ DOWNLOAD_ATTEMPTS = 4
 """Attempts at one download. Fewer than for a small object: each may move gigabytes."""
 _SMALL_FILE_BYTES = 1 << 20
 """A file up to this size is digested whole, a larger one in pieces."""
-_PIECE_BYTES = 1 << 16
+_PIECE_BYTES = 1 << 12
+_HEADER_LIMIT = 100_000_000
+"""Bytes that the header of a safetensors file may have."""
 _VERSION_KEYS = (
     *("ETag", "etag", "md5Hash", "content_md5", "Content-MD5"),
     *("mtime", "last_modified", "LastModified", "Last-Modified", "updated", "created"),
@@ -48,20 +51,40 @@ _VERSION_KEYS = (
 """Names that stores give to a value that changes with the file, the most reliable first."""
 
 
+def prefers_half(config: ModelConfig) -> bool:
+    """Whether the fp16 files of a checkpoint are fetched and loaded, where it has some: unless 32 bits are asked for.
+
+    The device has no say. Else a run would go on with other weights once another program has added the other files to
+    the local cache.
+    """
+    return config.dtype != "float32"
+
+
 def weight_files(path: Path, component: str, half: bool) -> tuple[str | None, list[Path]]:
     """The variant (`fp16` or None) to load and its safetensors files; an empty list if there are none.
 
-    half: the weights will be held in 16 bits, so an fp16 variant is preferred.
+    half: as `prefers_half`.
     """
     folder = path / component
-    variant, names = _choose_variant(component, [file.name for file in folder.glob("*.safetensors")], half)
+    # a link to a file that was not copied along is none
+    present = [file.name for file in folder.glob("*.safetensors") if file.is_file()]
+    variant, names = _choose_variant(component, present, half)
     return variant, [folder / name for name in names]
 
 
 def cache_root() -> Path:
-    """The folder of downloaded checkpoints: $SGI2V_CACHE, or `sgi2v-batch` in the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sgi2v-batch"
-    return Path(os.environ.get("SGI2V_CACHE", default))
+    """The folder of downloaded checkpoints: $SGI2V_CACHE, or `sgi2v-batch` in the user's cache folder.
+
+    An empty variable counts as unset. A user without a home folder gets a folder of temporary files.
+    """
+    if own := os.environ.get("SGI2V_CACHE"):
+        return Path(own)
+    if caches := os.environ.get("XDG_CACHE_HOME"):
+        return Path(caches) / "sgi2v-batch"
+    try:
+        return Path.home() / ".cache" / "sgi2v-batch"
+    except RuntimeError:  # in a container, under a user id that has no entry in the system
+        return Path(tempfile.gettempdir()) / f"sgi2v-batch-{os.getuid()}"
 
 
 def _choose_variant(component: str, names: Collection[str], half: bool) -> tuple[str | None, list[str]]:
@@ -69,16 +92,25 @@ def _choose_variant(component: str, names: Collection[str], half: bool) -> tuple
     stem = COMPONENTS[component][1]
     for variant in ("fp16", None) if half else (None, "fp16"):
         infix = f".{variant}" if variant else ""
-        for pattern in (f"{stem}{infix}.safetensors", f"{stem}{infix}-*-of-*.safetensors"):
-            files = sorted(name for name in names if fnmatch(name, pattern))
-            if files:
-                return variant, files
+        whole = f"{stem}{infix}.safetensors"
+        files = [whole] if whole in names else _whole_set(names, f"{stem}{infix}")
+        if files:
+            return variant, files
     return None, []
+
+
+def _whole_set(names: Collection[str], stem: str) -> list[str]:
+    """The files `<stem>-00001-of-00003.safetensors` to `-00003-of-00003`; none if one of them is not there."""
+    shards: dict[str, list[str]] = {}
+    for name in sorted(names):
+        if match := re.fullmatch(rf"{re.escape(stem)}-\d+-of-(\d+)\.safetensors", name):
+            shards.setdefault(match[1], []).append(name)
+    return next((files for total, files in shards.items() if len(files) == int(total)), [])
 
 
 def _weights_to_fetch(names: Collection[str], config: ModelConfig) -> list[str]:
     """The weight files of one variant of each component. names: of all files in the checkpoint."""
-    half = config.dtype != "float32"
+    half = prefers_half(config)
     chosen: list[str] = []
     for component in COMPONENTS:
         folder = f"{component}/"
@@ -93,13 +125,22 @@ def open_folder(source: str, path: Path) -> tuple[Path, str]:
         raise ModelError(f"there is no model folder {source}")
     if not path.is_dir():
         raise ModelError(f"{source} is a file: give the folder that holds unet/, vae/ and image_encoder/")
-    return path, folder_digest(path)
+    try:
+        return path, folder_digest(path)
+    except OSError as error:
+        raise ModelError(f"{source} cannot be read: {error}") from error
 
 
 def folder_digest(path: Path) -> str:
-    """A digest of the names, sizes and contents of a folder's .json and .safetensors files."""
+    """A digest of the names, sizes and contents of a folder's .json and .safetensors files.
+
+    The folder of a component may be a link. Hidden files, such as those that macOS adds, are no part of a checkpoint.
+    """
     digest = hashlib.sha256()
-    for file in sorted(file for file in path.rglob("*") if file.suffix in {".json", ".safetensors"}):
+    found = {file for folder in (path, *(path / name for name in COMPONENTS)) for file in folder.rglob("*")}
+    for file in sorted(found):
+        if file.suffix not in {".json", ".safetensors"} or file.name.startswith(".") or not file.is_file():
+            continue
         size = file.stat().st_size
         digest.update(f"{file.relative_to(path).as_posix()}\0{size}\0".encode())
         with file.open("rb") as stream:
@@ -108,14 +149,34 @@ def folder_digest(path: Path) -> str:
 
 
 def _bytes_to_digest(stream: BinaryIO, size: int | None) -> bytes:
-    """The whole of a small file; of a large one nine pieces from start to end, its header among them."""
+    """The whole of a small file; of a large one its start and end, and both ends of every tensor.
+
+    Training or merging changes some tensors and leaves others, but of a tensor that it changes hardly any value stays.
+    """
     if size is None or size <= _SMALL_FILE_BYTES:
         return stream.read()
     pieces = [stream.read(_PIECE_BYTES)]
-    for start in (*(size * eighth // 8 for eighth in range(1, 8)), size - _PIECE_BYTES):
-        stream.seek(start)
+    for border in (*_tensor_borders(pieces[0], stream, size), size):
+        stream.seek(max(0, border - _PIECE_BYTES // 2))
         pieces.append(stream.read(_PIECE_BYTES))
     return b"".join(pieces)
+
+
+def _tensor_borders(start: bytes, stream: BinaryIO, size: int) -> list[int]:
+    """Where the tensors of a safetensors file begin; none in a file without a readable header. start: its first bytes.
+
+    The format: eight bytes with the length of the header, the header as JSON, the tensors.
+    """
+    length = int.from_bytes(start[:8], "little")
+    if length > min(size - 8, _HEADER_LIMIT):
+        return []
+    stream.seek(8)
+    try:
+        header = json.loads(stream.read(length))
+        offsets = {value["data_offsets"][0] for name, value in header.items() if name != "__metadata__"}
+        return [8 + length + offset for offset in sorted(offsets)]
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
+        return []
 
 
 def fetch_url(config: ModelConfig, weights: bool) -> tuple[Path, str]:
@@ -215,9 +276,9 @@ def fetch_hub(config: ModelConfig, weights: bool) -> tuple[Path, str]:
     from huggingface_hub import snapshot_download
 
     lock = cache_root() / "models" / (config.source.replace("/", "--") + ".lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
     patterns = [f"{component}/*.json" for component in COMPONENTS] + [DEFAULTS_FILE]
     try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock):
             patterns += _hub_weights(config) if weights else []
             snapshot = snapshot_download(config.source, revision=config.revision, allow_patterns=patterns)

@@ -23,6 +23,13 @@ _CREDENTIALS = {
     "az": "set AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
     "hf": "run `hf auth login` or set HF_TOKEN, and accept the repository's terms on its page",
 }
+_ADVICE = {
+    "RequestTimeTooSkewed": "set the clock of this machine, which differs from the store's",
+    "PermanentRedirect": "set AWS_DEFAULT_REGION to the bucket's region",
+    "Invalid endpoint": "set AWS_ENDPOINT_URL to a URL, with http:// or https://",
+    "ProfileNotFound": "set AWS_PROFILE to a profile in ~/.aws/config",
+}
+"""What to do about errors of S3 that look like wrong credentials or tell too little, by a text in them."""
 _SAME_CREDENTIALS = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "adl": "az"}
 _ACCESS_ERROR = re.compile(
     r"credential|access.?key|SignatureDoesNotMatch|AuthenticationFailed|ExpiredToken|token (?:has|is) expired"
@@ -95,12 +102,18 @@ def open_store(uri: str) -> tuple[Any, str]:
 
 
 def credentials_advice(error: BaseException | str, location: str) -> str:
-    """`; check the credentials: ...` if the store at `location` refused or missed credentials, else an empty text."""
+    """`; check the credentials: ...` if the store at `location` refused or missed credentials, else an empty text.
+
+    For S3 also what to do about a wrong clock, region, endpoint or profile.
+    """
     protocol = split_protocol(location)[0]
-    advice = _CREDENTIALS.get(_SAME_CREDENTIALS.get(protocol, protocol))
+    store = _SAME_CREDENTIALS.get(protocol, protocol)
+    advice = _CREDENTIALS.get(store)
     described = f"{type(error).__name__}: {error}"
     if "check the credentials" in described:  # another layer has given the advice
         return ""
+    if store == "s3" and (known := next((line for text, line in _ADVICE.items() if text in described), None)):
+        return "" if known in described else f"; {known}"
     if advice is None or not (isinstance(error, PermissionError) or _ACCESS_ERROR.search(described)):
         return ""
     return f"; check the credentials: {advice}"

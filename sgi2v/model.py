@@ -19,7 +19,7 @@ from sgi2v.checkpoint import Checkpoint, open_checkpoint
 from sgi2v.config import DType, ModelConfig, SamplerConfig, auto_dtype
 from sgi2v.convolution import replace_temporal_convolutions
 from sgi2v.errors import ConfigError, ModelError
-from sgi2v.fetch import weight_files
+from sgi2v.fetch import prefers_half, weight_files
 from sgi2v.resize import resize_antialiased
 
 _MAX_NAMED_TENSORS = 3
@@ -86,7 +86,7 @@ def load_model(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(device)
     weights_dtype = resolve_dtype(config.dtype, device)
-    return _load(open_checkpoint(config), device, weights_dtype)
+    return _load(open_checkpoint(config), device, weights_dtype, prefers_half(config))
 
 
 def resolve_dtype(dtype: DType, device: torch.device) -> torch.dtype:
@@ -104,7 +104,8 @@ def _has_bfloat16(device: torch.device) -> bool:
     return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def _load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> VideoModel:
+def _load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, half: bool) -> VideoModel:
+    """half: prefer the fp16 files, whatever type the weights get here."""
     from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
     from safetensors import SafetensorError
     from transformers import CLIPVisionModelWithProjection
@@ -116,7 +117,7 @@ def _load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> V
     vae_dtype = upcast_dtype if dtype is torch.float16 and upcast else dtype
 
     def component(component_class: Any, name: str, weights_dtype: torch.dtype) -> Any:
-        variant, _ = weight_files(checkpoint.path, name, half=weights_dtype is not torch.float32)
+        variant, _ = weight_files(checkpoint.path, name, half)
         try:
             module, loading_info = component_class.from_pretrained(
                 str(checkpoint.path / name),

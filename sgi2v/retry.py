@@ -5,13 +5,14 @@ Delay           exponential backoff with jitter: FIRST_DELAY_S doubles after eve
                 is multiplied by a random factor from 0.5 to 1.5. Eight attempts wait 52 s on average.
 Final           FINAL_ERRORS: the object is missing, exists, or may not be accessed. Raised as they are.
 Own errors      SGI2VError, and what only a bug raises. Raised as they are.
-Hopeless        a full disk, absent credentials. StorageError at once.
+Hopeless        a full disk, absent credentials, a wrong region. StorageError at once.
 Anything else   retried: a store's client raises what its own library raises. StorageError after the last attempt.
 """
 
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -29,8 +30,13 @@ FINAL_ERRORS = (FileNotFoundError, FileExistsError, PermissionError, IsADirector
 """Answers of a store, which another attempt would only get again."""
 _BUGS = (AssertionError, AttributeError, LookupError, NameError, TypeError)
 _HOPELESS_NUMBERS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.ENOTEMPTY}
-_HOPELESS_NAMES = {"NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "InvalidRegionError"}
+_HOPELESS_NAMES = {
+    *("NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "InvalidRegionError"),
+    *("ProfileNotFound", "ConfigParseError", "UnauthorizedSSOTokenError", "SSOTokenLoadError"),
+}
 """Errors of the AWS SDK that another attempt cannot cure; by name, since the SDK need not be installed."""
+_HOPELESS_TEXT = re.compile(r"^Invalid endpoint: |PermanentRedirect")
+"""Messages of the same: of a wrong AWS_ENDPOINT_URL, and of a bucket in another region."""
 
 ResultT = TypeVar("ResultT")
 
@@ -79,4 +85,5 @@ def _is_transient(error: BaseException) -> bool:
     """Whether another attempt may succeed."""
     if not isinstance(error, Exception) or isinstance(error, (SGI2VError, *FINAL_ERRORS, *_BUGS)):
         return False
-    return getattr(error, "errno", None) not in _HOPELESS_NUMBERS and type(error).__name__ not in _HOPELESS_NAMES
+    is_hopeless = type(error).__name__ in _HOPELESS_NAMES or _HOPELESS_TEXT.search(str(error))
+    return getattr(error, "errno", None) not in _HOPELESS_NUMBERS and not is_hopeless

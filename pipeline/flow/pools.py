@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pipeline.config import ExecutionConfig, RunConfig, cluster_address
 from sgi2v.checkpoint import open_checkpoint
 from sgi2v.errors import ConfigError
-from sgi2v.fetch import COMPONENTS, weight_files
+from sgi2v.fetch import COMPONENTS, prefers_half, weight_files
 from sgi2v.tracking import TRACKERS
 from sgi2v.wording import counted
 
@@ -91,9 +91,12 @@ def worker_bytes(config: RunConfig) -> int | None:
     if cluster_address(config.execution):
         return None
     path = open_checkpoint(config.model, weights=False).path
-    half = config.model.dtype not in {"auto", "float32"}
-    files = [file for component in COMPONENTS for file in weight_files(path, component, half)[1]]
-    return PROCESS_BYTES + 2 * sum(file.stat().st_size for file in files) if files else None
+    weights_bytes = 0
+    for component in COMPONENTS:
+        variant, files = weight_files(path, component, prefers_half(config.model))
+        widening = 2 if variant == "fp16" and config.model.dtype == "auto" else 1  # on a CPU `auto` is float32
+        weights_bytes += widening * sum(file.stat().st_size for file in files)
+    return PROCESS_BYTES + 2 * weights_bytes if weights_bytes else None
 
 
 def plan_pools(

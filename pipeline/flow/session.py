@@ -106,10 +106,10 @@ def _connect(execution: ExecutionConfig, needs: Needs) -> None:
         with _stderr_discarded(), _sigterm_handler_kept(), _users_folder_hidden():
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
     except Exception as error:  # of many kinds: no port, no process, no answer in time
-        raise ClusterError(
-            f"Ray did not start on this machine: {_one_line(error)}. Run the same command again, with less other work "
-            "on the machine if it is busy."
-        ) from error
+        advice = "Run the same command again, with less other work on the machine if it is busy."
+        if "AF_UNIX" in str(error):  # a socket's path may have 107 characters, and Ray adds 62 of its own
+            advice = "Set RAY_TMPDIR to a folder with a shorter name, such as /tmp."
+        raise ClusterError(f"Ray did not start on this machine: {_one_line(error)}. {advice}") from error
 
 
 def _available_cpus() -> int:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from manifests.io import read_parquet
 from manifests.schema import SAMPLE_ID_PATTERN
-from pipeline.output.keys import names_own_videos, parse_record_key
+from pipeline.output.keys import is_own_key, names_own_videos, parse_record_key
 from pipeline.output.lease import check_epoch
 from pipeline.output.records import RECORD_SCHEMA, RECORDS, SampleRecord, Status, parse_records, record_key
 from pipeline.output.storage import Storage
@@ -84,7 +84,7 @@ class Catalog:
         self._parts: list[str] = []
         indexes = [_NUMBERED_SCHEMA.empty_table()]
         for key in storage.keys(PARTS):
-            if not key.endswith(".parquet"):
+            if not is_own_key(key):  # a copy, or a table: its rows would supersede, and so delete, the right ones
                 continue
             try:
                 part = _read_part(storage, key)

@@ -287,7 +287,10 @@ class Storage:
 
     def _check_size(self, key: str, size: int) -> None:
         """Raise OSError if an upload has another size. The store checks the bytes, against a checksum sent along."""
-        stored = self._filesystem.info(self._path(key))["size"]
+        try:
+            stored = self._filesystem.info(self._path(key))["size"]
+        except FileNotFoundError as error:  # some stores show a new object to all of their servers only later
+            raise OSError("the store does not have it yet") from error
         if stored != size:
             raise OSError(f"{stored} of {size} bytes have arrived")
 

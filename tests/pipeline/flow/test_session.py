@@ -33,6 +33,25 @@ def test_an_address_from_the_environment_is_named(monkeypatch: pytest.MonkeyPatc
         pass
 
 
+@pytest.mark.parametrize(
+    ("problem", "advice"),
+    [
+        ("AF_UNIX path length cannot exceed 107 bytes: /scratch/x", "Set RAY_TMPDIR to a folder with a shorter name"),
+        ("no port is free", "with less other work on the machine if it is busy"),
+    ],
+)
+def test_a_ray_that_does_not_start_says_what_to_do(monkeypatch: pytest.MonkeyPatch, problem: str, advice: str) -> None:
+    import ray
+
+    def init(**options: object) -> None:
+        raise OSError(problem)
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(ClusterError, match=advice), ray_session(config(), 1):
+        pass
+
+
 def test_ray_data_has_the_settings_that_a_run_sets() -> None:
     from ray.data import DataContext
 
