@@ -427,7 +427,7 @@ def test_a_young_video_without_a_record_is_not_judged(output: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("1 video without a record: less than an hour old, so not judged")
     make_old(output / "videos" / "x.01234567.mp4")
-    assert here("verify", output, "--repair").returncode == 1
+    assert here("verify", output, "--repair").returncode == 0
     assert not (output / "videos" / "x.01234567.mp4").exists()
     assert (output / "videos" / "holiday.mp4").exists()
 
