@@ -62,17 +62,19 @@ _EXPIRED = re.compile(
 """What Amazon, Google, Azure, CloudFront and others say of a signed URL whose time is over."""
 
 
-def read_web(url: str, max_bytes: int | None = None, follows_redirects: bool = True, seconds: float = READ_S) -> bytes:
+def read_web(
+    url: str, max_bytes: int | None = None, follows_redirects: bool = True, seconds: float | None = None
+) -> bytes:
     """The file at an HTTP URL.
 
     max_bytes: counted as they arrive and after decompression, whatever the server's headers say. seconds: for the
-    whole file. Raises SampleError (image_missing, image_too_large, timed_out) and OSError.
+    whole file; None is READ_S. Raises SampleError (image_missing, image_too_large, timed_out) and OSError.
     """
     import aiohttp
     from fsspec.asyn import get_loop, sync
 
     try:
-        return bytes(sync(get_loop(), _read_in_time, url, max_bytes, follows_redirects, seconds))
+        return bytes(sync(get_loop(), _read_in_time, url, max_bytes, follows_redirects, seconds or READ_S))
     except aiohttp.ClientConnectorError as error:
         raise OSError(f"{display_uri(url)}: the server cannot be reached: {error.os_error}") from error
     except aiohttp.ClientResponseError as error:

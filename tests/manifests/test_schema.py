@@ -135,7 +135,9 @@ def test_text_that_is_not_utf_8_is_refused(name: str) -> None:
     letters = pa.array([b"ab", b"\xff\xfe"])
     broken = pa.Array.from_buffers(pa.string(), 2, letters.buffers())
     whole = table(row(), row(sample_id="dog"))
-    assert codes(whole.set_column(whole.column_names.index(name), name, broken)) == [(name, "column_type")]
+    with pytest.raises(ManifestError, match=rf"row 1.*: {name}: text is not UTF-8") as caught:
+        conform(whole.set_column(whole.column_names.index(name), name, broken), "m.parquet")
+    assert [problem.code for problem in caught.value.problems] == ["text_invalid"]
 
 
 def test_all_fatal_problems_are_reported_together() -> None:
