@@ -6,7 +6,7 @@ MANIFEST := manifests/demo/demo.parquet
 DEMO := runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test chaos lint clean
+.PHONY: help demo check test whole chaos lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -17,15 +17,18 @@ demo: $(VENV)/installed  ## install, run the bundled manifest with and without g
 	$(BIN)/sgi2v-batch sheet $(MANIFEST) $(DEMO) $(DEMO)-unguided --output $(DEMO)/sheet.png
 
 check: lint  ## lint, types, and the tests that need less than a minute
-	$(BIN)/python -m pytest -m "not slow and not gpu" -n 2 -q
+	$(BIN)/python -m pytest -m "not slow and not gpu and not whole" -n 2 -q
 
 test: lint  ## everything that must pass before a change lands: lint, types, every test
-	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not gpu and not whole" -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed-dev  ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+whole: lint  ## make test and the tests of what rarely changes: full size, compilers, trainings
+	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile --no-loadscope-reorder
 
 chaos: $(VENV)/installed-dev  ## the whole chaos suite: more than 200 faults, forty minutes on two cores
 	SGI2V_CHAOS=whole $(BIN)/python -m pytest tests/chaos

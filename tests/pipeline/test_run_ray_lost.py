@@ -68,6 +68,7 @@ except ClusterError as error:
 """
 
 
+@pytest.mark.whole
 def test_a_session_ends_soon_when_its_raylet_dies() -> None:
     ended = subprocess.run([sys.executable, "-c", SESSION], capture_output=True, text=True, timeout=120, check=True)
     assert ended.stdout.startswith("the Ray cluster failed: its process raylet on this machine has died")

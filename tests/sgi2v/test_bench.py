@@ -70,6 +70,7 @@ def run_out_of_memory(monkeypatch: pytest.MonkeyPatch, *tiers: MemoryTier) -> No
     monkeypatch.setattr(sgi2v.bench, "generate", generate_or_not)
 
 
+@pytest.mark.whole
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("too_large", "tier", "least", "most"),
@@ -173,6 +174,7 @@ def test_a_compiled_model_is_reported_as_such(monkeypatch: pytest.MonkeyPatch) -
     assert lines(result)[0] == "embedded on cpu, float32, 1 thread, compiled"
 
 
+@pytest.mark.whole
 @pytest.mark.slow
 def test_a_missing_compiler_is_an_error_with_advice(tmp_path: Path) -> None:
     done = cli("bench", *SMALL, "--compile", PATH=str(tmp_path), TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))

@@ -102,6 +102,7 @@ def test_a_block_runs_uncompiled_inside_the_context_only(compiled: VideoModel) -
     assert block.forward is before
 
 
+@pytest.mark.whole
 @pytest.mark.slow
 def test_inductor_compiles_a_block_and_caches_the_result(
     golden_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

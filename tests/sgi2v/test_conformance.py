@@ -109,6 +109,7 @@ def changed_copy(case: Path, folder: Path, changes: dict[str, object]) -> None:
     shutil.copy(case / "golden.npz", folder)
 
 
+@pytest.mark.whole
 @pytest.mark.slow
 def test_the_script_prints_a_table_and_exits_with_its_verdict(
     tmp_path: Path, short_case: Path, golden_checkpoint: Path

@@ -91,6 +91,7 @@ def test_the_peak_counts_only_living_tensors_and_no_views() -> None:
     assert third.sum() == 2000
 
 
+@pytest.mark.whole
 @pytest.mark.slow
 def test_the_fastest_tier_that_fits_is_taken(model: VideoModel, monkeypatch: pytest.MonkeyPatch) -> None:
     # enough frames that the guided pass is what needs the most memory
@@ -141,6 +142,7 @@ def test_the_tier_is_chosen_by_what_torch_can_still_allocate(
     assert choose_tier("auto", on_gpu, SAMPLER, GUIDANCE, gpu_share) is tier
 
 
+@pytest.mark.whole
 @pytest.mark.slow
 @pytest.mark.parametrize(("num_frames", "gib"), [(14, 22), (25, 40)])
 def test_full_size_fits_the_cards_that_it_is_meant_for(tmp_path: Path, num_frames: int, gib: int) -> None:
@@ -150,6 +152,7 @@ def test_full_size_fits_the_cards_that_it_is_meant_for(tmp_path: Path, num_frame
     assert low_bytes < 12 * GIB
 
 
+@pytest.mark.whole
 @pytest.mark.slow
 def test_lower_tiers_of_full_size_cost_what_is_stated(tmp_path: Path) -> None:
     with fake_full_size(tmp_path, num_frames=14) as fake:

@@ -182,6 +182,7 @@ def test_autoencoder_losses_match_the_start_and_the_end_of_its_log() -> None:
     assert last == pytest.approx(np.mean([line["loss"] for line in log[-5:]]), rel=0.2)
 
 
+@pytest.mark.whole
 @pytest.mark.slow
 def test_unet_losses_match_the_start_and_the_end_of_its_log(
     embedded: VideoModel, monkeypatch: pytest.MonkeyPatch

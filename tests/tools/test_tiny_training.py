@@ -59,6 +59,7 @@ def train_here(task: type[LineTask], folder: Path, port: int) -> None:
     training.train_worker(0, 1, port, task, RECIPE, folder)
 
 
+@pytest.mark.whole
 @pytest.mark.slow
 def test_several_processes_learn_and_write_a_log(tmp_path: Path) -> None:
     fit(LineTask, RECIPE, tmp_path, processes=2)
@@ -115,6 +116,7 @@ def test_untrained_parts_pass_colours_through() -> None:
     assert (velocity + first_BTChw).square().mean() < 0.2 * first_BTChw.square().mean()
 
 
+@pytest.mark.whole
 @pytest.mark.slow
 def test_the_autoencoders_loss_decreases() -> None:
     torch.manual_seed(0)

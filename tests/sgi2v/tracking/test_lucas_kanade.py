@@ -38,7 +38,7 @@ def sliding(height, width, step_x, num_frames=14):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("height", "width", "delivered"),
-    [pytest.param(*case, marks=[pytest.mark.slow] if case[0] == 576 else []) for case in STATED_ERRORS],
+    [pytest.param(*case, marks=[pytest.mark.whole] if case[0] == 576 else []) for case in STATED_ERRORS],
 )
 def test_error_is_no_larger_than_the_docstring_states(height, width, delivered):
     mean_px, p95_px, lost = STATED_ERRORS[height, width, delivered]
