@@ -84,6 +84,7 @@ def ray_session(
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             yield plan_pools(config.execution, needs, rows, nodes, worker_bytes(config))
     finally:
+        importing.join()  # a process that ends during an import in another thread can hang
         with _stderr_discarded(), _garbage_collection_paused():
             ray.shutdown()
 
