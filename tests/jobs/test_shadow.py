@@ -15,6 +15,7 @@ from tests.pipeline.runs import RUN_TIMEOUT_S, TINY, records, write_good
 from tests.pipeline.test_run_shadowed import write_module
 
 
+@pytest.mark.whole
 @pytest.mark.slow
 def test_the_users_packages_are_never_run_in_a_job(ray_head: RayHead, tmp_path: Path) -> None:
     manifest, output = write_good(tmp_path / "in", 1), tmp_path / "out"

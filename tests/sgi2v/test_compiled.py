@@ -58,6 +58,7 @@ def generate_small(
     return generate(model, image, tracks(), sampler, guidance, seed=1, memory=tier)
 
 
+@pytest.mark.whole
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("tier", "feature"),

@@ -26,6 +26,7 @@ def test_every_stage_conforms(model: VideoModel, case: Path) -> None:
     assert over == []
 
 
+@pytest.mark.whole
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "shape"),
