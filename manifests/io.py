@@ -18,7 +18,7 @@ from manifests.schema import conform
 from manifests.text_formats import format_csv, format_jsonl, parse_csv, parse_jsonl
 from manifests.web import read_web
 from sgi2v.errors import ErrorCode, ManifestError, Problem, SampleError, StorageError
-from sgi2v.locations import credentials_advice, is_web, open_store
+from sgi2v.locations import credentials_advice, is_web, open_store, without_query
 
 EXTENSIONS = (".parquet", ".csv", ".jsonl", ".ndjson")
 """Endings of manifest files. The ending decides the format."""
@@ -111,8 +111,7 @@ def _unknown_ending(extension: str) -> str:
 
 
 def _extension(uri: str) -> str:
-    path = uri.partition("?")[0].partition("#")[0] if is_web(uri) else uri
-    return PurePosixPath(path).suffix.lower()
+    return PurePosixPath(without_query(uri)).suffix.lower()
 
 
 def _fetch(uri: str, extension: str) -> bytes:

@@ -21,7 +21,7 @@ from sgi2v.canonical import canonical_json
 from sgi2v.checkpoint import Checkpoint, check_layers, open_checkpoint
 from sgi2v.config import GuidanceConfig, ModelConfig, Preset, SamplerConfig, apply_preset
 from sgi2v.errors import ConfigError
-from sgi2v.locations import is_web
+from sgi2v.locations import without_query
 from sgi2v.settings import Settings
 from sgi2v.wording import did_you_mean, escaped
 
@@ -198,8 +198,7 @@ def check_settings(settings: Toml) -> None:
 
 def default_output(manifest: str) -> str:
     """`runs/<manifest name>`, on this machine."""
-    name = manifest.partition("?")[0].partition("#")[0] if is_web(manifest) else manifest
-    return f"runs/{Path(name.rstrip('/')).stem}"
+    return f"runs/{Path(without_query(manifest).rstrip('/')).stem}"
 
 
 def cluster_address(execution: ExecutionConfig) -> str | None:

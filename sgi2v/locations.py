@@ -52,6 +52,11 @@ def is_web(uri: str) -> bool:
     return split_protocol(uri)[0] in _WEB
 
 
+def without_query(uri: str) -> str:
+    """A web URL without its query and fragment; any other location unchanged, since `?` and `#` belong to its key."""
+    return uri.partition("?")[0].partition("#")[0] if is_web(uri) else uri
+
+
 def is_chained(uri: str) -> bool:
     """Whether this is a chain of file systems (`zip://a.png::https://host/a.zip`), not a key with `::` in it."""
     return _CHAINED.match(uri) is not None

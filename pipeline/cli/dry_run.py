@@ -14,8 +14,9 @@ from manifests.validate import check
 from pipeline.cli.lines import Checked, print_progress
 from pipeline.cli.progress import image_lines
 from pipeline.cli.run import Request
-from pipeline.cli.summary import duration, failed_by_code, generation_seconds
+from pipeline.cli.summary import duration, generation_seconds
 from pipeline.config import RunConfig
+from pipeline.output.catalog import failed_by_code
 from pipeline.output.run_file import check_output, other_manifest
 from pipeline.output.storage import Storage
 from pipeline.output.tables import check_own_columns

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from pipeline.inspect.phase import Phase
 from pipeline.inspect.status import RunStatus
-from pipeline.output.catalog import count, counts_of, mean_of
+from pipeline.output.catalog import count, counts_of, failed_by_code, mean_of
 from pipeline.output.records import VIDEOS
 from pipeline.output.tables import FAILURES, METADATA
 from pipeline.run import RunResult
@@ -29,11 +29,6 @@ def duration(seconds: float) -> str:
 def generation_seconds(phases: Mapping[str, float | None]) -> float:
     """Seconds that a worker spent on a committed sample. phases: a record's fields, or a row of the index."""
     return sum(phases[f"seconds_{phase}"] or 0.0 for phase in ("encode", "guide", "denoise", "decode"))
-
-
-def failed_by_code(index: pa.Table) -> Mapping[str, int]:
-    """Failed samples per error code, most first."""
-    return counts_of(index.filter(pc.equal(index["status"], "failed")), "error_code")
 
 
 def counts_lines(index: pa.Table) -> list[str]:

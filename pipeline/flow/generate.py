@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +16,7 @@ from pipeline.config import RunConfig
 from pipeline.flow.attempts import LedgerClient, attempt, wait_until_admitted
 from pipeline.flow.notes import Reporter, SendNote
 from pipeline.flow.row import as_row, map_rows, pixels_of, state_of, tracks_of
+from pipeline.flow.session import garbage_collection_paused
 from sgi2v.config import GuidanceConfig, MemoryTier, SamplerConfig
 from sgi2v.errors import (
     ClusterError,
@@ -51,7 +49,7 @@ class Generate:
         self.ledger = ledger
         # an error travels with the first row: of an exception in a constructor, Ray would pass on the text only
         self.model: VideoModel | ConfigError
-        with _garbage_collection_paused():
+        with garbage_collection_paused():  # during the imports it takes a fifth of the time, and frees nothing
             self.model = self._load(device)
         if isinstance(self.model, ConfigError):
             return
@@ -122,9 +120,9 @@ class Generate:
         timeout_s = self.config.execution.sample_timeout_s
         try:
             wait_until_admitted(self.ledger, state.sample_id)
-            # a process that has lost its GPU exits, and another worker gets the row
             if self.reporter is not None:
                 self.reporter.begin(state.sample_id)
+            # a process that has lost its GPU exits, and another worker gets the row
             with attempt(self.ledger, "generate", state.sample_id, timeout_s, breaks_worker=_device_is_lost):
                 generation = self._sample(self.model, image_HWC, tracks, sampler, self.config.guidance, state.seed)
         except (ClusterError, StorageError) as error:
@@ -182,15 +180,3 @@ class Generate:
 def _device_is_lost(error: BaseException) -> bool:
     """Whether the GPU has asserted or is gone: then every later sample of this process would fail too."""
     return isinstance(error, RuntimeError) and "CUDA error" in str(error) and not is_out_of_memory(error)
-
-
-@contextmanager
-def _garbage_collection_paused() -> Iterator[None]:
-    """Pause garbage collection: during the imports of a worker it takes a fifth of the time, and frees nothing."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

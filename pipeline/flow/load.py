@@ -9,14 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from manifests.access import display_uri
 from manifests.decode import decode_picture
 from manifests.schema import parse_row, row_digest, rows_of
-from manifests.urls import read_image_bytes, resolve_uri
+from manifests.urls import resolve_uri
 from pipeline.config import RunConfig, sample_seed
 from pipeline.flow.attempts import LedgerClient, attempt
 from pipeline.flow.row import InFlight, as_row, map_rows
-from pipeline.output.inputs import shown_uri
+from pipeline.output.inputs import fetch_image, shown_uri
 from pipeline.output.run_file import RUN_FILE
 from pipeline.output.storage import Storage
 from sgi2v.errors import (
@@ -26,11 +25,6 @@ from sgi2v.errors import (
     StorageError,
 )
 from sgi2v.locations import split_protocol
-from sgi2v.retry import with_retries
-
-IMAGE_ATTEMPTS = 4
-"""Consecutive attempts to read an image before its row fails. Few, since thousands of rows may name a server
-that is down."""
 
 
 class Load:
@@ -89,11 +83,7 @@ def _fetch(uri: str, config: RunConfig) -> bytes:
     failure: Exception
     for _ in range(2):
         try:
-            return with_retries(
-                f"reading {display_uri(uri)}",
-                lambda: read_image_bytes(uri, access=config.execution.access),
-                IMAGE_ATTEMPTS,
-            )
+            return fetch_image(uri, config.execution.access)
         except (StorageError, OSError) as error:
             failure = error
         own_object = _own_object_beside(uri, config)

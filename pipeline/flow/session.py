@@ -85,7 +85,9 @@ def ray_session(
             yield plan_pools(config.execution, needs, rows, nodes, worker_bytes(config))
     finally:
         importing.join()  # a process that ends during an import in another thread can hang
-        with _stderr_discarded(), _garbage_collection_paused():
+        gc.collect()
+        # ray.shutdown aborts the process if a Ray reference is collected meanwhile
+        with _stderr_discarded(), garbage_collection_paused():
             ray.shutdown()
 
 
@@ -220,11 +222,12 @@ def _sigterm_handler_kept() -> Iterator[None]:
 
 
 @contextmanager
-def _garbage_collection_paused() -> Iterator[None]:
-    """Pause garbage collection: ray.shutdown aborts the process if a Ray reference is collected meanwhile."""
-    gc.collect()
+def garbage_collection_paused() -> Iterator[None]:
+    """Pause garbage collection for the length of a `with` block."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if was_enabled:
+            gc.enable()

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.inspect.phase import Phase, phase_of, samples_per_second, value_of
-from pipeline.output.catalog import Catalog, count, counts_of, mean_of
+from pipeline.output.catalog import Catalog, count, failed_by_code, mean_of
 from pipeline.output.lease import Claim, read_claim
 from pipeline.output.log import read_newest_log
 from pipeline.output.run_file import require_run
@@ -66,11 +66,6 @@ class RunStatus:
         """Time until the last row is finished, at this rate; None without a rate."""
         return None if not self.samples_per_minute else self.left * 60 / self.samples_per_minute
 
-    @property
-    def failed_by_code(self) -> dict[str, int]:
-        """Failed samples per error code, most first."""
-        return dict(counts_of(self.index.filter(pc.equal(self.index["status"], "failed")), "error_code"))
-
     def as_dict(self) -> dict[str, Any]:
         """The status as plain values. See docs/output-format.md, Status."""
         holder, measured = self.holder, self.index.filter(pc.is_valid(self.index["objmc_px"]))
@@ -85,7 +80,7 @@ class RunStatus:
             "left": self.left,
             "other_samples": self.other_samples,
             "damaged": self.damaged,
-            "failed_by_code": self.failed_by_code,
+            "failed_by_code": dict(failed_by_code(self.index)),
             "workers": self.workers,
             "samples_per_minute": self.samples_per_minute,
             "seconds_left": self.seconds_left,
@@ -118,7 +113,7 @@ def read_status(output: str) -> RunStatus:
     epoch, events = read_newest_log(storage)
     if holder is not None and holder.epoch != epoch:
         events = []  # that is an earlier run's log
-    left = max(run.asked_rows - max(index.num_rows - run.other_samples, 0), 0)
+    left = run.rows_left(index.num_rows)
     phase = phase_of(claim, events, left)
     rate = samples_per_second(index, events, time.time()) if phase is Phase.RUNNING else None
     return RunStatus(
@@ -131,7 +126,7 @@ def read_status(output: str) -> RunStatus:
         failed=count(index, "failed"),
         left=left,
         rows=run.asked_rows,
-        limit_of=run.rows if run.asked_rows < run.rows else None,
+        limit_of=run.limit_of,
         other_samples=run.other_samples,
         damaged=len(catalog.damaged),
         manifest=run.manifest,

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.output.catalog import Catalog, count, counts_of, mean_of
+from pipeline.output.catalog import Catalog, count, failed_by_code, mean_of
 from pipeline.output.lease import check_epoch
 from pipeline.output.records import RECORD_SCHEMA, VIDEOS
 from pipeline.output.run_file import RUN_FILE, RunFile, require_run
@@ -173,19 +173,15 @@ def _summary(run: RunFile) -> str:
 
 def _counts(run: RunFile, index: pa.Table) -> str:
     committed, failed = count(index, "committed"), count(index, "failed")
-    left = max(run.asked_rows - max(index.num_rows - run.other_samples, 0), 0)
-    limited = f" (the first of {run.rows})" if run.asked_rows < run.rows else ""
+    limited = "" if run.limit_of is None else f" (the first of {run.limit_of})"
     lines = [
         "| | samples |\n| --- | --- |",
         f"| rows of the manifest{limited} | {run.asked_rows} |",
         f"| finished samples of other rows | {run.other_samples} |",
         f"| made | {committed} |",
         f"| failed | {failed} |",
-        *(
-            f"| failed with `{code}` | {number} |"
-            for code, number in counts_of(index.filter(pc.equal(index["status"], "failed")), "error_code").items()
-        ),
-        f"| left | {left} |",
+        *(f"| failed with `{code}` | {number} |" for code, number in failed_by_code(index).items()),
+        f"| left | {run.rows_left(index.num_rows)} |",
     ]
     measured = index.filter(pc.and_(pc.equal(index["status"], "committed"), pc.is_valid(index["objmc_px"])))
     means = {name: mean_of(measured, name) for name in ("objmc_px", "static_objmc_px", "control_gain")}

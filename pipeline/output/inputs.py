@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from manifests.access import Access, display_uri, stored_uri, without_secrets
 from manifests.schema import MANIFEST_SCHEMA, row_digest, rows_of
 from manifests.urls import read_image_bytes, resolve_uri
+from manifests.validate import PARALLEL_READS
 from pipeline.output.catalog import Catalog
 from pipeline.output.records import Status
 from sgi2v.errors import ErrorCode, SampleError, StorageError
@@ -22,10 +23,9 @@ from sgi2v.retry import with_retries
 
 DIGEST_BATCH_ROWS = 5000
 """Rows that are held in memory as Python objects while they are digested."""
-PARALLEL_READS = 8
-"""Images that are read at the same time."""
 IMAGE_ATTEMPTS = 4
-"""Consecutive attempts to read an image."""
+"""Consecutive attempts to read an image before its row fails. Few, since thousands of rows may name a server that is
+down."""
 BATCH_ROWS = 1000
 """Records that are held in memory as Python objects while their images are compared."""
 MASK = "***"
@@ -135,10 +135,15 @@ def _place(record: dict[str, Any], manifest: str, access: Access, as_recorded: b
     return None if split_protocol(image)[0] == "data" else resolve_uri(image, manifest, access)
 
 
+def fetch_image(uri: str, access: Access) -> bytes:
+    """The bytes of an image file, after several attempts. Raises as `read_image_bytes`, and StorageError."""
+    return with_retries(f"reading {display_uri(uri)}", lambda: read_image_bytes(uri, access=access), IMAGE_ATTEMPTS)
+
+
 def _digest(uri: str, access: Access) -> str | Exception:
     """The digest of an image file's bytes, or why it cannot be read."""
     try:
-        data = with_retries(f"reading {display_uri(uri)}", lambda: read_image_bytes(uri, access=access), IMAGE_ATTEMPTS)
+        data = fetch_image(uri, access)
     except (SampleError, StorageError, OSError) as error:
         return error
     return hashlib.sha256(data).hexdigest()

@@ -75,6 +75,15 @@ class RunFile(BaseModel):
         """Rows that the last run was asked for."""
         return self.rows if self.limit is None else min(self.rows, self.limit)
 
+    @property
+    def limit_of(self) -> int | None:
+        """Rows of that manifest, if the last run was asked for fewer."""
+        return self.rows if self.asked_rows < self.rows else None
+
+    def rows_left(self, finished: int) -> int:
+        """Asked rows without a record. finished: samples of the output, those of other rows among them."""
+        return max(self.asked_rows - max(finished - self.other_samples, 0), 0)
+
     @field_validator("deciding")
     @classmethod
     def _has_every_section(cls, deciding: dict[str, Any]) -> dict[str, Any]:

@@ -27,8 +27,9 @@ from pipeline.config import RunConfig, resolve
 from pipeline.flow.attempts import MAX_ATTEMPTS, Ledger
 from pipeline.flow.commit import Commit
 from pipeline.flow.generate import Generate
-from pipeline.flow.load import IMAGE_ATTEMPTS, Load
+from pipeline.flow.load import Load
 from pipeline.flow.row import RUN_ERRORS, InFlight, state_of
+from pipeline.output.inputs import IMAGE_ATTEMPTS
 from pipeline.output.records import SampleRecord
 from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import MemoryTier, ModelConfig
