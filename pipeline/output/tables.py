@@ -45,7 +45,10 @@ def write_tables(catalog: Catalog, manifest: pa.Table, epoch: int) -> None:
     one part, of the manifest and of the existing samples' own columns. epoch: of the run's lease. Raises ConfigError as
     `check_own_columns`, LeaseError if the run has lost its lease.
     """
-    own = _own_columns(catalog.storage, manifest)
+    is_of_manifest = pc.is_in(catalog.index["sample_id"], value_set=manifest["sample_id"].combine_chunks())
+    has_others = not pc.all(is_of_manifest, min_count=0).as_py()
+    # reading both tables at each renewal takes long in a large output
+    own = _own_columns(catalog.storage, manifest) if has_others else _own_columns_of(manifest)
     _write(catalog, own, epoch, METADATA, "committed", METADATA_COLUMNS)
     _write(catalog, own, epoch, FAILURES, "failed", FAILURE_COLUMNS)
 
@@ -136,13 +139,18 @@ def _own_columns(storage: Storage, manifest: pa.Table) -> pa.Table:
 
     Where the two have a column of other types, it gets a type that holds the values of both. Raises ConfigError.
     """
-    own = _renamed(manifest, lambda name: stored_name(name, RESERVED), "the manifest")
+    own = _own_columns_of(manifest)
     for name in (METADATA, FAILURES):
         known_ids = own["sample_id"].combine_chunks()
         existing = _read(storage, _newest_copy(storage, name), partial(_read_own_columns, known_ids=known_ids))
         if existing is not None and existing.num_rows:
             own = _joined(own, existing, f"{storage.url}/{name}")
     return own
+
+
+def _own_columns_of(manifest: pa.Table) -> pa.Table:
+    """`sample_id` and the own columns of a manifest, under their names in the tables. Raises ConfigError."""
+    return _renamed(manifest, lambda name: stored_name(name, RESERVED), "the manifest")
 
 
 def _joined(own: pa.Table, existing: pa.Table, name: str) -> pa.Table:
