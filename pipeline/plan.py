@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.access import Access, display_uri
+from manifests.io import Manifest
 from manifests.schema import MANIFEST_SCHEMA
 from pipeline.config import RunConfig
 from pipeline.output.catalog import Catalog
 from pipeline.output.inputs import ImageComparison, changed_rows, compare_images
-from pipeline.output.run_file import RunFile
+from pipeline.output.run_file import RunFile, other_manifest
 from pipeline.output.storage import Storage
 from sgi2v.config import auto_dtype
 from sgi2v.errors import ConfigError
@@ -55,6 +56,49 @@ class Images:
     manifest: str
     """Path or URL of the manifest, where relative paths start."""
     access: Access
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which rows a run is to do."""
+
+    retry_failed: bool = False
+    """Failed rows again."""
+    limit: int | None = None
+    """Only the first rows of the manifest; None: all."""
+    redo_changed: bool = False
+    """Finished rows again whose row or image has changed."""
+    check_images: bool = False
+    """Read the images of finished rows again, and refuse changed ones."""
+    another_manifest: bool = False
+    """Take finished samples of a manifest at another location for rows of this one."""
+
+
+def plan_of(
+    config: RunConfig,
+    manifest: Manifest,
+    storage: Storage,
+    recorded: RunFile | None,
+    wanted: Wanted,
+    on_compare: Callable[[], object] = lambda: None,
+) -> Plan:
+    """The plan for what is wanted. Raises ConfigError as `make_plan`.
+
+    recorded: run.json as the last run left it. on_compare: called before images are read again, which can take long.
+    """
+    images = images_to_compare(config, recorded, wanted.check_images or wanted.redo_changed)
+    if images is not None:
+        on_compare()
+    return make_plan(
+        manifest.table,
+        storage,
+        wanted.retry_failed,
+        wanted.limit,
+        manifest_unchanged=recorded is not None and recorded.has_manifest(manifest.sha256),
+        redo_changed=wanted.redo_changed,
+        images=images,
+        other_manifest=None if wanted.another_manifest else other_manifest(recorded, config.manifest),
+    )
 
 
 def images_to_compare(config: RunConfig, run: RunFile | None, on_request: bool) -> Images | None:

@@ -33,7 +33,7 @@ from pipeline.output.records import SampleRecord
 from pipeline.output.run_file import check_output, create_run_file, describe_run, other_manifest, update_run_file
 from pipeline.output.storage import Storage
 from pipeline.output.tables import check_own_columns, check_tables, write_tables
-from pipeline.plan import Plan, check_dtype, images_to_compare, make_plan
+from pipeline.plan import Plan, Wanted, check_dtype, plan_of
 from sgi2v.errors import ClusterError, StorageError
 
 TABLES_EVERY_S = 60.0
@@ -103,20 +103,15 @@ class Observer:
 def run(
     config: RunConfig,
     manifest: Manifest,
-    retry_failed: bool = False,
-    limit: int | None = None,
+    wanted: Wanted | None = None,
     observer: Observer | None = None,
     take_over: bool = False,
-    redo_changed: bool = False,
-    check_images: bool = False,
-    another_manifest: bool = False,
 ) -> RunResult:
     """Bring every row of the manifest to a record in the output; records that exist stay.
 
-    manifest: as `manifests.io.load_manifest` returns it. take_over: take the output from another driver, even if it
-    seems alive. redo_changed: make finished samples again whose row or image has changed. check_images: read the
-    images of finished samples again, and refuse changed ones. another_manifest: the output may be of a manifest at
-    another location. Ctrl-C ends the run early and cleanly, with `interrupted` set.
+    manifest: as `manifests.io.load_manifest` returns it. wanted: None for the rows that are not finished. take_over:
+    take the output from another driver, even if it seems alive. Ctrl-C ends the run early and cleanly, with
+    `interrupted` set.
     Raises ConfigError, LeaseError (another driver has the output), StorageError, ClusterError.
     """
     observer = observer or Observer()
@@ -126,8 +121,7 @@ def run(
     check_tables(storage)
     with acquire(storage, take_over, observer.waiting) as lease, RunLog(storage, lease.epoch) as log:
         try:
-            wanted = _Wanted(retry_failed, limit, redo_changed, check_images, another_manifest)
-            return _Run(config, manifest.table, manifest.sha256, observer, storage, lease, log, wanted).finish()
+            return _Run(config, manifest, observer, storage, lease, log, wanted or Wanted()).finish()
         except KeyboardInterrupt:
             lease.check()
             raise
@@ -151,33 +145,21 @@ def flow(
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    """Which rows a run does: arguments of `run`."""
-
-    retry_failed: bool
-    limit: int | None
-    redo_changed: bool
-    check_images: bool
-    another_manifest: bool
-
-
-@dataclass(frozen=True)
 class _Run:
     """A run that holds the lease of its output."""
 
     config: RunConfig
-    manifest: pa.Table
-    manifest_sha256: str
+    manifest: Manifest
     observer: Observer
     storage: Storage
     lease: Lease
     log: RunLog
-    wanted: _Wanted
+    wanted: Wanted
 
     def finish(self) -> RunResult:
         """Plan, process the rows that are left, and write the tables."""
         plan = self._plan()
-        result = RunResult(self.config, plan, self.manifest["sample_id"].slice(0, self.wanted.limit))
+        result = RunResult(self.config, plan, self.manifest.table["sample_id"].slice(0, self.wanted.limit))
         start = time.monotonic()
         try:
             if plan.todo.num_rows:
@@ -202,25 +184,13 @@ class _Run:
     def _plan(self) -> Plan:
         """Claim the output for these settings, and find the rows that are left."""
         config, storage, epoch, wanted = self.config, self.storage, self.lease.epoch, self.wanted
-        manifest_sha256, rows, limit = self.manifest_sha256, self.manifest.num_rows, wanted.limit
-        check_own_columns(storage, self.manifest)
+        manifest_sha256, rows, limit = self.manifest.sha256, self.manifest.table.num_rows, wanted.limit
+        check_own_columns(storage, self.manifest.table)
         self.log.write_now("run_started", **describe_run(config, manifest_sha256, rows, limit))
         self._abort_uploads()
         recorded = create_run_file(storage, config, manifest_sha256, rows, limit)
-        images = images_to_compare(config, recorded, wanted.check_images or wanted.redo_changed)
+        plan = plan_of(config, self.manifest, storage, recorded, wanted, self._say_that_it_compares)
         other = other_manifest(recorded, config.manifest)
-        if images is not None:
-            self.observer.noticed("reading the images of finished rows again, to compare them")
-        plan = make_plan(
-            self.manifest,
-            storage,
-            wanted.retry_failed,
-            limit,
-            manifest_unchanged=recorded is not None and recorded.has_manifest(manifest_sha256),
-            redo_changed=wanted.redo_changed,
-            images=images,
-            other_manifest=None if wanted.another_manifest else other,
-        )
         if other is not None:
             self.observer.noticed(f"the output has samples of another manifest too: {display_uri(other)}")
         plan.catalog.delete_superseded(epoch)
@@ -237,11 +207,13 @@ class _Run:
         self.log.write_now("planned", rows=plan.total, done=plan.done, todo=plan.todo.num_rows)
         return plan
 
+    def _say_that_it_compares(self) -> None:
+        self.observer.noticed("reading the images of finished rows again, to compare them")
+
     def _update_run_file(self, plan: Plan, manifest_sha256: str | None) -> None:
         """Note the manifest of this run. manifest_sha256: None while samples are there that its rows did not give."""
-        update_run_file(
-            self.storage, self.config, manifest_sha256, self.manifest.num_rows, plan.other_samples, self.wanted.limit
-        )
+        rows, limit = self.manifest.table.num_rows, self.wanted.limit
+        update_run_file(self.storage, self.config, manifest_sha256, rows, plan.other_samples, limit)
 
     def _remove_changed(self, plan: Plan) -> None:
         """Remove the samples that are to be made again because their row or image has changed.
@@ -258,11 +230,11 @@ class _Run:
         self.lease.check()
         names = plan.redone["file_name"].to_pylist()
         self.storage.delete_many(name for name in names if name is not None)
-        self._update_run_file(plan, self.manifest_sha256)
+        self._update_run_file(plan, self.manifest.sha256)
 
     def _write_tables(self, plan: Plan) -> None:
         """Write the tables, and the card that goes with them."""
-        write_tables(plan.catalog, self.manifest, self.lease.epoch)
+        write_tables(plan.catalog, self.manifest.table, self.lease.epoch)
         write_card(plan.catalog, self.lease.epoch)
 
     def _abort_uploads(self) -> None:

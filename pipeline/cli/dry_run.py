@@ -17,10 +17,10 @@ from pipeline.cli.run import Request
 from pipeline.cli.summary import duration, generation_seconds
 from pipeline.config import RunConfig
 from pipeline.output.catalog import failed_by_code
-from pipeline.output.run_file import check_output, other_manifest
+from pipeline.output.run_file import check_output
 from pipeline.output.storage import Storage
 from pipeline.output.tables import check_own_columns
-from pipeline.plan import images_to_compare, make_plan
+from pipeline.plan import plan_of
 from sgi2v.checkpoint import Checkpoint
 from sgi2v.config import MemoryTier
 from sgi2v.estimate import estimate_cost, matrix_rate
@@ -40,16 +40,7 @@ def dry_run(request: Request, manifest: Manifest) -> int:
     storage = Storage(config.output)
     run = check_output(storage, config)
     check_own_columns(storage, manifest.table)
-    plan = make_plan(
-        manifest.table,
-        storage,
-        request.retry_failed,
-        request.limit,
-        manifest_unchanged=run is not None and run.has_manifest(manifest.sha256),
-        redo_changed=request.redo_changed,
-        images=images_to_compare(config, run, request.check_images or request.redo_changed),
-        other_manifest=None if request.another_manifest else other_manifest(run, config.manifest),
-    )
+    plan = plan_of(config, manifest, storage, run, request.wanted)
     index = plan.catalog.index
     finished = index.filter(pc.invert(pc.is_in(index["sample_id"], value_set=plan.todo["sample_id"].combine_chunks())))
     sampler, guidance = config.sampler, config.guidance

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipeline.config import RunConfig
+    from pipeline.plan import Wanted
     from sgi2v.checkpoint import Checkpoint
 
 app = typer.Typer()
@@ -38,11 +39,7 @@ class Request:
 
     config: RunConfig
     checkpoint: Checkpoint
-    limit: int | None
-    retry_failed: bool
-    redo_changed: bool
-    check_images: bool
-    another_manifest: bool
+    wanted: Wanted
     take_over: bool
     dry_run: bool
     strict: bool
@@ -51,18 +48,10 @@ class Request:
 def request_of(manifest: str, options: LocalRunOptions) -> Request:
     """Settle the options of `run`. Raises ConfigError or ModelError."""
     config, checkpoint = settle(manifest, options.output, options, weights=not options.dry_run)
-    return Request(
-        config,
-        checkpoint,
-        limit=options.limit,
-        retry_failed=options.retry_failed,
-        redo_changed=options.redo_changed,
-        check_images=options.check_images,
-        another_manifest=options.another_manifest,
-        take_over=options.take_over,
-        dry_run=options.dry_run,
-        strict=options.strict,
-    )
+    from pipeline.plan import Wanted
+
+    wanted = Wanted(**{field.name: getattr(options, field.name) for field in fields(Wanted)})
+    return Request(config, checkpoint, wanted, options.take_over, options.dry_run, options.strict)
 
 
 @app.command(
@@ -87,17 +76,7 @@ def run(manifest: Manifest, options: LocalRunOptions) -> None:
     from pipeline.run import run as run_all
 
     with observer_for(request.config) as observer:
-        result = run_all(
-            request.config,
-            loaded,
-            request.retry_failed,
-            request.limit,
-            observer,
-            take_over=request.take_over,
-            redo_changed=request.redo_changed,
-            check_images=request.check_images,
-            another_manifest=request.another_manifest,
-        )
+        result = run_all(request.config, loaded, request.wanted, observer, request.take_over)
     print_summary(result)
     if result.interrupted:
         raise typer.Exit(exit_codes.INTERRUPTED)
@@ -113,7 +92,7 @@ def _refuse_implausible(request: Request, table: pa.Table) -> None:
 
     config = request.config
     video_size = (config.sampler.height, config.sampler.width)
-    rows = table.slice(0, request.limit)
+    rows = table.slice(0, request.wanted.limit)
     warnings = describe(check(rows, config.manifest, access=config.execution.access, video_size=video_size).warnings)
     if warnings:
         raise ConfigError("\n".join(["rows look wrong, and --strict refuses them:", *warnings]))
