@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.s3_stand_in import Store, s3_stand_in
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -56,6 +58,19 @@ def _runs_leave_no_process() -> Iterator[None]:
     start = time.time()
     yield
     until("no actor of a run is left", lambda: not _left_behind(start))
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """A small object store that takes keys as they are; the environment is set to reach it."""
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    with s3_stand_in() as running:
+        for name, value in running.environment.items():
+            monkeypatch.setenv(name, value)
+        yield running
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,18 +19,7 @@ from sgi2v.errors import ErrorCode, SampleError, StorageError
 from sgi2v.locations import is_chained, local_path, open_store, split_protocol
 from tests.manifests.rows import row, table
 from tests.manifests.web_server import web_server
-from tests.s3_stand_in import Store, s3_stand_in
-
-
-@pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    s3fs.S3FileSystem.clear_instance_cache()
-    with s3_stand_in() as running:
-        for name, value in running.environment.items():
-            monkeypatch.setenv(name, value)
-        yield running
-    s3fs.S3FileSystem.clear_instance_cache()
-
+from tests.s3_stand_in import Store
 
 KEYS = [
     *("in/m.parquet", "/m.parquet", "//m.parquet", "in//m.parquet", "in//x//m.parquet", "/in/m.parquet"),

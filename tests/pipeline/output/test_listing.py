@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -13,17 +12,7 @@ from pipeline.output.storage import Storage
 from sgi2v.errors import ConfigError, StorageError
 from tests.pipeline.in_process import run_tiny_here, without_ray
 from tests.pipeline.runs import write_good
-from tests.s3_stand_in import Store, s3_stand_in
-
-
-@pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    s3fs.S3FileSystem.clear_instance_cache()
-    with s3_stand_in() as running:
-        for name, value in running.environment.items():
-            monkeypatch.setenv(name, value)
-        yield running
-    s3fs.S3FileSystem.clear_instance_cache()
+from tests.s3_stand_in import Store
 
 
 @pytest.mark.parametrize(
