@@ -53,9 +53,8 @@ def stored_name(name: str, reserved: Container[str]) -> str:
     """
     plain_name = _FILE_NAME.sub(r"\1filename\2", name)
     original = plain_name
-    while original.startswith(
-        PREFIX
-    ):  # also a column that is called `manifest_seed`, so that `seed` is not taken for it
+    # a manifest's own `manifest_seed` gets the prefix too, so that the prefixed `seed` is not taken for it
+    while original.startswith(PREFIX):
         original = original.removeprefix(PREFIX)
     is_taken = original.lower() in reserved or original.lower() in HUGGING_FACE_NAMES
     return PREFIX + plain_name if is_taken or plain_name != name else name

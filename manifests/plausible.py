@@ -1,6 +1,6 @@
-"""Rows that are legal, but whose numbers look like something else than pixels of the source image.
+"""Warnings about rows that are valid, but whose numbers do not look like pixels of the source image.
 
-Nothing here is an error: each warning names a likely mistake. One that costs hours on GPUs is worth a line.
+A warning is not an error. It names a likely mistake, which would cost hours on GPUs.
 
 Axes: N boxes, P path points, T frames; 2 is xy, 4 is xyxy.
 """

@@ -36,7 +36,7 @@ WAITS = 3
 """Times that a `Retry-After` of a busy server is obeyed."""
 
 LONGEST_WAIT_S = 60.0
-"""A server that asks for a longer wait is not waited for."""
+"""Longest `Retry-After` that is obeyed, seconds; a longer one fails the read."""
 
 MAX_REDIRECTS = 10
 """Redirects that are followed, one after the other."""

@@ -8,16 +8,16 @@ import time
 from sgi2v.wording import counted
 
 QUIET_S = 5.0
-"""Seconds without a line before a step is worth one."""
+"""Seconds between two lines about progress, at least."""
 
 
 def print_progress(line: str) -> None:
-    """Print a line about work that goes on."""
+    """Print a line about progress to stderr."""
     print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 class Checked:
-    """Lines about images that are checked: how many, QUIET_S apart."""
+    """Prints how many images are checked, at most once in QUIET_S."""
 
     def __init__(self) -> None:
         self.said_at = time.monotonic()

@@ -24,7 +24,7 @@ LAYOUT = "\n\t"
 _REDRAW = re.compile(r"\r|(?:\x1b\[A)+\Z")
 """How libraries (tqdm) begin to draw their progress bar again: the start of the line, or some lines up."""
 _PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EAGAIN}
-"""Errors of a stream that takes text again later: its disk is full, or its reader slow."""
+"""Errors of a stream that may take text again later: its disk is full, or its reader is slow."""
 _STREAMS = (0, 1, 2)
 """File descriptors of the standard streams."""
 

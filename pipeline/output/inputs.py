@@ -1,4 +1,4 @@
-"""What samples were made from, compared with what is there now: rows of the manifest, and images."""
+"""Compare the rows and images that finished samples were made from with the manifest and the images of today."""
 
 from __future__ import annotations
 

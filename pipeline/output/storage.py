@@ -382,5 +382,5 @@ class Storage:
 
 
 def _warn(line: str) -> None:
-    """To the standard error of a driver, and to the log of a worker's sample."""
+    """Log a warning: a driver prints it, and a worker adds it to the log of its sample."""
     logging.getLogger(__name__).warning("%s", without_secrets(line))
