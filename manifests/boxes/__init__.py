@@ -1,0 +1,1 @@
+"""Where a sample's boxes come from: one file per proposer."""
