@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sgi2v.errors import SGI2VError
 
 
-class PictureSkipped(SGI2VError):
+class PictureError(SGI2VError):
     """A picture, or a box of it, that cannot be used; `str()` says why, `code` names the kind."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -48,6 +48,6 @@ class BoxProposer(Protocol):
         """The boxes of one picture, best first; an empty list where it has none.
 
         image_HWC: RGB, upright as it is displayed. key: the picture's location relative to the place that was asked
-        for, by which masks and detections are found. Raises PictureSkipped.
+        for, by which masks and detections are found. Raises PictureError.
         """
         ...
