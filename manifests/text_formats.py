@@ -209,7 +209,9 @@ def _array(name: str, values: list[Any], uri: str) -> Any:
     first_types = [kind for kind in schema_types if not pa.types.is_integer(kind)]
     for kind in [*first_types, None, *(_WIDE_INTEGERS if all_integers and not schema_types else [])]:
         try:
-            return pa.array(values, kind)
+            array = pa.array(values, kind)
+            if all(_fits(value, array.type) for value in values):
+                return array
         except UnicodeEncodeError:
             raise
         except (ValueError, TypeError, OverflowError):
@@ -233,13 +235,25 @@ def _difference(values: list[Any]) -> str:
     return f"values have more than one type ({shown})"
 
 
+def _fits(value: Any, kind: pa.DataType) -> bool:
+    """Whether the value has no boolean where numbers belong: Arrow makes `true` beside 2.5 a 1.0."""
+    if isinstance(value, list) and pa.types.is_list(kind):
+        return all(_fits(part, kind.value_type) for part in value)
+    if isinstance(value, dict) and pa.types.is_struct(kind):
+        return all(_fits(part, kind.field(name).type) for name, part in value.items())
+    return not (isinstance(value, bool) and pa.types.is_floating(kind))
+
+
 def _misfits(values: list[Any], kind: pa.DataType) -> list[int]:
     """The first rows, at most MAX_LISTED, whose values do not fit the type."""
     rows: list[int] = []
     for row, value in enumerate(values):
         try:
             pa.array([value], kind)
+            fits = _fits(value, kind)
         except (ValueError, TypeError, OverflowError):
+            fits = False
+        if not fits:
             rows.append(row)
         if len(rows) == MAX_LISTED:
             break

@@ -65,18 +65,22 @@ class ModelConfig(Settings):
     """Type of the weights; auto: float32 on a CPU, bfloat16 on a GPU, float16 on a GPU without bfloat16."""
 
 
+MAX_SIDE, MAX_FRAMES, MAX_STEPS = 16_384, 4096, 10_000
+"""Bounds of a sample, far beyond what a model can make: a slip of the keyboard must not fill the memory."""
+
+
 class SamplerConfig(Settings):
     """Stable Video Diffusion's own sampling settings."""
 
     section: ClassVar[str] = "sampler"
 
-    height: Annotated[int, Field(ge=1)] = 576
+    height: Annotated[int, Field(ge=1, le=MAX_SIDE)] = 576
     """Frame height, pixels; SVD: a multiple of 64."""
-    width: Annotated[int, Field(ge=1)] = 1024
+    width: Annotated[int, Field(ge=1, le=MAX_SIDE)] = 1024
     """Frame width, pixels; SVD: a multiple of 64."""
-    num_frames: Annotated[int, Field(ge=2)] = 14
+    num_frames: Annotated[int, Field(ge=2, le=MAX_FRAMES)] = 14
     """Frames per video."""
-    steps: Annotated[int, Field(ge=1)] = 50
+    steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = 50
     """Denoising steps."""
     fps: Annotated[int, Field(ge=2)] = 7
     """Frames per second: a condition of the model and the rate of the video file."""

@@ -40,7 +40,7 @@ class Storage:
     """Objects below one root, on local disk or in any fsspec store."""
 
     def __init__(self, url: str) -> None:
-        """url: a local path or an fsspec URL; `~` is expanded. Raises ConfigError for an unknown protocol."""
+        """url: a local path or an fsspec URL; `~` is expanded. Raises ConfigError for one that cannot be a folder."""
         self.url = url.rstrip("/") or url
         try:
             filesystem, root = open_store(url)
@@ -50,6 +50,8 @@ class Storage:
         self.root = str(root).rstrip("/")
         protocols = filesystem.protocol if isinstance(filesystem.protocol, (list, tuple)) else [filesystem.protocol]
         self.is_local = "file" in protocols
+        if self.is_local and (file := _file_on_the_way(Path(self.root))):
+            raise ConfigError(f"{url} cannot be a folder, because {file} is a file: give another location")
 
     def check_usable(self) -> None:
         """Raise ConfigError if this store cannot hold an output.
@@ -384,3 +386,11 @@ class Storage:
 def _warn(line: str) -> None:
     """Log a warning: a driver prints it, and a worker adds it to the log of its sample."""
     logging.getLogger(__name__).warning("%s", without_secrets(line))
+
+
+def _file_on_the_way(folder: Path) -> Path | None:
+    """The path itself or the folder above it that exists and is not a folder; None if there is none."""
+    with suppress(OSError):  # what cannot be looked at is reported by the first read
+        there = next((path for path in (folder, *folder.parents) if path.exists()), None)
+        return there if there is not None and not there.is_dir() else None
+    return None

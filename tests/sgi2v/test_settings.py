@@ -31,6 +31,7 @@ from sgi2v.settings import Settings
         (GuidanceConfig, {"learning_rate": float("nan")}, "guidance.learning_rate must be a finite number, not nan"),
         (SamplerConfig, {"motion_bucket_id": -7}, "sampler.motion_bucket_id must be 0 or more, not -7"),
         (SamplerConfig, {"motion_bucket_id": 256}, "sampler.motion_bucket_id must be 255 or less, not 256"),
+        (SamplerConfig, {"num_frames": 10**6}, "sampler.num_frames must be 4096 or less, not 1000000"),
         (SamplerConfig, {"steps": 3.0}, "sampler.steps must be an integer, not 3.0"),
         (SamplerConfig, {"steps": "3"}, "sampler.steps must be an integer, not '3'"),
         (SamplerConfig, {"hight": 64}, "unknown setting sampler.hight (did you mean height?): known are height, width"),
