@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.pipeline.in_process import here, run_tiny_here, without_ray
-from tests.pipeline.runs import BOX, PATH, SIDE, STAND_IN, picture, records, row, run_tiny, table, write_rows
+from tests.pipeline.runs import BOX, PATH, SIDE, picture, records, row, table, write_rows
 
 pytestmark = pytest.mark.slow
 
@@ -111,7 +111,8 @@ def write_table_of_bad_rows(folder: Path) -> tuple[Path, dict[str, str]]:
 def test_every_bad_row_has_its_code_and_every_other_row_its_video(tmp_path: Path) -> None:
     manifest, codes = write_table_of_bad_rows(tmp_path)
     output = tmp_path / "out"
-    process = run_tiny(manifest, output, "--workers", "1", module=STAND_IN)
+    with without_ray():
+        process = run_tiny_here(manifest, output)
     assert process.returncode == 1, process.stderr
     assert "Traceback" not in process.stderr + process.stdout
 

@@ -246,7 +246,6 @@ def records_with(generator: RunsOut, config: RunConfig, monkeypatch: pytest.Monk
     [
         (OUT_OF_MEMORY, [MemoryTier.HIGH, MemoryTier.MEDIUM], ["high", "medium", "low", "low"], "low"),
         (RuntimeError("CUDA error: out of memory"), [MemoryTier.HIGH], ["high", "medium", "medium"], "medium"),
-        (RuntimeError("CUDA driver error: out of memory"), [MemoryTier.HIGH], ["high", "medium", "medium"], "medium"),
     ],
 )
 def test_a_worker_that_runs_out_of_memory_stays_in_a_lower_tier(
