@@ -6,7 +6,6 @@ This module imports no torch; `sgi2v.estimate` counts.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -81,7 +80,7 @@ class Cost:
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Cost:
-        """The cost that `plain` returned. Raises KeyError, TypeError, ValueError or AttributeError for anything else."""
+        """The cost that `plain` returned. Raises KeyError, TypeError, ValueError or AttributeError for other values."""
         flops = {part: float(count) for part, count in values["flops"].items()}
         peak_bytes = {part: int(size) for part, size in values["peak_bytes"].items()}
         cost = cls(int(values["weights_bytes"]), flops, peak_bytes)
@@ -118,7 +117,7 @@ def keep_cost(key: str, cost: Cost) -> None:
         # a name of its own, since other workers of this machine may write the same file now
         with NamedTemporaryFile("w", dir=file.parent, suffix=".partial", delete=False) as partial:
             json.dump(cost.plain(), partial)
-        os.replace(partial.name, file)
+        Path(partial.name).replace(file)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from pipeline.flow.attempts import LedgerClient, attempt, wait_until_admitted
 from pipeline.flow.notes import Reporter, SendNote
 from pipeline.flow.row import as_row, map_rows, pixels_of, state_of, tracks_of
 from pipeline.flow.session import garbage_collection_paused
+from sgi2v.checkpoint import pinned
 from sgi2v.config import GuidanceConfig, MemoryTier, SamplerConfig
 from sgi2v.errors import (
     ClusterError,
@@ -87,7 +88,7 @@ class Generate:
         try:
             if device == "cuda":
                 limit_process(torch.device(device), min(1.0, config.execution.gpus_per_worker or 1.0))
-            model = load_model(config.model, device=device)
+            model = load_model(pinned(config.model, config.model_revision), device=device)
         except ConfigError as error:
             return error
         except ModuleNotFoundError:
