@@ -8,6 +8,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -203,7 +204,7 @@ class FakeModel:
             }
         if guidance is not None:
             for tier in MemoryTier:
-                parts[f"update_{tier}"] = self._peak_of(lambda tier=tier: self._guide(guidance, tier))
+                parts[f"update_{tier}"] = self._peak_of(partial(self._guide, guidance, tier))
         return parts
 
     def _peak_of(self, computation: Callable[[], None]) -> int:
