@@ -17,13 +17,13 @@ from sgi2v.fetch import (
     COMPONENTS,
     DEFAULTS_FILE,
     EMBEDDED,
-    fetch_hub,
     fetch_url,
     folder_digest,
     model_hint,
     open_folder,
     weight_files,
 )
+from sgi2v.hub import fetch_hub
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,15 @@ class Checkpoint:
     source: str
     """Where it comes from, as the user wrote it."""
     revision: str
-    """Commit of a Hugging Face id; otherwise a digest of the files."""
+    """Commit of a Hugging Face id, in some cases with a digest of the weights; otherwise a digest of the files."""
     path: Path
     """Local folder in diffusers layout."""
     configs: Mapping[str, Mapping[str, Any]] = field(repr=False)
     """Component -> its configuration file."""
     defaults: Mapping[str, Mapping[str, Any]] = field(repr=False)
     """Section (`sampler`, `guidance`) -> settings that replace this project's defaults."""
+    note: str | None = None
+    """What the user should know about where the files come from."""
 
     @property
     def cell_px(self) -> int:
@@ -76,7 +78,7 @@ def open_checkpoint(config: ModelConfig, weights: bool = True) -> Checkpoint:
 
     weights: False fetches only the configuration. Raises ModelError, whose message names the missing files.
     """
-    source = config.source
+    source, note = config.source, None
     if config.revision is not None and (source == EMBEDDED or "://" in source or Path(source).exists()):
         message = f"a revision can be pinned for a Hugging Face id only, and {source} is not one"
         raise ModelError(f"{message}: leave the revision out")
@@ -88,14 +90,24 @@ def open_checkpoint(config: ModelConfig, weights: bool = True) -> Checkpoint:
     elif Path(source).exists():
         path, revision = open_folder(source, Path(source))
     elif _is_hub_id(source):
-        path, revision = fetch_hub(config, weights)
+        fetched = fetch_hub(config, weights)
+        path, revision, note = fetched.path, fetched.revision, fetched.note
     else:
         raise ModelError(
             f"there is no model folder {source}{model_hint(source)}: "
             "give a folder, a URL or a Hugging Face id (owner/name)"
         )
     configs = _read_configs(source, path, weights)
-    return Checkpoint(source, revision, path, configs, _read_defaults(path))
+    return Checkpoint(source, revision, path, configs, _read_defaults(path), note)
+
+
+def pinned(config: ModelConfig, revision: str) -> ModelConfig:
+    """The settings that open this revision of a Hugging Face id, and ask the Hub only if the local cache lacks it.
+
+    Other sources have no revision to ask for: their settings are unchanged.
+    """
+    is_hub = config.source != EMBEDDED and not Path(config.source).exists() and _is_hub_id(config.source)
+    return config.replace(revision=revision.partition("+")[0]) if is_hub else config
 
 
 def available_layers(unet_config: Mapping[str, Any], feature: Feature) -> tuple[tuple[int, int], ...]:

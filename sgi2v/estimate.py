@@ -6,9 +6,9 @@ FLOPs are torch's own count, attention included. Memory is the largest sum of by
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -21,16 +21,11 @@ from torch.utils._python_dispatch import TorchDispatchMode  # no public name; to
 from sgi2v.attention import replace_cross_attention
 from sgi2v.checkpoint import Checkpoint
 from sgi2v.config import GuidanceConfig, MemoryTier, SamplerConfig
-from sgi2v.costs import Cost, cost_key, keep_cost, known_cost
+from sgi2v.costs import Cost, cost_key, counting_alone, keep_cost, known_cost
 from sgi2v.guidance import LossPlan, guided_features, plan_loss, trajectory_loss
 from sgi2v.model import VideoModel
-from sgi2v.sampling import PHASES
+from sgi2v.room import does_not_fit, fitting_chunk, fitting_tier, free_bytes, most_bytes
 from sgi2v.trajectory import BoxTracks
-
-ALLOCATOR_SLACK = 1.15
-"""Memory that a device needs, relative to its tensors: the allocator's unused pieces and kernels' workspaces on top."""
-_peak_cache: dict[tuple[Hashable, ...], int] = {}
-"""Peak bytes by tier, checkpoint and settings. Counting them takes seconds."""
 
 
 class BytesAlive(TorchDispatchMode):
@@ -74,27 +69,34 @@ def estimate_cost(
     sampler: SamplerConfig,
     guidance: GuidanceConfig | None,
     dtype: torch.dtype,
+    vae_dtype: torch.dtype,
     on_count: Callable[[], None] = lambda: None,
 ) -> Cost:
-    """What a sample costs with weights of type `dtype`; it is counted once, and then read from a file.
+    """What the parts of a sample cost with weights of these types; counted once a machine, and then read from a file.
 
     on_count: called before it is counted.
     """
-    key = cost_key(checkpoint, sampler, guidance, str(dtype).removeprefix("torch."))
-    if (cost := known_cost(key)) is None:
-        on_count()
-        cost = count_cost(checkpoint, sampler, guidance, dtype)
-        keep_cost(key, cost)
+    key = cost_key(checkpoint, sampler, guidance, dtype_name(dtype), dtype_name(vae_dtype))
+    if (cost := known_cost(key)) is not None:
+        return cost
+    with counting_alone(key):
+        if (cost := known_cost(key)) is None:
+            on_count()
+            cost = count_cost(checkpoint, sampler, guidance, dtype, vae_dtype)
+            keep_cost(key, cost)
     return cost
 
 
 def count_cost(
-    checkpoint: Checkpoint, sampler: SamplerConfig, guidance: GuidanceConfig | None, dtype: torch.dtype
+    checkpoint: Checkpoint,
+    sampler: SamplerConfig,
+    guidance: GuidanceConfig | None,
+    dtype: torch.dtype,
+    vae_dtype: torch.dtype,
 ) -> Cost:
-    """What a sample costs with weights of type `dtype`. Counting takes tens of seconds."""
-    with fake_model(checkpoint, sampler, dtype) as model:
-        working = {tier: model.peak(guidance, tier) for tier in MemoryTier}
-        return Cost(model.flops(guidance, MemoryTier.HIGH), model.weights_bytes, working)
+    """What the parts of a sample cost with weights of these types. Counting takes tens of seconds."""
+    with fake_model(checkpoint, sampler, dtype, vae_dtype) as model:
+        return Cost(model.weights_bytes, model.flops(guidance, MemoryTier.HIGH), model.peaks(guidance))
 
 
 def count_flops(
@@ -105,72 +107,71 @@ def count_flops(
     tier: MemoryTier = MemoryTier.HIGH,
 ) -> dict[str, float]:
     """Phase -> floating-point operations of a sample; what a lower tier computes again counts again."""
-    with fake_model(checkpoint, sampler, dtype) as model:
-        return model.flops(guidance, tier)
+    with fake_model(checkpoint, sampler, dtype, dtype) as model:
+        return Cost(0, model.flops(guidance, tier), {}).phase_flops(sampler, guidance)
 
 
-def fastest_tier(
-    checkpoint: Checkpoint,
-    sampler: SamplerConfig,
-    guidance: GuidanceConfig | None,
-    dtype: torch.dtype,
-    free_bytes: int,
-) -> MemoryTier:
-    """The fastest tier that fits into the memory left beside the weights. Without guidance all tiers are the same."""
-    if guidance is None:
-        return MemoryTier.HIGH
-    with ExitStack() as stack:
-        model: FakeModel | None = None
-        for tier in (MemoryTier.HIGH, MemoryTier.MEDIUM):
-            key = (tier, checkpoint.source, checkpoint.revision, sampler, guidance, dtype)
-            if key not in _peak_cache:
-                model = model or stack.enter_context(fake_model(checkpoint, sampler, dtype))
-                _peak_cache[key] = model.peak(guidance, tier)
-            if _peak_cache[key] * ALLOCATOR_SLACK <= free_bytes:
-                return tier
-    return MemoryTier.LOW
-
-
-def choose_tier(
-    memory: str, model: VideoModel, sampler: SamplerConfig, guidance: GuidanceConfig | None, gpu_share: float = 1.0
-) -> MemoryTier:
+def choose_tier(memory: str, model: VideoModel, sampler: SamplerConfig, guidance: GuidanceConfig | None) -> MemoryTier:
     """The tier for a setting of memory: a tier's name, or `auto`.
 
-    `auto` is the fastest tier that fits into the free memory of the loaded model's GPU, and the high tier on a CPU.
-    gpu_share: fraction of the GPU's memory that this model may use.
+    `auto` is the fastest tier that fits into what the loaded model's GPU has free for this process, and the high tier
+    on a CPU. Without guidance all tiers are the same. Raises ConfigError if not even the low tier can fit.
     """
     if memory != "auto":
         return MemoryTier(memory)
     if model.device.type != "cuda":
         return MemoryTier.HIGH
-    free_bytes, total_bytes = torch.cuda.mem_get_info(model.device)
-    held_bytes = torch.cuda.memory_allocated(model.device)
-    free_bytes += torch.cuda.memory_reserved(model.device) - held_bytes  # torch reuses what it has reserved
-    free_bytes = min(free_bytes, int(total_bytes * gpu_share) - held_bytes)
-    return fastest_tier(model.checkpoint, sampler, guidance, model.dtype, free_bytes)
+    cost = estimate_cost(model.checkpoint, sampler, guidance, model.dtype, model.vae.dtype)
+    if (tier := fitting_tier(cost, free_bytes(model.device))) is not None:
+        return tier
+    most = most_bytes(model.device)
+    if cost.working_bytes(MemoryTier.LOW, frames_at_once=1) > most:
+        raise does_not_fit(model, sampler, cost, most)
+    return MemoryTier.LOW
+
+
+def choose_chunk(model: VideoModel, sampler: SamplerConfig, guidance: GuidanceConfig | None) -> int:
+    """Frames to decode at once: as the setting says, or fewer where the GPU's free memory has no room for them.
+
+    Nothing is counted for it: where the cost of a sample is not known yet, it is as the setting says.
+    """
+    whole = min(sampler.decode_chunk_size, sampler.num_frames)
+    if model.device.type != "cuda":
+        return whole
+    names = dtype_name(model.dtype), dtype_name(model.vae.dtype)
+    cost = known_cost(cost_key(model.checkpoint, sampler, guidance, *names))
+    return whole if cost is None else fitting_chunk(cost, sampler, free_bytes(model.device))
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name without torch's prefix, such as `float32`."""
+    return str(dtype).removeprefix("torch.")
 
 
 @contextmanager
-def fake_model(checkpoint: Checkpoint, sampler: SamplerConfig, dtype: torch.dtype) -> Iterator[FakeModel]:
+def fake_model(
+    checkpoint: Checkpoint, sampler: SamplerConfig, dtype: torch.dtype, vae_dtype: torch.dtype
+) -> Iterator[FakeModel]:
     """A model on fake tensors, for one count or several. Inside the context every new tensor of torch is fake."""
     # FakeTensorMode has no public name; on the public meta device fused attention would count its scores as memory
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode(), _default_dtype(dtype):
-        yield FakeModel(checkpoint, sampler)
+        yield FakeModel(checkpoint, sampler, vae_dtype)
 
 
 class FakeModel:
     """A model and its inputs on fake tensors; use `fake_model` to make one."""
 
-    def __init__(self, checkpoint: Checkpoint, sampler: SamplerConfig) -> None:
+    def __init__(self, checkpoint: Checkpoint, sampler: SamplerConfig, vae_dtype: torch.dtype) -> None:
         from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
         from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
         configs = checkpoint.configs
         self.sampler = sampler
         self.unet: Any = UNetSpatioTemporalConditionModel.from_config(dict(configs["unet"])).requires_grad_(False)
-        self.vae: Any = AutoencoderKLTemporalDecoder.from_config(dict(configs["vae"])).requires_grad_(False)
+        with _default_dtype(vae_dtype):
+            self.vae: Any = AutoencoderKLTemporalDecoder.from_config(dict(configs["vae"])).requires_grad_(False)
         self.clip: Any = CLIPVisionModelWithProjection(CLIPVisionConfig(**configs["image_encoder"]))
         replace_cross_attention(self.unet)
         self.cell_px = checkpoint.cell_px
@@ -182,40 +183,34 @@ class FakeModel:
         return sum(weight.nbytes for module in (self.unet, self.vae, self.clip) for weight in module.parameters())
 
     def flops(self, guidance: GuidanceConfig | None, tier: MemoryTier) -> dict[str, float]:
-        """Phase -> floating-point operations of a sample."""
-        phase_flops = dict(self._unguided_flops)
-        if guidance is not None:
-            updates = len(guidance.step_indices(self.sampler.steps)) * guidance.iterations
-            phase_flops["guide"] = updates * _flops_of(lambda: self._guide(guidance, tier))
-        return {phase: phase_flops.get(phase, 0.0) for phase in PHASES}
-
-    @cached_property
-    def _unguided_flops(self) -> dict[str, float]:
-        """Phase -> floating-point operations, of the phases that are the same in every tier."""
+        """Part of a sample, as `Cost` names it -> floating-point operations."""
         with torch.no_grad():
-            return {
+            parts = {
                 "encode": _flops_of(self._encode),
-                "denoise": self.sampler.steps * _flops_of(self._step),
-                "decode": _flops_of(lambda: self._decode(self.sampler.num_frames)),
+                "step": _flops_of(self._step),
+                "frame": _flops_of(self._decode_frame),
             }
+        if guidance is not None:
+            parts["update"] = _flops_of(lambda: self._guide(guidance, tier))
+        return parts
 
-    def peak(self, guidance: GuidanceConfig | None, tier: MemoryTier) -> int:
-        """Most bytes alive at once beside the weights."""
-        if guidance is None:
-            return self._unguided_peak
+    def peaks(self, guidance: GuidanceConfig | None) -> dict[str, int]:
+        """Part of a sample, as `Cost` names it -> most bytes alive at once beside the weights."""
+        with torch.no_grad():
+            parts = {
+                "encode": self._peak_of(self._encode),
+                "step": self._peak_of(self._step),
+                "frame": self._peak_of(self._decode_frame),
+            }
+        if guidance is not None:
+            for tier in MemoryTier:
+                parts[f"update_{tier}"] = self._peak_of(partial(self._guide, guidance, tier))
+        return parts
+
+    def _peak_of(self, computation: Callable[[], None]) -> int:
         alive = BytesAlive(self.unet, self.vae, self.clip)
         with alive:
-            self._guide(guidance, tier)
-        return max(self._unguided_peak, alive.peak)
-
-    @cached_property
-    def _unguided_peak(self) -> int:
-        """Most bytes alive at once in the phases that are the same in every tier."""
-        alive = BytesAlive(self.unet, self.vae, self.clip)
-        with alive, torch.no_grad():
-            self._encode()
-            self._step()
-            self._decode(min(self.sampler.decode_chunk_size, self.sampler.num_frames))
+            computation()
         return alive.peak
 
     def _inputs(self, branches: int) -> dict[str, Tensor]:
@@ -229,7 +224,7 @@ class FakeModel:
 
     def _encode(self) -> None:
         side = self.clip.config.image_size
-        self.vae.encode(torch.zeros(1, 3, self.sampler.height, self.sampler.width))
+        self.vae.encode(torch.zeros(1, 3, self.sampler.height, self.sampler.width, dtype=self.vae.dtype))
         self.clip(torch.zeros(1, 3, side, side))
 
     def _step(self) -> None:
@@ -248,9 +243,10 @@ class FakeModel:
         tracks = BoxTracks(boxes_NT4, sampler.height, sampler.width)
         return plan_loss(tracks, *self.cells, self.cell_px, guidance, torch.device("cpu"))
 
-    def _decode(self, num_frames: int) -> None:
-        latents = torch.zeros(num_frames, self.vae.config.latent_channels, *self.cells)
-        self.vae.decode(latents, num_frames=num_frames)
+    def _decode_frame(self) -> None:
+        """Decode one frame. Several at once take as many times its memory and its operations."""
+        latents = torch.zeros(1, self.vae.config.latent_channels, *self.cells, dtype=self.vae.dtype)
+        self.vae.decode(latents, num_frames=1)
 
 
 def _flops_of(computation: Callable[[], None]) -> float:

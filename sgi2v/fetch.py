@@ -108,14 +108,18 @@ def _whole_set(names: Collection[str], stem: str) -> list[str]:
     return next((files for total, files in shards.items() if len(files) == int(total)), [])
 
 
-def _weights_to_fetch(names: Collection[str], config: ModelConfig) -> list[str]:
-    """The weight files of one variant of each component. names: of all files in the checkpoint."""
-    half = prefers_half(config)
-    chosen: list[str] = []
-    for component in COMPONENTS:
-        folder = f"{component}/"
-        inside = [name.removeprefix(folder) for name in names if name.startswith(folder)]
-        chosen += [folder + name for name in _choose_variant(component, inside, half)[1]]
+def chosen_weights(names: Collection[str], config: ModelConfig) -> dict[str, tuple[str | None, list[str]]]:
+    """Component with weights -> its variant (`fp16` or None) and the weight files of that variant.
+
+    names: of all files in the checkpoint. The files are empty for a component that has none.
+    """
+    chosen: dict[str, tuple[str | None, list[str]]] = {}
+    for component, (_, stem, _) in COMPONENTS.items():
+        if stem:
+            folder = f"{component}/"
+            inside = [name.removeprefix(folder) for name in names if name.startswith(folder)]
+            variant, files = _choose_variant(component, inside, prefers_half(config))
+            chosen[component] = variant, [folder + name for name in files]
     return chosen
 
 
@@ -136,11 +140,15 @@ def folder_digest(path: Path) -> str:
 
     The folder of a component may be a link. Hidden files, such as those that macOS adds, are no part of a checkpoint.
     """
-    digest = hashlib.sha256()
     found = {file for folder in (path, *(path / name for name in COMPONENTS)) for file in folder.rglob("*")}
-    for file in sorted(found):
-        if file.suffix not in {".json", ".safetensors"} or file.name.startswith(".") or not file.is_file():
-            continue
+    kept = [file for file in found if file.suffix in {".json", ".safetensors"} and not file.name.startswith(".")]
+    return files_digest(path, [file for file in kept if file.is_file()])
+
+
+def files_digest(path: Path, files: Collection[Path]) -> str:
+    """A digest of the names, sizes and contents of files in the folder `path`."""
+    digest = hashlib.sha256()
+    for file in sorted(files):
         size = file.stat().st_size
         digest.update(f"{file.relative_to(path).as_posix()}\0{size}\0".encode())
         with file.open("rb") as stream:
@@ -223,7 +231,8 @@ def _copy_to_cache(config: ModelConfig, filesystem: Any, root: str, weights: boo
     )
     revision = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:40]
     needed = [name for name in listing if name.endswith(".json")]
-    needed += _weights_to_fetch(listing, config) if weights else []
+    if weights:
+        needed += [name for _, files in chosen_weights(listing, config).values() for name in files]
     target = cache_root() / "models" / revision
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
@@ -264,48 +273,3 @@ def model_hint(source: str) -> str:
     if source in (EMBEDDED, *SVD_MODELS):
         return ""
     return did_you_mean(source, [EMBEDDED]) or did_you_mean(f"stabilityai/{source.rpartition('/')[2]}", SVD_MODELS)
-
-
-def fetch_hub(config: ModelConfig, weights: bool) -> tuple[Path, str]:
-    """Download a Hugging Face snapshot, or find it in the local cache. Returns the folder and the commit.
-
-    Of each component one variant of the weights is fetched; fp16 where it is there and 32 bits were not asked for.
-    Raises ModelError.
-    """
-    from filelock import FileLock
-    from huggingface_hub import snapshot_download
-
-    lock = cache_root() / "models" / (config.source.replace("/", "--") + ".lock")
-    patterns = [f"{component}/*.json" for component in COMPONENTS] + [DEFAULTS_FILE]
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock):
-            patterns += _hub_weights(config) if weights else []
-            snapshot = snapshot_download(config.source, revision=config.revision, allow_patterns=patterns)
-    except Exception as error:  # the hub's own errors, its HTTP library's, the disk's
-        raise ModelError(
-            f"{config.source}{model_hint(config.source)} could not be fetched from Hugging Face: {error}\n"
-            "Check the name, the revision and the network; a gated model needs its licence accepted and HF_TOKEN set. "
-            f"--model also takes a local folder, a URL, or `{EMBEDDED}`, the small model that is inside the package."
-        ) from error
-    return Path(snapshot), Path(snapshot).name
-
-
-def _hub_weights(config: ModelConfig) -> list[str]:
-    """The weight files to download. Empty without a network if the local cache has a whole set."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        siblings = HfApi().model_info(config.source, revision=config.revision).siblings or []
-    except HfHubHTTPError:
-        raise
-    except Exception:  # the HTTP library's own: no network
-        cached = snapshot_download(
-            config.source, revision=config.revision, allow_patterns=[DEFAULTS_FILE], local_files_only=True
-        )
-        with_weights = [component for component, (_, stem, _) in COMPONENTS.items() if stem]
-        if not all(weight_files(Path(cached), component, half=False)[1] for component in with_weights):
-            raise
-        return []
-    return _weights_to_fetch([sibling.rfilename for sibling in siblings], config)

@@ -20,9 +20,10 @@ from torch import Tensor
 from sgi2v.checkpoint import check_layers
 from sgi2v.config import GuidanceConfig, MemoryTier, SamplerConfig
 from sgi2v.errors import ErrorCode, SampleError
-from sgi2v.estimate import choose_tier
+from sgi2v.estimate import choose_chunk, choose_tier
 from sgi2v.guidance import INITIAL_LOSS_SCALE, LossPlan, guided_features, optimize_latents, plan_loss
-from sgi2v.model import Conditioning, VideoModel, decode_latents, encode_image
+from sgi2v.memory import decode_in_memory
+from sgi2v.model import Conditioning, VideoModel, encode_image
 from sgi2v.sampling import CONDITIONAL, PHASES, Noise, Schedule, denoise, draw_noise, unet_inputs
 from sgi2v.trajectory import BoxTracks
 from sgi2v.video import resize_image
@@ -51,6 +52,8 @@ class Generation:
     """Passes thrown away because a 16-bit gradient overflowed; each was computed again."""
     latent_drift: float
     """Root of the sum, over guided steps, of the latents' mean squared change divided by their mean square."""
+    decode_chunk: int
+    """Frames decoded at once: `decode_chunk_size`, or fewer where memory was short."""
     peak_gpu_bytes: int | None
     """Most memory that torch held on the GPU; None on a CPU."""
 
@@ -187,7 +190,7 @@ def generate(
     if not torch.isfinite(latents_TChw).all():
         raise SampleError(ErrorCode.VIDEO_INVALID, "latents became NaN while denoising: check the model's dtype")
     with clock.phase("decode"):
-        frames_THWC = decode_latents(model, latents_TChw, sampler.decode_chunk_size)
+        frames_THWC, decode_chunk = decode_in_memory(model, latents_TChw, choose_chunk(model, sampler, guidance))
         frames = (frames_THWC * 255).round().to(torch.uint8).cpu().numpy()
     if not torch.isfinite(frames_THWC).all():
         raise SampleError(ErrorCode.VIDEO_INVALID, "the decoded frames contain NaN: check the model's dtype")
@@ -200,5 +203,6 @@ def generate(
         seconds=clock.seconds,
         skipped_updates=guide.skipped if guide else 0,
         latent_drift=guide.drift_squared**0.5 if guide else 0.0,
+        decode_chunk=decode_chunk,
         peak_gpu_bytes=torch.cuda.max_memory_allocated(model.device) if model.device.type == "cuda" else None,
     )

@@ -1,4 +1,8 @@
-"""Run the guided pass in less memory: blocks keep only their inputs, and are computed again in the backward pass."""
+"""Make a sample in less memory.
+
+In the guided pass blocks keep only their inputs, and are computed again in the backward pass. The decoder gets fewer
+frames at once.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,16 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sgi2v.compiled import blocks_of, forward_replaced
 from sgi2v.config import GuidanceConfig, MemoryTier
-from sgi2v.errors import is_out_of_memory
+from sgi2v.errors import ErrorCode, SampleError, is_out_of_memory
+from sgi2v.model import VideoModel, decode_latents
+
+SAMPLES_BEFORE_RETRY = 8
+"""Samples made in a lower memory tier before the higher one is tried again."""
 
 Result = TypeVar("Result")
 
@@ -56,6 +64,55 @@ def with_oom_fallback(
         # outside the except block: the error's traceback holds memory until it is dropped
         torch.cuda.empty_cache()
         tier = lower_tiers.pop(0)
+
+
+class TierKeeper:
+    """The memory tier of a worker, from sample to sample.
+
+    After a sample that ran out of memory, the lower tier is kept for some samples. Then the best one is tried again,
+    because on a shared GPU it may have been a neighbour's peak. Each time that fails, the next try is twice as far off.
+    """
+
+    def __init__(self, best: MemoryTier) -> None:
+        """best: the tier that was chosen at the start."""
+        self.best = self.tier = best
+        self.wait = SAMPLES_BEFORE_RETRY
+        self.left = 0
+        """Samples until the best tier is tried again."""
+
+    def next(self) -> MemoryTier:
+        """The tier to try first for the next sample."""
+        return self.tier if self.left else self.best
+
+    def finished(self, tried: MemoryTier, used: MemoryTier) -> None:
+        """Take in the tier that was tried first for a sample, and the one that it was made in."""
+        self.tier = used
+        if used is self.best:
+            self.wait, self.left = SAMPLES_BEFORE_RETRY, 0
+        elif tried is self.best:
+            self.wait, self.left = 2 * self.wait, self.wait
+        else:
+            self.left -= 1
+
+
+def decode_in_memory(model: VideoModel, latents_TChw: Tensor, chunk: int) -> tuple[Tensor, int]:
+    """Decode one video's latents, and if memory runs out, again with half as many frames at once.
+
+    chunk: frames at once for the first try. Returns the frames as `decode_latents` does, and the frames at once.
+    Raises SampleError (`out_of_memory`) if a single frame does not fit: a lower memory tier would not help.
+    """
+    while True:
+        try:
+            return decode_latents(model, latents_TChw, chunk), chunk
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if chunk == 1:
+                message = f"one frame cannot be decoded: {error}: make the frames smaller"
+                raise SampleError(ErrorCode.OUT_OF_MEMORY, message) from None
+        # outside the except block: the error's traceback holds memory until it is dropped
+        torch.cuda.empty_cache()
+        chunk = (chunk + 1) // 2
 
 
 def _blocks_of_tier(unet: Any, tier: MemoryTier) -> Iterator[nn.Module]:

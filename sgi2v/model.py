@@ -99,6 +99,16 @@ def resolve_dtype(dtype: DType, device: torch.device) -> torch.dtype:
     return resolved
 
 
+def resolve_vae_dtype(vae_config: Mapping[str, Any], dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """The type of the VAE's weights beside a U-Net of type `dtype`.
+
+    A VAE whose config says force_upcast overflows in float16; bfloat16 has float32's range.
+    """
+    if dtype is not torch.float16 or not vae_config.get("force_upcast", True):
+        return dtype
+    return torch.bfloat16 if _has_bfloat16(device) else torch.float32
+
+
 def _has_bfloat16(device: torch.device) -> bool:
     """Whether the device computes in bfloat16 itself, and not by way of float32."""
     return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
@@ -111,10 +121,7 @@ def _load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, half
     from transformers import CLIPVisionModelWithProjection
 
     configs = checkpoint.configs
-    # a VAE whose config says force_upcast overflows in float16; bfloat16 has float32's range
-    upcast = bool(configs["vae"].get("force_upcast", True))
-    upcast_dtype = torch.bfloat16 if _has_bfloat16(device) else torch.float32
-    vae_dtype = upcast_dtype if dtype is torch.float16 and upcast else dtype
+    vae_dtype = resolve_vae_dtype(configs["vae"], dtype, device)
 
     def component(component_class: Any, name: str, weights_dtype: torch.dtype) -> Any:
         variant, _ = weight_files(checkpoint.path, name, half)

@@ -56,6 +56,7 @@ class StandIn(Generate):
             seconds={"encode": 0.0, "guide": 0.0, "denoise": 0.0, "decode": 0.0},
             skipped_updates=0,
             latent_drift=0.0,
+            decode_chunk=sampler.decode_chunk_size,
             peak_gpu_bytes=None,
         )
 

@@ -25,7 +25,9 @@ def bench(
 
     from sgi2v.bench import benchmark, lines
     from sgi2v.model import quiet_libraries
+    from sgi2v.room import use_expandable_segments
 
+    use_expandable_segments()  # as the workers of a run
     config, _ = settle("bench.parquet", None, options)
     quiet_libraries()
     execution = config.execution

@@ -24,7 +24,7 @@ from pipeline.plan import plan_of
 from sgi2v.checkpoint import Checkpoint
 from sgi2v.config import MemoryTier
 from sgi2v.estimate import estimate_cost, matrix_rate
-from sgi2v.model import resolve_dtype
+from sgi2v.model import resolve_dtype, resolve_vae_dtype
 from sgi2v.wording import counted
 
 MEASURED = 1000
@@ -77,8 +77,11 @@ def _cost_lines(config: RunConfig, checkpoint: Checkpoint, rows: int, index: pa.
     named = config.model.dtype
     dtype = resolve_dtype(named, device) if named == "auto" else getattr(torch, named)
     torch.set_num_threads(config.execution.threads_per_worker)
-    cost = estimate_cost(checkpoint, config.sampler, config.guidance, dtype, on_count=_say_that_it_counts)
-    gib = {tier: (cost.weights_bytes + cost.working_bytes[tier]) / 2**30 for tier in MemoryTier}
+    vae_dtype = resolve_vae_dtype(checkpoint.configs["vae"], dtype, device)
+    settings = (config.sampler, config.guidance)
+    cost = estimate_cost(checkpoint, *settings, dtype, vae_dtype, on_count=_say_that_it_counts)
+    chunk = min(config.sampler.decode_chunk_size, config.sampler.num_frames)
+    gib = {tier: (cost.weights_bytes + cost.working_bytes(tier, chunk)) / 2**30 for tier in MemoryTier}
     lower = f"{gib[MemoryTier.MEDIUM]:.1f} in the medium tier, {gib[MemoryTier.LOW]:.1f} in the low one"
     memory = f"  memory      {gib[MemoryTier.HIGH]:6.1f}  GiB a worker at least; {lower}"
     made = index.filter(pc.equal(index["status"], "committed")).slice(0, MEASURED).to_pylist()
@@ -87,7 +90,8 @@ def _cost_lines(config: RunConfig, checkpoint: Checkpoint, rows: int, index: pa.
         measured = f"a sample, measured on {len(made)}; {duration(seconds * rows)} for one worker"
         return [f"  time        {seconds:6.1f}  s {measured}", memory]
     rate = matrix_rate(device, dtype)
-    floor = cost.flops / rate
-    counted_work = f"{cost.flops / 1e12:.2g} TFLOP at this machine's {rate / 1e12:.2g} TFLOP/s"
+    flops = sum(cost.phase_flops(*settings).values())
+    floor = flops / rate
+    counted_work = f"{flops / 1e12:.2g} TFLOP at this machine's {rate / 1e12:.2g} TFLOP/s"
     one_worker = f"{duration(floor * rows)} for one worker"
     return [f"  time        {floor:6.1f}  s a sample at least ({counted_work}); {one_worker}", memory]

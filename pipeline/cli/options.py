@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
+from pipeline.cli.lines import print_progress
+
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
     from sgi2v.checkpoint import Checkpoint
@@ -261,7 +263,10 @@ def settle(
 
     toml = settings_file_of(options)
     with errors_name_flags(options):
-        return resolve(manifest, output, toml, settings_of(options), options.unguided, weights)
+        config, checkpoint = resolve(manifest, output, toml, settings_of(options), options.unguided, weights)
+    if checkpoint.note is not None:
+        print_progress(checkpoint.note)
+    return config, checkpoint
 
 
 def flag_of(name: str) -> str:

@@ -12,6 +12,9 @@ from typing import Any
 
 from sgi2v_batch import load_packages
 
+PASSED_ON = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT")
+"""Variables of the driver's environment that actors get too: what they need to download the model on their node."""
+
 
 def in_actor(target: type, arguments: tuple[Any, ...]) -> tuple[type, tuple[Packed]]:
     """A class for an actor's process that holds `target(*arguments)`, and the argument for this class.
@@ -21,11 +24,13 @@ def in_actor(target: type, arguments: tuple[Any, ...]) -> tuple[type, tuple[Pack
     """
 
     class Actor:
-        def __init__(self, packed: tuple[None, str, type, tuple[Any, ...]]) -> None:
+        def __init__(self, packed: tuple[None, str, dict[str, str], type, tuple[Any, ...]]) -> None:
             from pipeline.flow.actor import exit_at_once
 
             exit_at_once()  # before the target's libraries register their own handlers: the first one runs last
-            _, folder, target, arguments = packed
+            _, folder, variables, target, arguments = packed
+            for name, value in variables.items():
+                os.environ.setdefault(name, value)  # what the node has of its own comes first
             with suppress(OSError):  # another node may not have the driver's folder
                 os.chdir(folder)
             self.target = target(*arguments)
@@ -38,7 +43,9 @@ def in_actor(target: type, arguments: tuple[Any, ...]) -> tuple[type, tuple[Pack
             return getattr(self.target, method)(*arguments)
 
     Actor.__name__ = target.__name__  # Ray names the process after it
-    return Actor, (Packed(str(Path.cwd()), target, arguments),)
+    # not in Ray's own environment for workers, which its dashboard shows
+    variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    return Actor, (Packed(str(Path.cwd()), variables, target, arguments),)
 
 
 class Packed:

@@ -17,6 +17,7 @@ from pipeline.flow.attempts import LedgerClient, attempt, wait_until_admitted
 from pipeline.flow.notes import Reporter, SendNote
 from pipeline.flow.row import as_row, map_rows, pixels_of, state_of, tracks_of
 from pipeline.flow.session import garbage_collection_paused
+from sgi2v.checkpoint import pinned
 from sgi2v.config import GuidanceConfig, MemoryTier, SamplerConfig
 from sgi2v.errors import (
     ClusterError,
@@ -27,6 +28,7 @@ from sgi2v.errors import (
     StorageError,
     is_out_of_memory,
 )
+from sgi2v.room import limit_process, use_expandable_segments
 from sgi2v.trajectory import BoxTracks
 
 if TYPE_CHECKING:
@@ -56,10 +58,15 @@ class Generate:
         import torch
 
         from sgi2v.estimate import choose_tier
+        from sgi2v.memory import TierKeeper
 
         self.device = torch.cuda.get_device_name() if device == "cuda" else device
-        share = min(1.0, config.execution.gpus_per_worker or 1.0)
-        self.memory = choose_tier(config.execution.memory, self.model, config.sampler, config.guidance, share)
+        try:
+            self.memory = choose_tier(config.execution.memory, self.model, config.sampler, config.guidance)
+        except ConfigError as error:
+            self.model = error
+            return
+        self.tiers = TierKeeper(self.memory)
         if config.execution.compile:
             self._compile(self.model)
         if isinstance(self.model, ConfigError):
@@ -69,6 +76,7 @@ class Generate:
 
     def _load(self, device: str) -> VideoModel | ConfigError:
         """The model, or why it cannot be used."""
+        use_expandable_segments()
         import torch
 
         from sgi2v.model import load_model, quiet_libraries
@@ -78,7 +86,9 @@ class Generate:
         if device == "cpu":
             torch.set_num_threads(config.execution.threads_per_worker)
         try:
-            model = load_model(config.model, device=device)
+            if device == "cuda":
+                limit_process(torch.device(device), min(1.0, config.execution.gpus_per_worker or 1.0))
+            model = load_model(pinned(config.model, config.model_revision), device=device)
         except ConfigError as error:
             return error
         except ModuleNotFoundError:
@@ -146,7 +156,7 @@ class Generate:
         guidance: GuidanceConfig | None,
         seed: int,
     ) -> Generation:
-        """Make the video; if memory runs out, again in a lower memory tier, which this worker then keeps."""
+        """Make the video; if memory runs out, again in a lower memory tier, which this worker keeps for a while."""
         from sgi2v.generate import generate
         from sgi2v.memory import with_oom_fallback
 
@@ -155,7 +165,11 @@ class Generate:
             on_step = None if self.reporter is None else self.reporter.step
             return generate(model, image_HWC, tracks, sampler, guidance, seed, memory=tier, on_step=on_step)
 
-        return with_oom_fallback(make, self.memory, self.config.execution.memory, guidance)
+        tried = self.tiers.next()
+        try:
+            return with_oom_fallback(make, tried, self.config.execution.memory, guidance)
+        finally:
+            self.tiers.finished(tried, self.memory)
 
     def _record_fields(self, generation: Generation) -> dict[str, Any]:
         def column(values: NDArray[np.float64]) -> list[float | None]:
@@ -170,6 +184,7 @@ class Generate:
             "latent_drift": generation.latent_drift,
             "peak_gpu_bytes": generation.peak_gpu_bytes,
             "memory": self.memory.value,
+            "decode_chunk": generation.decode_chunk,
             "device": self.device,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "host": socket.gethostname(),

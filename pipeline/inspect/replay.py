@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -70,6 +71,8 @@ def replay(
     if record.image_sha256 not in {None, image.get("image_sha256")}:
         raise ConfigError(f"{image['image_uri']} is not the image that {sample_id} was made from")
     on_load(config.model.source)
+    if record.decode_chunk is not None:  # fewer frames than the setting says, where memory was short
+        config = dataclasses.replace(config, sampler=config.sampler.replace(decode_chunk_size=record.decode_chunk))
     generated = Generate(config, device, send_note=send_note)(loaded)
     state, frames_THWC = generated_frames(generated, config.sampler)
     if frames_THWC is None:

@@ -90,6 +90,8 @@ class SampleRecord:
     """Most memory that torch held on the GPU, bytes; None on a CPU."""
     memory: str | None = None
     """Memory tier that it was made in: `high`, `medium` or `low`."""
+    decode_chunk: int | None = None
+    """Frames decoded at once: the setting `decode_chunk_size`, or fewer where memory was short."""
     device: str | None = None
     """Name of the GPU, or `cpu`."""
     dtype: str | None = None

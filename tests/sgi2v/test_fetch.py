@@ -1,16 +1,14 @@
-"""Fetching checkpoints: from folders, from stores and from the Hugging Face Hub; no file is left half fetched."""
+"""Fetching checkpoints from folders and stores; no file is left half fetched."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
 from functools import partial
-from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any, ClassVar
@@ -24,7 +22,6 @@ from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import ModelConfig
 from sgi2v.errors import ModelError
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "image_encoder": "model"}
 
 
@@ -216,86 +213,3 @@ def test_a_broken_download_is_retried(folder: Path, monkeypatch: pytest.MonkeyPa
         half = open_checkpoint(ModelConfig(source=url), weights=False).path
         assert [file.name for file in (half / "unet").glob("*safetensors*")] == [f"{Path(name).name}.partial"]
     assert (open_checkpoint(ModelConfig(source=url)).path / name).read_bytes() == (folder / name).read_bytes()
-
-
-class Hub(BaseHTTPRequestHandler):
-    """The part of the Hugging Face Hub that a download uses."""
-
-    root: ClassVar[Path]
-    served: ClassVar[list[str]]
-
-    def do_GET(self) -> None:
-        _, kind, *rest = self.path.partition("?")[0].split("/")
-        if kind == "api" and rest[3:4] == ["revision"]:
-            siblings = [{"rfilename": name} for name in self.names()]
-            self.reply(json.dumps({"id": "org/svd", "sha": COMMIT, "siblings": siblings}).encode())
-        elif kind == "api" and rest[3:4] == ["tree"]:
-            entries = [{"type": "file", "path": name, "size": 1, "oid": "0"} for name in self.names()]
-            self.reply(json.dumps(entries).encode())
-        elif rest[1:2] == ["resolve"]:
-            name = "/".join(rest[3:])
-            self.served.append(name)
-            self.reply((self.root / name).read_bytes())
-        else:
-            self.send_error(404)
-
-    do_HEAD = do_GET
-
-    def names(self) -> list[str]:
-        return [file.relative_to(self.root).as_posix() for file in self.root.rglob("*") if file.is_file()]
-
-    def reply(self, body: bytes) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", f'"{hash(body) & 0xFFFFFFFF:x}"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Keep the test's output clean."""
-
-
-def open_from_hub(endpoint: str, home: Path, script: str) -> subprocess.CompletedProcess[str]:
-    """Run a script in another process, with the Hugging Face Hub at `endpoint`."""
-    script = f"from sgi2v.checkpoint import *\n{script}"
-    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
-    command = [sys.executable, "-c", script]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-
-
-@pytest.mark.slow
-def test_a_hugging_face_id_is_downloaded_and_its_commit_recorded(folder: Path, tmp_path: Path) -> None:
-    (folder / "unet" / "big.bin").write_bytes(b"pickle")
-    (folder / "vae" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"not asked for")
-    Hub.root, Hub.served = folder, []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    Thread(target=server.serve_forever, daemon=True).start()
-    endpoint = f"http://127.0.0.1:{server.server_port}"
-    config = "ModelConfig(source='org/svd', revision='main', dtype='float32')"
-    try:
-        script = f"print(open_checkpoint({config}, weights=False).revision)"
-        configuration = open_from_hub(endpoint, tmp_path / "hub", script)
-        assert configuration.stdout.split() == [COMMIT], configuration.stderr
-        assert not any(name.endswith(".safetensors") for name in Hub.served)
-        shutil.copytree(tmp_path / "hub", tmp_path / "configuration", symlinks=True)
-        script = f"print(open_checkpoint({config}).revision)"
-        whole = open_from_hub(endpoint, tmp_path / "hub", script)
-        assert whole.stdout.split() == [COMMIT], whole.stderr
-        assert any(name.endswith(".safetensors") for name in Hub.served)
-        assert not any(name.endswith((".bin", ".fp16.safetensors")) for name in Hub.served)
-    finally:
-        server.shutdown()
-        server.server_close()
-    offline = open_from_hub(endpoint, tmp_path / "hub", script)
-    assert offline.stdout.split() == [COMMIT], offline.stderr
-    without_weights = open_from_hub(endpoint, tmp_path / "configuration", script)
-    assert "ModelError: org/svd could not be fetched" in without_weights.stderr
-
-
-def test_an_unreachable_hub_is_a_model_error_that_says_what_to_try(tmp_path: Path) -> None:
-    script = "open_checkpoint(ModelConfig(source='org/none'), weights=False)"
-    refused = open_from_hub("http://127.0.0.1:9", tmp_path / "hub", script)
-    assert "ModelError: org/none could not be fetched" in refused.stderr
-    assert "HF_TOKEN" in refused.stderr

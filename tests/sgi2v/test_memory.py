@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,17 +14,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sgi2v import estimate
 from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import Feature, GuidanceConfig, MemoryTier, ModelConfig, SamplerConfig
+from sgi2v.costs import Cost
 from sgi2v.errors import ErrorCode, SampleError, is_out_of_memory
-from sgi2v.estimate import ALLOCATOR_SLACK, BytesAlive, FakeModel, choose_tier, fake_model, fastest_tier
+from sgi2v.estimate import BytesAlive, FakeModel, fake_model
 from sgi2v.generate import generate
 from sgi2v.guidance import guided_features
-from sgi2v.model import VideoModel
-from tests.benchmarks.full_size import write_configs
+from sgi2v.memory import SAMPLES_BEFORE_RETRY, TierKeeper
+from sgi2v.model import VideoModel, decode_latents
+from sgi2v.room import ALLOCATOR_SLACK
 from tests.sgi2v.test_features import inputs
 from tests.sgi2v.test_generate import GUIDANCE, SAMPLER, tracks
+from tools.full_size import write_configs
 
 GIB = 2**30
 
@@ -91,55 +93,62 @@ def test_the_peak_counts_only_living_tensors_and_no_views() -> None:
     assert third.sum() == 2000
 
 
-@pytest.mark.whole
-@pytest.mark.slow
-def test_the_fastest_tier_that_fits_is_taken(model: VideoModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    # enough frames that the guided pass is what needs the most memory
-    sampler = SAMPLER.replace(num_frames=32, decode_chunk_size=1)
-    checkpoint = model.checkpoint
-    with fake_model(checkpoint, sampler, torch.float32) as fake:
-        peaks = {tier: fake.peak(GUIDANCE, tier) for tier in MemoryTier}
-    assert peaks[MemoryTier.LOW] < 0.6 * peaks[MemoryTier.HIGH]
-    # counted once here, so that each of the calls below need not count it again
-    key = (checkpoint.source, checkpoint.revision, sampler, GUIDANCE, torch.float32)
-    monkeypatch.setitem(estimate._peak_cache, (MemoryTier.MEDIUM, *key), peaks[MemoryTier.MEDIUM])
-    for tier, lower in itertools.pairwise(MemoryTier):
-        enough = round(peaks[tier] * ALLOCATOR_SLACK) + 1
-        assert fastest_tier(checkpoint, sampler, GUIDANCE, torch.float32, enough) is tier
-        assert fastest_tier(checkpoint, sampler, GUIDANCE, torch.float32, enough - 2) is lower
-    assert choose_tier("auto", model, sampler, GUIDANCE) is MemoryTier.HIGH
-    assert choose_tier("low", model, sampler, GUIDANCE) is MemoryTier.LOW
-    assert fastest_tier(checkpoint, sampler, None, torch.float32, free_bytes=0) is MemoryTier.HIGH
+class DecoderInSmallMemory:
+    """A VAE whose decoder runs out of memory with more than `most` frames at once."""
+
+    def __init__(self, vae: Any, most: int) -> None:
+        self.vae, self.most = vae, most
+        self.tried: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.vae, name)
+
+    def decode(self, latents: Tensor, num_frames: int) -> Any:
+        self.tried.append(num_frames)
+        if num_frames > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
+        return self.vae.decode(latents, num_frames=num_frames)
 
 
-@pytest.mark.parametrize(
-    ("free_gib", "reserved_gib", "gpu_share", "tier"),
-    [
-        (9, 0, 1.0, MemoryTier.HIGH),
-        (7, 0, 1.0, MemoryTier.MEDIUM),
-        (3, 0, 1.0, MemoryTier.LOW),
-        (3, 6, 1.0, MemoryTier.HIGH),
-        (3, 3, 1.0, MemoryTier.MEDIUM),
-        (9, 0, 0.5, MemoryTier.LOW),
-    ],
-)
-def test_the_tier_is_chosen_by_what_torch_can_still_allocate(
-    model: VideoModel,
-    monkeypatch: pytest.MonkeyPatch,
-    free_gib: int,
-    reserved_gib: int,
-    gpu_share: float,
-    tier: MemoryTier,
+@pytest.mark.parametrize(("most", "tried", "chunk"), [(4, [4], 4), (3, [4, 2, 2], 2), (1, [4, 2, 1, 1, 1, 1], 1)])
+def test_a_decode_without_memory_is_done_again_alone_in_smaller_chunks(
+    model: VideoModel, photograph: NDArray[np.uint8], most: int, tried: list[int], chunk: int
 ) -> None:
-    """A GPU of 14 GiB with 4 GiB of weights on it; the high tier needs 8 GiB, the medium one 5."""
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free_gib * GIB, 14 * GIB))
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 4 * GIB)
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: (4 + reserved_gib) * GIB)
-    key = (model.checkpoint.source, model.checkpoint.revision, SAMPLER, GUIDANCE, model.dtype)
-    for cached_tier, gib in ((MemoryTier.HIGH, 8), (MemoryTier.MEDIUM, 5)):
-        monkeypatch.setitem(estimate._peak_cache, (cached_tier, *key), round(gib * GIB / ALLOCATOR_SLACK))
-    on_gpu = dataclasses.replace(model, device=torch.device("cuda"))
-    assert choose_tier("auto", on_gpu, SAMPLER, GUIDANCE, gpu_share) is tier
+    vae = DecoderInSmallMemory(model.vae, most)
+    sampler = SAMPLER.replace(steps=1)
+    steps: list[int] = []
+    small = dataclasses.replace(model, vae=vae)
+    generation = generate(small, photograph, tracks(), sampler, GUIDANCE, seed=1, on_step=steps.append)
+    assert (vae.tried, generation.decode_chunk) == (tried, chunk)
+    assert steps == [0], "nothing but the decode is done again"
+    asked = decode_latents(model, generation.latents, chunk)
+    assert np.array_equal(generation.frames, (asked * 255).round().to(torch.uint8).numpy())
+
+
+def test_a_frame_that_cannot_be_decoded_fails_the_sample_in_every_tier(
+    model: VideoModel, photograph: NDArray[np.uint8]
+) -> None:
+    small = dataclasses.replace(model, vae=DecoderInSmallMemory(model.vae, most=0))
+    with pytest.raises(SampleError, match="one frame cannot be decoded: CUDA out of memory") as raised:
+        generate(small, photograph, None, SAMPLER.replace(steps=1))
+    assert raised.value.code is ErrorCode.OUT_OF_MEMORY
+    assert not is_out_of_memory(raised.value), "a lower tier is not tried"
+
+
+def test_a_tier_that_was_left_is_tried_again_later_and_ever_less_often() -> None:
+    keeper, fits = TierKeeper(MemoryTier.HIGH), {MemoryTier.MEDIUM}
+    tried: list[MemoryTier] = []
+    for sample in range(40):
+        if sample == 36:
+            fits = set(MemoryTier)  # the neighbour is gone
+        tried.append(keeper.next())
+        keeper.finished(tried[-1], tried[-1] if tried[-1] in fits else MemoryTier.MEDIUM)
+    assert [sample for sample, tier in enumerate(tried) if tier is MemoryTier.HIGH] == [0, 9, 26]
+    for _ in range(20):
+        tried.append(keeper.next())
+        keeper.finished(tried[-1], tried[-1])
+    assert tried[59] is MemoryTier.HIGH
+    assert keeper.wait == SAMPLES_BEFORE_RETRY
 
 
 @pytest.mark.whole
@@ -147,8 +156,9 @@ def test_the_tier_is_chosen_by_what_torch_can_still_allocate(
 @pytest.mark.parametrize(("num_frames", "gib"), [(14, 22), (25, 40)])
 def test_full_size_fits_the_cards_that_it_is_meant_for(tmp_path: Path, num_frames: int, gib: int) -> None:
     with fake_full_size(tmp_path, num_frames) as fake:
-        medium_bytes, low_bytes = (fake.peak(GuidanceConfig(), tier) for tier in (MemoryTier.MEDIUM, MemoryTier.LOW))
-    assert fake.weights_bytes + ALLOCATOR_SLACK * medium_bytes < gib * GIB
+        cost = Cost(fake.weights_bytes, {}, fake.peaks(GuidanceConfig()))
+    medium_bytes, low_bytes = (cost.working_bytes(tier, 8) for tier in (MemoryTier.MEDIUM, MemoryTier.LOW))
+    assert cost.weights_bytes + ALLOCATOR_SLACK * medium_bytes < gib * GIB
     assert low_bytes < 12 * GIB
 
 
@@ -156,7 +166,8 @@ def test_full_size_fits_the_cards_that_it_is_meant_for(tmp_path: Path, num_frame
 @pytest.mark.slow
 def test_lower_tiers_of_full_size_cost_what_is_stated(tmp_path: Path) -> None:
     with fake_full_size(tmp_path, num_frames=14) as fake:
-        flops = [sum(fake.flops(GuidanceConfig(), tier).values()) for tier in MemoryTier]
+        costs = [Cost(0, fake.flops(GuidanceConfig(), tier), {}) for tier in MemoryTier]
+    flops = [sum(cost.phase_flops(SamplerConfig(), GuidanceConfig()).values()) for cost in costs]
     assert np.array(flops) / flops[0] == pytest.approx([1, 1.08, 1.21], abs=0.005)
 
 
@@ -164,7 +175,7 @@ def test_lower_tiers_of_full_size_cost_what_is_stated(tmp_path: Path) -> None:
 def fake_full_size(folder: Path, num_frames: int) -> Iterator[FakeModel]:
     """SVD's architecture at its own size on fake tensors."""
     checkpoint = open_checkpoint(ModelConfig(source=str(write_configs(folder, num_frames))), weights=False)
-    with fake_model(checkpoint, SamplerConfig(num_frames=num_frames), torch.bfloat16) as fake:
+    with fake_model(checkpoint, SamplerConfig(num_frames=num_frames), torch.bfloat16, torch.bfloat16) as fake:
         yield fake
 
 

@@ -74,3 +74,16 @@ def test_an_actor_finds_our_packages_behind_a_users(tmp_path: Path) -> None:
     pickled = cloudpickle.dumps(in_actor(Load, (None,)))
     code = f"{UNPICKLE} print(actor(*arguments).target)"
     assert "pipeline.flow.load.Load object" in run_code(code, 60, cwd=tmp_path, stdin=pickled)
+
+
+@pytest.mark.slow
+def test_an_actor_gets_what_it_needs_to_download_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("HF_ENDPOINT", "http://driver")
+    packed = in_actor(Greeter, ("a",))
+    assert "hf_secret" not in repr(packed), "Ray's dashboard shows it"
+    pickled = cloudpickle.dumps(packed)
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setenv("HF_ENDPOINT", "http://node")
+    code = f"{UNPICKLE} actor(*arguments); import os; print(os.environ['HF_TOKEN'], os.environ['HF_ENDPOINT'])"
+    assert run_code(code, 60, stdin=pickled) == "hf_secret http://node\n", "what a node has of its own comes first"

@@ -21,6 +21,7 @@ import torch
 
 import sgi2v.compiled
 import sgi2v.estimate
+import sgi2v.memory
 import sgi2v.retry
 from manifests.io import read_manifest
 from pipeline.config import RunConfig, resolve
@@ -297,6 +298,32 @@ def test_a_worker_that_starts_in_the_medium_tier_falls_back_from_there(
     (record,) = records_with(generator, config_of(write_good(tmp_path, 1)), monkeypatch)
     assert generator.tried == [MemoryTier.MEDIUM, MemoryTier.LOW]
     assert (record["status"], record["memory"]) == ("committed", "low")
+
+
+@pytest.mark.slow
+def test_a_worker_tries_the_tier_that_it_has_left_again_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sgi2v.memory, "SAMPLES_BEFORE_RETRY", 1)
+    generator = RunsOut(MemoryTier.HIGH)
+
+    def neighbour_ends(*_: object) -> None:
+        generator.too_much = ()
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", neighbour_ends)
+    records = records_with(generator, config_of(write_good(tmp_path, 3)), monkeypatch)
+    assert generator.tried == ["high", "medium", "medium", "high"]
+    assert [record["memory"] for record in records] == ["medium", "medium", "high"]
+
+
+@pytest.mark.slow
+def test_a_model_that_does_not_fit_ends_the_run_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> MemoryTier:
+        raise ConfigError("4 frames of 64 x 64 px do not fit into the memory of a GPU")
+
+    monkeypatch.setattr(sgi2v.estimate, "choose_tier", refuse)
+    config = config_of(write_good(tmp_path, 1))
+    (outcome,) = Commit(config, 1)(Generate(config, "cpu")(Load(config)(rows_of(Path(config.manifest))))).to_pylist()
+    assert (outcome["record"], outcome["fatal"]) == (None, "ConfigError")
+    assert "do not fit into the memory" in outcome["message"]
 
 
 def with_compile(config: RunConfig) -> RunConfig:
