@@ -52,6 +52,35 @@ def auto_dtype(on_gpu: bool, has_bfloat16: bool = True) -> DType:
     return "bfloat16" if has_bfloat16 else "float16"
 
 
+AttentionKernel = Literal["auto", "torch", "flash", "efficient", "cudnn", "math"]
+TemporalAttentionKernel = Literal[AttentionKernel, "packed"]
+TemporalConvolutionForm = Literal["auto", "conv3d", "conv2d", "matmul"]
+
+
+class KernelConfig(Settings):
+    """How the model's sums are computed. It decides the speed, and of the results at most the last bits.
+
+    `auto` is what is fastest or most certain as far as is known; nothing has been measured on a GPU yet.
+    """
+
+    section: ClassVar[str] = "model.kernels"
+
+    spatial_attention: AttentionKernel = "auto"
+    """Kernel of the U-Net's self-attention over places; auto: the first of flash, efficient, cudnn and math that runs
+    with the model on its GPU; torch: torch chooses at each call, as always on a CPU with auto."""
+    frame0_attention: AttentionKernel = "auto"
+    """Kernel of the guided layers' attention to frame 0; auto: as for `spatial_attention`."""
+    temporal_attention: TemporalAttentionKernel = "auto"
+    """Kernel of the U-Net's self-attention over frames; auto: the first of efficient, flash, cudnn and math that runs;
+    packed: several cells' frames in one sequence, because fused kernels pad 14 frames to 64 or 128."""
+    temporal_convolution: TemporalConvolutionForm = "auto"
+    """Form of the convolutions over frames; auto: conv2d on a CPU, conv3d on a GPU; matmul: one matrix product."""
+    channels_last: bool = False
+    """Hold the convolutions' weights channels-last; without compiled blocks, group norms undo it."""
+    cfg_passes: Literal[1, 2] = 1
+    """U-Net passes of a step with classifier-free guidance: 1 for both branches together, or 1 for each branch."""
+
+
 class ModelConfig(Settings):
     """Where the checkpoint comes from and how it is held."""
 
@@ -63,6 +92,8 @@ class ModelConfig(Settings):
     """Branch, tag or commit of a Hugging Face id; None: its default branch."""
     dtype: DType = "auto"
     """Type of the weights; auto: float32 on a CPU, bfloat16 on a GPU, float16 on a GPU without bfloat16."""
+    kernels: Annotated[KernelConfig, Field(strict=False)] = KernelConfig()
+    """How the sums are computed."""
 
 
 class SamplerConfig(Settings):

@@ -17,9 +17,9 @@ from torch import Tensor
 from sgi2v.attention import replace_cross_attention
 from sgi2v.checkpoint import Checkpoint, open_checkpoint
 from sgi2v.config import DType, ModelConfig, SamplerConfig, auto_dtype
-from sgi2v.convolution import replace_temporal_convolutions
 from sgi2v.errors import ConfigError, ModelError
 from sgi2v.fetch import prefers_half, weight_files
+from sgi2v.kernels import use_kernels
 from sgi2v.resize import resize_antialiased
 
 _MAX_NAMED_TENSORS = 3
@@ -42,6 +42,10 @@ class VideoModel:
     device: torch.device
     dtype: torch.dtype
     """Type of the U-Net's weights."""
+    kernels: str
+    """What computes attention and convolutions over frames, in words."""
+    cfg_passes: int
+    """U-Net passes of a step with classifier-free guidance."""
 
     @property
     def cell_px(self) -> int:
@@ -86,7 +90,8 @@ def load_model(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(device)
     weights_dtype = resolve_dtype(config.dtype, device)
-    return _load(open_checkpoint(config), device, weights_dtype, prefers_half(config))
+    model = _load(open_checkpoint(config), device, weights_dtype, prefers_half(config))
+    return use_kernels(model, config.kernels)
 
 
 def resolve_dtype(dtype: DType, device: torch.device) -> torch.dtype:
@@ -130,8 +135,6 @@ def _load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, half
             _check_tensors(f"{name} of {checkpoint.source}", loading_info)
             module.to(device).eval().requires_grad_(False)
             replace_cross_attention(module)
-            if device.type == "cpu":
-                replace_temporal_convolutions(module)
             return module
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise ModelError(f"{name} of {checkpoint.source} cannot be loaded: {error}") from error
@@ -147,6 +150,8 @@ def _load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, half
         image_std=tuple(extractor["image_std"]),
         device=device,
         dtype=dtype,
+        kernels="",
+        cfg_passes=1,
     )
 
 

@@ -172,6 +172,7 @@ class Generate:
             "memory": self.memory.value,
             "device": self.device,
             "dtype": str(self.model.dtype).removeprefix("torch."),
+            "kernels": self.model.kernels,
             "host": socket.gethostname(),
             "frames_sha256": hashlib.sha256(generation.frames.tobytes()).hexdigest(),
         }
