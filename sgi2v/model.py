@@ -53,6 +53,11 @@ class VideoModel:
         return self.checkpoint.cell_px
 
     @property
+    def decoder_dtype(self) -> torch.dtype:
+        """Type of the VAE decoder's weights; the encoder's may be wider."""
+        return _dtype_of(self.vae.decoder)
+
+    @property
     def weights_bytes(self) -> int:
         """Bytes of all weights."""
         parts = (self.unet, self.vae, self.image_encoder)
@@ -139,11 +144,14 @@ def _load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, half
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise ModelError(f"{name} of {checkpoint.source} cannot be loaded: {error}") from error
 
+    # the encoder of such a VAE stays in float32: its latents steer every step, and it runs once
+    vae = component(AutoencoderKLTemporalDecoder, "vae", torch.float32 if upcast else vae_dtype)
+    vae.decoder.to(vae_dtype)
     extractor = configs["feature_extractor"]
     return VideoModel(
         checkpoint=checkpoint,
         unet=component(UNetSpatioTemporalConditionModel, "unet", dtype),
-        vae=component(AutoencoderKLTemporalDecoder, "vae", vae_dtype),
+        vae=vae,
         image_encoder=component(CLIPVisionModelWithProjection, "image_encoder", dtype),
         scheduler_config=dict(configs["scheduler"]),
         image_mean=tuple(extractor["image_mean"]),
@@ -153,6 +161,12 @@ def _load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, half
         kernels="",
         cfg_passes=1,
     )
+
+
+def _dtype_of(module: Any) -> torch.dtype:
+    """The type of a module's weights."""
+    dtype: torch.dtype = next(module.parameters()).dtype
+    return dtype
 
 
 def _check_tensors(component: str, loading_info: Mapping[str, Any]) -> None:
@@ -177,11 +191,14 @@ def encode_image(
 ) -> Conditioning:
     """Condition on the first frame as SVD does.
 
-    image: RGB at output size. noise: unit Gaussian [1, 3, H, W]; `noise_aug_strength` times it is added.
+    image: RGB at output size. noise: unit Gaussian [1, 3, H, W]; `noise_aug_strength` times it is added. The VAE
+    encodes in the type of its encoder, and not in TF32.
     """
     pixels_1CHW = torch.from_numpy(np.array(image_HWC)).permute(2, 0, 1)[None].float() / 255 * 2 - 1
     noised_1CHW = pixels_1CHW + sampler.noise_aug_strength * noise_1CHW
-    latents = model.vae.encode(noised_1CHW.to(model.device, model.vae.dtype)).latent_dist.mode()
+    pixels = noised_1CHW.to(model.device, _dtype_of(model.vae.encoder))
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        latents = model.vae.encode(pixels).latent_dist.mode()
     latents = latents.to(model.dtype)
     embedding = embed_image(model, pixels_1CHW)
     time_ids = torch.tensor([[sampler.fps - 1, sampler.motion_bucket_id, sampler.noise_aug_strength]])
@@ -205,7 +222,7 @@ def embed_image(model: VideoModel, pixels_1CHW: Tensor) -> Tensor:
 @torch.no_grad()
 def decode_latents(model: VideoModel, latents_TChw: Tensor, chunk_size: int) -> Tensor:
     """Decode one video's latents to float32 [T, H, W, 3] in [0, 1], `chunk_size` frames at a time."""
-    scaled = (latents_TChw / model.vae.config.scaling_factor).to(model.vae.dtype)
+    scaled = (latents_TChw / model.vae.config.scaling_factor).to(model.decoder_dtype)
     frames = [model.vae.decode(chunk, num_frames=len(chunk)).sample.float() for chunk in scaled.split(chunk_size)]
     return (torch.cat(frames) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
 
