@@ -83,8 +83,8 @@ def load_model(
     """Load SVD, SVD 1.1, SVD-XT or any checkpoint of that architecture, for inference.
 
     source: Hugging Face id, folder, fsspec URL or `embedded`; or a ModelConfig in place of source, dtype and revision.
-    device: None takes the GPU if there is one. dtype: type of the weights; `auto` is float32 on a CPU, bfloat16 on a
-    GPU, and float16 on a GPU without bfloat16. Raises ModelError, whose message names what is missing or damaged.
+    device: None takes the GPU if there is one. dtype: type of the weights; `auto` is float32 on a CPU and
+    float16 on a GPU. Raises ModelError, whose message names what is missing or damaged.
     """
     if isinstance(source, ModelConfig):
         config = source
@@ -102,7 +102,7 @@ def load_model(
 def resolve_dtype(dtype: DType, device: torch.device) -> torch.dtype:
     """The type of the weights for a setting of dtype. Raises ConfigError for float16 on a CPU."""
     if dtype == "auto":
-        dtype = auto_dtype(on_gpu=device.type != "cpu", has_bfloat16=_has_bfloat16(device))
+        dtype = auto_dtype(on_gpu=device.type != "cpu")
     if dtype == "float16" and device.type == "cpu":
         raise ConfigError("float16 is not usable on a CPU: set model.dtype to float32 or bfloat16")
     resolved: torch.dtype = getattr(torch, dtype)
