@@ -212,3 +212,32 @@ def test_settings_name_the_kernels_and_are_read_back() -> None:
     assert ModelConfig.parse(config.plain()) == config
     with pytest.raises(ConfigError, match=r"model\.kernels\.spatial_attention must be one of auto, torch, flash"):
         ModelConfig.parse({"kernels": {"spatial_attention": "xformers"}})
+
+
+@pytest.mark.gpu
+def test_every_kernel_bears_more_sequences_than_a_grid_of_cuda() -> None:
+    generator = torch.Generator("cuda").manual_seed(0)
+    heads = [
+        torch.randn(70_000, 14, 2, 64, device="cuda", dtype=torch.float16, generator=generator).transpose(1, 2)
+        for _ in range(3)
+    ]
+    expected = attend(*heads, "math")
+    for kernel in (TORCH, PACKED, "flash", "efficient", "cudnn"):
+        if first_that_runs((kernel,), {64}, torch.device("cuda"), torch.float16) is not None:
+            torch.testing.assert_close(attend(*heads, kernel), expected, rtol=0, atol=1e-2)
+
+
+@pytest.mark.gpu
+def test_a_trained_model_computes_the_same_with_every_choice_of_kernels_on_a_gpu() -> None:
+    model = load_model("embedded", device="cuda", dtype="float32")
+    tf32_off = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    on_gpu = {name: value.cuda() for name, value in inputs().items()}
+    with tf32_off, torch.no_grad():
+        expected = guided_features(model.unet, on_gpu, model.checkpoint.guidance())
+        for config in (*VARIANTS, KernelConfig(spatial_attention="efficient"), KernelConfig(spatial_attention="cudnn")):
+            try:
+                changed = use_kernels(model, config)
+            except ConfigError:
+                continue  # not with float32, or not on this card
+            features = guided_features(changed.unet, on_gpu, model.checkpoint.guidance())
+            assert relative(features, expected) < 2e-5, changed.kernels
