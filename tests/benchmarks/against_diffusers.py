@@ -12,6 +12,14 @@ Both sides get the same weights, picture and noise. Differences are relative to 
 - `disturbed`: `input` of the pipeline beside its own, after half of its first noise was moved by one unit in the last
   place. This is how far rounding alone takes two right programs apart.
 
+What was found, as the difference of the final latents on the golden checkpoint:
+
+- float32: 2e-6, and 2e-15 for one pass in float64: the sums are the same.
+- bfloat16: 4.5 %, and 4.2 % of the disturbed pipeline: rounding, which random weights amplify.
+- `--picture`: percents in any type, because the sides resample a picture of another size differently. Ours resizes it
+  with a bicubic filter and gives the image encoder the result. The pipeline uses a Lanczos filter, and gives the image
+  encoder the picture itself.
+
 One model is held in memory at a time. At last our program makes a guided sample of the same size, which must be finite.
 """
 
@@ -119,6 +127,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(128, 192), help="height and width; default: 128 192")
     parser.add_argument("--frames", type=int, default=6, help="default: 6")
     parser.add_argument("--steps", type=int, default=20, help="default: 20")
+    parser.add_argument("--picture", type=int, nargs=2, help="height and width of the picture; default: the video's")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the weights")
     parser.add_argument("--exact", action="store_true", help="compute single passes in float64 too")
     options = parser.parse_args()
@@ -126,6 +135,8 @@ def main() -> None:
     height, width = options.size
     sampler = SamplerConfig(height=height, width=width, num_frames=options.frames, steps=options.steps)
     picture, tracks = moving_box(sampler)
+    if options.picture:
+        picture, _ = moving_box(sampler.replace(height=options.picture[0], width=options.picture[1]))
     noise = draw_noise(817, sampler, 8)
     dtype = getattr(torch, options.dtype)
 
