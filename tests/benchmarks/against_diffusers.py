@@ -16,9 +16,9 @@ What was found, as the difference of the final latents on the golden checkpoint:
 
 - float32: 2e-6, and 2e-15 for one pass in float64: the sums are the same.
 - bfloat16: 4.5 %, and 4.2 % of the disturbed pipeline: rounding, which random weights amplify.
-- `--picture`: percents in any type, because the sides resample a picture of another size differently. Ours resizes it
-  with a bicubic filter and gives the image encoder the result. The pipeline uses a Lanczos filter, and gives the image
-  encoder the picture itself.
+- `--picture`: percents in any type, because the sides resample a picture of another size differently. Ours does as
+  the method's `inference.py`: it resizes the picture with Pillow's bicubic filter, and all parts get the result. The
+  pipeline uses a Lanczos filter, and gives the image encoder the picture itself.
 
 One model is held in memory at a time. At last our program makes a guided sample of the same size, which must be finite.
 """
