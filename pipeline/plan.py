@@ -189,13 +189,13 @@ def check_dtype(plan: Plan, config: RunConfig, on_gpu: bool) -> None:
     """Raise ConfigError if `dtype = auto` would give other weights than those of the finished samples."""
     if config.model.dtype != "auto":
         return  # an explicit dtype is one of the deciding settings, which are compared
-    possible = sorted({auto_dtype(on_gpu, has_bfloat16) for has_bfloat16 in (False, True)})
+    own = auto_dtype(on_gpu)
     recorded = pc.unique(plan.catalog.index["dtype"]).to_pylist()
-    others = sorted({dtype for dtype in recorded if dtype is not None and dtype not in possible})
+    others = sorted({dtype for dtype in recorded if dtype not in (None, own)})
     if others:
         raise ConfigError(
             f"the samples in {config.output} were made in {', '.join(map(str, others))}, and these workers would make "
-            f"theirs in {' or '.join(possible)}: use the same kind of worker, or another --output with "
+            f"theirs in {own}: use the same kind of worker, or another --output with "
             f"--dtype {others[0]}"
         )
 

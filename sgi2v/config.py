@@ -41,15 +41,45 @@ class MemoryTier(StrEnum):
     """Computes all residual and transformer blocks again, except the guided ones. The slowest."""
 
 
-def auto_dtype(on_gpu: bool, has_bfloat16: bool = True) -> DType:
-    """The dtype that `auto` stands for.
+def auto_dtype(on_gpu: bool) -> DType:
+    """The dtype that `auto` stands for: float32 on a CPU, where 16 bits gain nothing, and float16 on a GPU.
 
-    float32 on a CPU, where 16 bits gain nothing; bfloat16 on a GPU, for float32's range; float16 on a GPU before
-    compute capability 8.0, which has no bfloat16 (has_bfloat16=False).
+    float16 has eight times the precision of bfloat16, and Stable Video Diffusion's weights are published in it. The
+    first gradient of the guidance differs from float32's by 0.1 % in float16 and by 0.9 % in bfloat16, and 0.03 % and
+    0.4 % of its signs; the final latents by 0.2 % and 0.5 %. ObjMC is the same to 0.01 px in float16. This was emulated
+    on a CPU, on the embedded checkpoint (`tests/benchmarks/half_precision.py`). Loss scaling keeps float16 gradients in
+    range. Every GPU has float16, so the workers of an output have one type.
     """
-    if not on_gpu:
-        return "float32"
-    return "bfloat16" if has_bfloat16 else "float16"
+    return "float16" if on_gpu else "float32"
+
+
+AttentionKernel = Literal["auto", "torch", "flash", "efficient", "cudnn", "math"]
+TemporalAttentionKernel = Literal[AttentionKernel, "packed"]
+TemporalConvolutionForm = Literal["auto", "conv3d", "conv2d", "matmul"]
+
+
+class KernelConfig(Settings):
+    """How the model's sums are computed. It decides the speed, and of the results at most the last bits.
+
+    `auto` is what is fastest or most certain as far as is known; nothing has been measured on a GPU yet.
+    """
+
+    section: ClassVar[str] = "model.kernels"
+
+    spatial_attention: AttentionKernel = "auto"
+    """Kernel of the U-Net's self-attention over places; auto: the first of flash, efficient, cudnn and math that runs
+    with the model on its GPU; torch: torch chooses at each call, as always on a CPU with auto."""
+    frame0_attention: AttentionKernel = "auto"
+    """Kernel of the guided layers' attention to frame 0; auto: as for `spatial_attention`."""
+    temporal_attention: TemporalAttentionKernel = "auto"
+    """Kernel of the U-Net's self-attention over frames; auto: the first of efficient, flash, cudnn and math that runs;
+    packed: several cells' frames in one sequence, because fused kernels pad 14 frames to 64 or 128."""
+    temporal_convolution: TemporalConvolutionForm = "auto"
+    """Form of the convolutions over frames; auto: conv2d on a CPU, conv3d on a GPU; matmul: one matrix product."""
+    channels_last: bool = False
+    """Hold the convolutions' weights channels-last; without compiled blocks, group norms undo it."""
+    cfg_passes: Literal[1, 2] = 1
+    """U-Net passes of a step with classifier-free guidance: 1 for both branches together, or 1 for each branch."""
 
 
 class ModelConfig(Settings):
@@ -62,7 +92,9 @@ class ModelConfig(Settings):
     revision: str | None = None
     """Branch, tag or commit of a Hugging Face id; None: its default branch."""
     dtype: DType = "auto"
-    """Type of the weights; auto: float32 on a CPU, bfloat16 on a GPU, float16 on a GPU without bfloat16."""
+    """Type of the weights; auto: float32 on a CPU, float16 on a GPU, which is closer to float32 than bfloat16 is."""
+    kernels: Annotated[KernelConfig, Field(strict=False)] = KernelConfig()
+    """How the sums are computed."""
 
 
 MAX_SIDE, MAX_FRAMES, MAX_STEPS = 16_384, 4096, 10_000

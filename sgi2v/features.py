@@ -1,6 +1,6 @@
 """Record the features of the guided layers while the U-Net runs.
 
-Axes: T frames, h w latent cells, h' w' cells of a guided layer, S = h' w', C channels, N heads, D head channels.
+Axes: T frames, h w latent cells, h' w' cells of a guided layer, S = h' w', C channels.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sgi2v.attention import SelfAttention
 from sgi2v.checkpoint import check_layers
 from sgi2v.compiled import uncompiled
 from sgi2v.config import Feature, GuidanceConfig
@@ -23,39 +24,28 @@ class LastGuidedLayerReached(Exception):  # noqa: N818  a signal, not a failure
     """Ends a forward pass as soon as every feature is recorded."""
 
 
-def _attend(query_TNSD: Tensor, key_TNSD: Tensor, value_TNSD: Tensor) -> Tensor:
-    """Scaled dot-product attention, heads joined: [T, S, N D]."""
-    attended_TNSD: Tensor = F.scaled_dot_product_attention(query_TNSD, key_TNSD, value_TNSD)
-    return attended_TNSD.transpose(1, 2).flatten(2)
-
-
 class _RecordingProcessor:
     """A diffusers attention processor that also records the attention's output before its output projection.
 
     The batch axis is frames in spatial attention, and cells in temporal attention.
     """
 
-    def __init__(self, recorder: _Recorder, feature: Feature) -> None:
+    def __init__(self, inner: SelfAttention, recorder: _Recorder, feature: Feature) -> None:
+        self.inner = inner
         self.recorder = recorder
         self.feature = feature
 
     def __call__(self, attn: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
-        def heads(projected: Tensor) -> Tensor:
-            return projected.view(*projected.shape[:2], attn.heads, -1).transpose(1, 2)
-
-        query = heads(attn.to_q(hidden_states))
+        query = attn.to_q(hidden_states)
         if self.feature is Feature.MODIFIED_SELF_ATTENTION:
-            # frame 0's alone: the last guided layer ends the pass before the other frames' are needed
-            first_key, first_value = (heads(project(hidden_states[:1])).detach() for project in (attn.to_k, attn.to_v))
-            self.recorder.add_cells(_attend(query, first_key.expand_as(query), first_value.expand_as(query)))
-        key, value = (heads(project(hidden_states)) for project in (attn.to_k, attn.to_v))
-        attended = _attend(query, key, value)
+            # first, because the last guided layer ends the pass before the other frames' keys are needed
+            self.recorder.add_cells(self.inner.attended_to_first(attn, query, hidden_states))
+        attended = self.inner.attended(attn, query, hidden_states)
         if self.feature is Feature.SELF_ATTENTION:
             self.recorder.add_cells(attended)
         elif self.feature is Feature.TEMPORAL_ATTENTION:
             self.recorder.add_cells(attended.transpose(0, 1))
-        projected: Tensor = attn.to_out[1](attn.to_out[0](attended)) / attn.rescale_output_factor
-        return projected
+        return self.inner.project(attn, attended)
 
 
 class _Recorder:
@@ -81,9 +71,10 @@ class _Recorder:
 
 
 @contextmanager
-def _processor(attention: Any, processor: _RecordingProcessor) -> Iterator[None]:
+def _recording(attention: Any, recorder: _Recorder, feature: Feature) -> Iterator[None]:
     original = attention.processor
-    attention.set_processor(processor)
+    inner = original if isinstance(original, SelfAttention) else SelfAttention()
+    attention.set_processor(_RecordingProcessor(inner, recorder, feature))
     try:
         yield
     finally:
@@ -125,7 +116,7 @@ def record_features(unet: Any, guidance: GuidanceConfig, height: int, width: int
             temporal = guidance.feature is Feature.TEMPORAL_ATTENTION
             stack.enter_context(uncompiled(transformer))
             blocks = transformer.temporal_transformer_blocks if temporal else transformer.transformer_blocks
-            stack.enter_context(_processor(blocks[0].attn1, _RecordingProcessor(recorder, guidance.feature)))
+            stack.enter_context(_recording(blocks[0].attn1, recorder, guidance.feature))
         yield recorder.features
 
 

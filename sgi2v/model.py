@@ -17,9 +17,9 @@ from torch import Tensor
 from sgi2v.attention import replace_cross_attention
 from sgi2v.checkpoint import Checkpoint, open_checkpoint
 from sgi2v.config import DType, ModelConfig, SamplerConfig, auto_dtype
-from sgi2v.convolution import replace_temporal_convolutions
 from sgi2v.errors import ConfigError, ModelError
 from sgi2v.fetch import prefers_half, weight_files
+from sgi2v.kernels import use_kernels
 from sgi2v.resize import resize_antialiased
 
 _MAX_NAMED_TENSORS = 3
@@ -42,11 +42,20 @@ class VideoModel:
     device: torch.device
     dtype: torch.dtype
     """Type of the U-Net's weights."""
+    kernels: str
+    """What computes attention and convolutions over frames, in words."""
+    cfg_passes: int
+    """U-Net passes of a step with classifier-free guidance."""
 
     @property
     def cell_px(self) -> int:
         """Pixels per latent cell and side."""
         return self.checkpoint.cell_px
+
+    @property
+    def decoder_dtype(self) -> torch.dtype:
+        """Type of the VAE decoder's weights; the encoder's may be wider."""
+        return _dtype_of(self.vae.decoder)
 
     @property
     def weights_bytes(self) -> int:
@@ -74,8 +83,8 @@ def load_model(
     """Load SVD, SVD 1.1, SVD-XT or any checkpoint of that architecture, for inference.
 
     source: Hugging Face id, folder, fsspec URL or `embedded`; or a ModelConfig in place of source, dtype and revision.
-    device: None takes the GPU if there is one. dtype: type of the weights; `auto` is float32 on a CPU, bfloat16 on a
-    GPU, and float16 on a GPU without bfloat16. Raises ModelError, whose message names what is missing or damaged.
+    device: None takes the GPU if there is one. dtype: type of the weights; `auto` is float32 on a CPU and
+    float16 on a GPU. Raises ModelError, whose message names what is missing or damaged.
     """
     if isinstance(source, ModelConfig):
         config = source
@@ -86,13 +95,14 @@ def load_model(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(device)
     weights_dtype = resolve_dtype(config.dtype, device)
-    return _load(open_checkpoint(config), device, weights_dtype, prefers_half(config))
+    model = _load(open_checkpoint(config), device, weights_dtype, prefers_half(config))
+    return use_kernels(model, config.kernels)
 
 
 def resolve_dtype(dtype: DType, device: torch.device) -> torch.dtype:
     """The type of the weights for a setting of dtype. Raises ConfigError for float16 on a CPU."""
     if dtype == "auto":
-        dtype = auto_dtype(on_gpu=device.type != "cpu", has_bfloat16=_has_bfloat16(device))
+        dtype = auto_dtype(on_gpu=device.type != "cpu")
     if dtype == "float16" and device.type == "cpu":
         raise ConfigError("float16 is not usable on a CPU: set model.dtype to float32 or bfloat16")
     resolved: torch.dtype = getattr(torch, dtype)
@@ -137,24 +147,33 @@ def _load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, half
             _check_tensors(f"{name} of {checkpoint.source}", loading_info)
             module.to(device).eval().requires_grad_(False)
             replace_cross_attention(module)
-            if device.type == "cpu":
-                replace_temporal_convolutions(module)
             return module
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise ModelError(f"{name} of {checkpoint.source} cannot be loaded: {error}") from error
 
+    # the encoder of such a VAE stays in float32: its latents steer every step, and it runs once
+    vae = component(AutoencoderKLTemporalDecoder, "vae", torch.float32 if upcast else vae_dtype)
+    vae.decoder.to(vae_dtype)
     extractor = configs["feature_extractor"]
     return VideoModel(
         checkpoint=checkpoint,
         unet=component(UNetSpatioTemporalConditionModel, "unet", dtype),
-        vae=component(AutoencoderKLTemporalDecoder, "vae", vae_dtype),
+        vae=vae,
         image_encoder=component(CLIPVisionModelWithProjection, "image_encoder", dtype),
         scheduler_config=dict(configs["scheduler"]),
         image_mean=tuple(extractor["image_mean"]),
         image_std=tuple(extractor["image_std"]),
         device=device,
         dtype=dtype,
+        kernels="",
+        cfg_passes=1,
     )
+
+
+def _dtype_of(module: Any) -> torch.dtype:
+    """The type of a module's weights."""
+    dtype: torch.dtype = next(module.parameters()).dtype
+    return dtype
 
 
 def _check_tensors(component: str, loading_info: Mapping[str, Any]) -> None:
@@ -179,11 +198,14 @@ def encode_image(
 ) -> Conditioning:
     """Condition on the first frame as SVD does.
 
-    image: RGB at output size. noise: unit Gaussian [1, 3, H, W]; `noise_aug_strength` times it is added.
+    image: RGB at output size. noise: unit Gaussian [1, 3, H, W]; `noise_aug_strength` times it is added. The VAE
+    encodes in the type of its encoder, and not in TF32.
     """
     pixels_1CHW = torch.from_numpy(np.array(image_HWC)).permute(2, 0, 1)[None].float() / 255 * 2 - 1
     noised_1CHW = pixels_1CHW + sampler.noise_aug_strength * noise_1CHW
-    latents = model.vae.encode(noised_1CHW.to(model.device, model.vae.dtype)).latent_dist.mode()
+    pixels = noised_1CHW.to(model.device, _dtype_of(model.vae.encoder))
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        latents = model.vae.encode(pixels).latent_dist.mode()
     latents = latents.to(model.dtype)
     embedding = embed_image(model, pixels_1CHW)
     time_ids = torch.tensor([[sampler.fps - 1, sampler.motion_bucket_id, sampler.noise_aug_strength]])
@@ -207,7 +229,7 @@ def embed_image(model: VideoModel, pixels_1CHW: Tensor) -> Tensor:
 @torch.no_grad()
 def decode_latents(model: VideoModel, latents_TChw: Tensor, chunk_size: int) -> Tensor:
     """Decode one video's latents to float32 [T, H, W, 3] in [0, 1], `chunk_size` frames at a time."""
-    scaled = (latents_TChw / model.vae.config.scaling_factor).to(model.vae.dtype)
+    scaled = (latents_TChw / model.vae.config.scaling_factor).to(model.decoder_dtype)
     frames = [model.vae.decode(chunk, num_frames=len(chunk)).sample.float() for chunk in scaled.split(chunk_size)]
     return (torch.cat(frames) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
 

@@ -69,7 +69,7 @@ def unet_inputs(
 ) -> dict[str, Tensor]:
     """Arguments of the U-Net, differentiable in the latents.
 
-    batch: the branches of classifier-free guidance, UNCONDITIONAL_AND_CONDITIONAL or CONDITIONAL. dtype: the weights'.
+    batch: the branches of classifier-free guidance, UNCONDITIONAL_AND_CONDITIONAL, or one of them. dtype: the weights'.
     """
     image_latents = conditioning.image_latents_2Chw[batch]
     branches, num_frames = len(image_latents), len(latents_TChw)
@@ -90,6 +90,7 @@ def unet_inputs(
 
 
 UNCONDITIONAL_AND_CONDITIONAL = slice(0, 2)
+UNCONDITIONAL = slice(0, 1)
 CONDITIONAL = slice(1, 2)
 
 
@@ -108,12 +109,14 @@ def denoise(
     """
     cfg_scale = torch.linspace(sampler.min_cfg_scale, sampler.max_cfg_scale, sampler.num_frames)
     cfg_scale_T111 = cfg_scale.view(-1, 1, 1, 1).to(latents_TChw.device)
-    batch = UNCONDITIONAL_AND_CONDITIONAL if sampler.uses_cfg else CONDITIONAL
+    passes = [CONDITIONAL]
+    if sampler.uses_cfg:
+        passes = [UNCONDITIONAL_AND_CONDITIONAL] if model.cfg_passes == 1 else [UNCONDITIONAL, CONDITIONAL]
     for step in range(sampler.steps):
         if guide is not None:
             latents_TChw = guide(step, latents_TChw)
-        inputs = unet_inputs(schedule, step, latents_TChw, conditioning, batch, model.dtype)
-        prediction = model.unet(**inputs, return_dict=False)[0].float()
+        inputs = [unet_inputs(schedule, step, latents_TChw, conditioning, batch, model.dtype) for batch in passes]
+        prediction = torch.cat([model.unet(**each, return_dict=False)[0] for each in inputs]).float()
         if sampler.uses_cfg:
             unconditional, conditional = prediction
             velocity = unconditional + cfg_scale_T111 * (conditional - unconditional)

@@ -187,6 +187,7 @@ class Generate:
             "decode_chunk": generation.decode_chunk,
             "device": self.device,
             "dtype": str(self.model.dtype).removeprefix("torch."),
+            "kernels": self.model.kernels,
             "host": socket.gethostname(),
             "frames_sha256": hashlib.sha256(generation.frames.tobytes()).hexdigest(),
         }

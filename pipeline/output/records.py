@@ -96,6 +96,8 @@ class SampleRecord:
     """Name of the GPU, or `cpu`."""
     dtype: str | None = None
     """Type of the U-Net's weights."""
+    kernels: str | None = None
+    """What computed attention, convolutions over frames and classifier-free guidance, in words."""
     host: str | None = None
     """Machine that generated the sample; of a failed sample, the one that recorded it."""
     frames_sha256: str | None = None

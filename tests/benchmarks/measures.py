@@ -27,14 +27,12 @@ from unittest import mock
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import sgi2v.features
 import sgi2v.model
 from sgi2v.compiled import compile_blocks
-from sgi2v.config import DType, MemoryTier
-from sgi2v.convolution import replace_temporal_convolutions
+from sgi2v.config import DType, KernelConfig, MemoryTier, ModelConfig
 from sgi2v.errors import is_out_of_memory
 from sgi2v.generate import Generation, generate
 from sgi2v.model import VideoModel, load_model
@@ -50,41 +48,13 @@ class Variant:
 
     disabled: tuple[str, ...] = ()
     """Functions of `sgi2v.model` that are disabled while the model is loaded."""
+    kernels: KernelConfig = field(default_factory=KernelConfig)
     change: Callable[[VideoModel], object] | None = None
     """Applied to the loaded model."""
     running: Callable[[], Any] = nullcontext
     """Context manager around each sample."""
     memory: MemoryTier = MemoryTier.HIGH
     dtype: DType = "auto"
-
-
-def _use_channels_last(model: VideoModel) -> None:
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    for part in (model.unet, model.vae):
-        for weight in part.parameters():
-            if weight.ndim in formats:
-                weight.data = weight.data.contiguous(memory_format=formats[weight.ndim])
-
-
-def _use_2d_convolutions(model: VideoModel) -> None:
-    for part in (model.unet, model.vae):
-        replace_temporal_convolutions(part)
-
-
-def _split_cfg_branches(model: VideoModel) -> None:
-    """Run each branch of classifier-free guidance in a pass of its own."""
-    forward = model.unet.forward
-
-    def forward_each(*, timestep: Tensor, return_dict: bool = True, **batched: Tensor) -> Any:
-        def branch(number: int) -> dict[str, Tensor]:
-            return {name: value[number : number + 1] for name, value in batched.items()}
-
-        branches = range(len(batched["sample"]))
-        if len(branches) == 1:
-            return forward(timestep=timestep, return_dict=return_dict, **batched)
-        return (torch.cat([forward(timestep=timestep, return_dict=False, **branch(n))[0] for n in branches]),)
-
-    model.unet.forward = forward_each
 
 
 @contextmanager
@@ -94,13 +64,12 @@ def _full_passes() -> Iterator[None]:
         yield
 
 
+def _compile(model: VideoModel) -> None:
+    compile_blocks(model.unet)
+
+
 def _enable_weight_gradients(model: VideoModel) -> None:
     model.unet.requires_grad_(True)
-
-
-def _undo_all(model: VideoModel) -> None:
-    _enable_weight_gradients(model)
-    _split_cfg_branches(model)
 
 
 @contextmanager
@@ -109,7 +78,8 @@ def _full_passes_without_fused_attention() -> Iterator[None]:
         yield
 
 
-CROSS_ATTENTION, CONVOLUTIONS = "replace_cross_attention", "replace_temporal_convolutions"
+CROSS_ATTENTION = "replace_cross_attention"
+UNFUSED = KernelConfig(spatial_attention="math", frame0_attention="math", temporal_attention="math")
 
 
 def variants_on(device: str) -> dict[str, Variant]:
@@ -117,23 +87,36 @@ def variants_on(device: str) -> dict[str, Variant]:
     left_out: dict[str, Variant] = {
         "cross-attention to one token in full": Variant(disabled=(CROSS_ATTENTION,)),
         "passes that go on after the last guided layer": Variant(running=_full_passes),
-        "attention without a fused kernel": Variant(running=partial(sdpa_kernel, SDPBackend.MATH)),
+        "attention without a fused kernel": Variant(kernels=UNFUSED),
         "weights that want gradients": Variant(change=_enable_weight_gradients),
-        "a pass for each branch of classifier-free guidance": Variant(change=_split_cfg_branches),
+        "a pass for each branch of classifier-free guidance": Variant(kernels=KernelConfig(cfg_passes=2)),
     }
     added: dict[str, Variant] = {
         "medium memory tier": Variant(memory=MemoryTier.MEDIUM),
         "low memory tier": Variant(memory=MemoryTier.LOW),
-        "channels last": Variant(change=_use_channels_last),
-        "compiled blocks": Variant(change=lambda model: compile_blocks(model.unet)),
+        "channels last": Variant(kernels=KernelConfig(channels_last=True)),
+        "compiled blocks": Variant(change=_compile),
+        "compiled blocks, channels last": Variant(kernels=KernelConfig(channels_last=True), change=_compile),
+        "temporal convolutions as matrix products": Variant(kernels=KernelConfig(temporal_convolution="matmul")),
+        "packed temporal attention": Variant(kernels=KernelConfig(temporal_attention="packed")),
     }
     if device == "cpu":
-        left_out["temporal convolutions in three dimensions"] = Variant(disabled=(CONVOLUTIONS,))
+        left_out["temporal convolutions in three dimensions"] = Variant(
+            kernels=KernelConfig(temporal_convolution="conv3d")
+        )
     else:
         added["weights in float32"] = Variant(dtype="float32")
         added["weights in float16"] = Variant(dtype="float16")
-        added["temporal convolutions in two dimensions"] = Variant(change=_use_2d_convolutions)
-    no_optimisations = Variant((CROSS_ATTENTION, CONVOLUTIONS), _undo_all, _full_passes_without_fused_attention)
+        added["temporal convolutions in two dimensions"] = Variant(kernels=KernelConfig(temporal_convolution="conv2d"))
+        added["attention kernels of torch's choice"] = Variant(
+            kernels=KernelConfig(spatial_attention="torch", frame0_attention="torch", temporal_attention="torch")
+        )
+    no_optimisations = Variant(
+        disabled=(CROSS_ATTENTION,),
+        kernels=UNFUSED.replace(temporal_convolution="conv3d", cfg_passes=2),
+        change=_enable_weight_gradients,
+        running=_full_passes_without_fused_attention,
+    )
     return {**left_out, NO_OPTIMISATIONS: no_optimisations, **added}
 
 
@@ -142,7 +125,7 @@ def load(source: str, variant: Variant) -> VideoModel:
     with ExitStack() as stack:
         for name in variant.disabled:
             stack.enter_context(mock.patch.object(sgi2v.model, name))
-        model = load_model(source, dtype=variant.dtype)
+        model = load_model(ModelConfig(source=source, dtype=variant.dtype, kernels=variant.kernels))
     if variant.change is not None:
         variant.change(model)
     return model

@@ -119,6 +119,9 @@ def test_where_and_how_wide_a_run_goes_does_not_change_the_fingerprint(tmp_path:
     here = settle()
     assert settle().fingerprint == here.fingerprint
     assert settle(run={"workers": 7, "threads_per_worker": 1, "gpus_per_worker": 0.5}).fingerprint == here.fingerprint
+    kernels = {"source": "embedded", "kernels": {"cfg_passes": 2, "temporal_attention": "packed"}}
+    assert settle(model=kernels).model.kernels.cfg_passes == 2
+    assert settle(model=kernels).fingerprint == here.fingerprint
     elsewhere = resolve("s3://bucket/other.parquet", "s3://bucket/out", {}, EMBEDDED)[0]
     assert elsewhere.fingerprint == here.fingerprint
     assert settle(sampler=here.sampler.plain()).fingerprint == here.fingerprint

@@ -1,4 +1,4 @@
-"""Temporal convolutions in two dimensions give the same values and gradients as in three."""
+"""Every form of a temporal convolution gives the same values and gradients."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ import pytest
 import torch
 from torch import nn
 
-from sgi2v.convolution import TemporalConvolution, replace_temporal_convolutions
+from sgi2v.convolution import ConvolutionForm, TemporalConvolution, replace_temporal_convolutions
 from sgi2v.model import load_model
 
 
+@pytest.mark.parametrize("form", list(ConvolutionForm))
 @pytest.mark.parametrize("bias", [True, False])
-def test_values_and_gradients_are_the_same(bias: bool) -> None:
+def test_values_and_gradients_are_the_same(bias: bool, form: ConvolutionForm) -> None:
     torch.manual_seed(0)
     conv = nn.Conv3d(6, 5, (3, 1, 1), padding=(1, 0, 0), bias=bias).double()
     hidden_BCThw = torch.randn(2, 6, 4, 3, 7, dtype=torch.float64, requires_grad=True)
     weights = torch.randn(2, 5, 4, 3, 7, dtype=torch.float64)
     results = []
-    for layer in (conv, TemporalConvolution(conv)):
+    for layer in (conv, TemporalConvolution(conv, form)):
         output = layer(hidden_BCThw)
         results.append((output, *torch.autograd.grad((output * weights).sum(), hidden_BCThw)))
     for expected, actual in zip(*results, strict=True):
@@ -38,7 +39,7 @@ def test_values_and_gradients_are_the_same(bias: bool) -> None:
 )
 def test_other_convolutions_are_not_replaced(settings: dict[str, Any]) -> None:
     module = nn.Sequential(nn.Conv3d(4, 4, **settings))
-    replace_temporal_convolutions(module)
+    replace_temporal_convolutions(module, ConvolutionForm.CONV2D)
     assert type(module[0]) is nn.Conv3d
 
 
