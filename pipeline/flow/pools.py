@@ -26,6 +26,8 @@ SPLITTER_CPUS = 0.2
 reserve the same: a load actor would then get the whole manifest at once."""
 LOADER_CPUS = 0.25
 """CPUs that a load actor reserves."""
+GPU_WORKER_CPUS = 0.5
+"""CPUs that a worker on a GPU of a cluster reserves at most: a node that joins may have few CPUs for its GPUs."""
 WORKERS_LEAST_SHARE = 0.25
 """Part of a node's CPUs that its workers get at least, however little that leaves to the other stages."""
 PROCESS_BYTES = 1 << 30
@@ -36,6 +38,8 @@ ACCELERATOR_SHARE = 0.001
 """What Ray takes of a node's resource `accelerator_type:NAME` for each actor that must run there."""
 SPARE_ACTORS = 2
 """Loaders and committers on a cluster, at least: one on a node that is about to leave takes no new row."""
+WITHOUT_BFLOAT16 = frozenset({"K80", "P4", "P100", "V100", "T4"})
+"""Ray's names of GPUs before compute capability 8.0."""
 ACCELERATOR = "accelerator_type:"
 """How Ray's name of the resource begins that says which GPUs a node has."""
 
@@ -72,6 +76,8 @@ class Pools:
     commit: Pool
     note: str
     """What the workers run on, in one line."""
+    has_bfloat16: bool = True
+    """False if a GPU that the workers may run on is known to lack it."""
 
     @property
     def workers(self) -> int:
@@ -262,8 +268,11 @@ def _pools_on_gpus(per_worker: float, execution: ExecutionConfig, least: int, mo
     if execution.max_workers is not None and most > workers:
         fewer = f"too few GPUs for the {execution.max_workers} workers asked for"
         note += f", {fewer}: more start when nodes join" if room.on_cluster else f", {fewer}"
-    generate = _worker_pool(execution, least, workers, most, room, min(1.0, *shares), per_worker)
-    return Pools(Pool(room.others, loaders, LOADER_CPUS), generate, commit, note)
+    num_cpus = min(GPU_WORKER_CPUS if room.on_cluster else 1.0, *shares)
+    generate = _worker_pool(execution, least, workers, most, room, num_cpus, per_worker)
+    kinds = {name.removeprefix(ACCELERATOR) for node in room.nodes for name in node if name.startswith(ACCELERATOR)}
+    has_bfloat16 = not WITHOUT_BFLOAT16 & (kinds if kind is None else {kind})
+    return Pools(Pool(room.others, loaders, LOADER_CPUS), generate, commit, note, has_bfloat16)
 
 
 def _worker_pool(

@@ -123,11 +123,11 @@ def _pools_when_there_is_room(config: RunConfig, needs: Needs, rows: int, on_wai
                     raise _not_in_time(error, asked, wait_s) from error
                 if said_at == -math.inf:
                     request_resources(bundles=asked)
-                if time.monotonic() - said_at >= SAY_EVERY_S:
+                    on_wait(f"{error}. Waiting for {_shown(asked)}, {wait_s:.0f} s at most (--wait-for-gpus)")
                     said_at = time.monotonic()
-                    on_wait(
-                        f"{error}. Waiting for {_shown(asked)} for {wait_s - waited:.0f} s at most (--wait-for-gpus)"
-                    )
+                elif time.monotonic() - said_at >= SAY_EVERY_S:
+                    on_wait(f"still waiting for {_shown(asked)}, {wait_s - waited:.0f} s more at most")
+                    said_at = time.monotonic()
             time.sleep(min(ROOM_POLL_S, wait_s))
     finally:
         if said_at != -math.inf:

@@ -50,13 +50,15 @@ def config(**run: Any) -> RunConfig:
 
 def test_each_gpu_gets_a_worker() -> None:
     pools = plan(GPU_NODE, GPU_NODE, CPU_NODE)
-    assert pools.generate == Pool(2, 100, num_cpus=1.0, num_gpus=1.0, initial_size=2)
+    assert pools.generate == Pool(2, 100, num_cpus=0.5, num_gpus=1.0, initial_size=2)
     assert (pools.device, pools.note, pools.workers) == ("cuda", "1 GPU per worker", 2)
     assert plan(GPU_NODE, GPU_NODE, rows=1).workers == 1
 
 
 def test_a_worker_is_never_split_over_nodes() -> None:
-    with pytest.raises(NoRoomError, match=r"needs 2 GPU of one node, and a node of the Ray cluster has 1 at most: give"):
+    with pytest.raises(
+        NoRoomError, match="needs 2 GPU of one node, and a node of the Ray cluster has 1 at most"
+    ):
         plan(GPU_NODE, GPU_NODE, gpus_per_worker=2)
     three = {**GPU_NODE, "GPU": 3.0}
     assert plan(three, three, gpus_per_worker=2).workers == 2
@@ -132,6 +134,13 @@ def test_workers_run_on_the_asked_accelerators_only() -> None:
         plan(CPU_NODE, accelerator_type="A100")
     with pytest.raises(ConfigError, match=r"run\.accelerator_type has no effect with run\.gpus_per_worker 0"):
         ExecutionConfig(accelerator_type="A100", gpus_per_worker=0)
+
+
+def test_cards_without_bfloat16_are_known() -> None:
+    t4, a100 = {**GPU_NODE, "accelerator_type:T4": 1.0}, {**GPU_NODE, "accelerator_type:A100": 1.0}
+    assert not plan(t4, a100).has_bfloat16
+    assert plan(t4, a100, accelerator_type="A100").has_bfloat16
+    assert plan(a100, GPU_NODE).has_bfloat16
 
 
 def test_the_autoscaler_is_asked_for_the_workers_of_a_run() -> None:
@@ -223,9 +232,9 @@ def test_the_cpus_of_a_tracker_are_kept_free_of_workers() -> None:
     pools = plan(CPU_NODE, needs=needs)
     assert needs.cpus(2) == pytest.approx(0.2 + 2 * (0.25 + 2))
     assert (pools.workers, pools.commit.num_cpus, pools.commit.min_size) == (3, 2.0, 2)
-    assert plan(GPU_NODE, needs=needs).generate.num_cpus == 1.0
-    four = plan({"CPU": 4.0, "GPU": 2.0}, needs=needs)
-    assert (four.generate.num_cpus, four.commit.min_size) == (pytest.approx((4 - needs.cpus()) / 2), 1)
+    assert plan(GPU_NODE, needs=needs, on_cluster=False).generate.num_cpus == 1.0
+    four = plan({"CPU": 4.0, "GPU": 4.0}, needs=needs)
+    assert (four.generate.num_cpus, four.commit.min_size) == (pytest.approx((4 - needs.cpus()) / 4), 1)
     with pytest.raises(NoRoomError, match=r"the Ray cluster has 2 CPU, and a run needs 3\.3 or more"):
         plan({"CPU": 2.0}, needs=needs)
 
