@@ -228,6 +228,8 @@ def _pools_on_cpus(execution: ExecutionConfig, least: int, most: int, room: _Roo
             which = "" if asked is None else f" to {in_memory} of the {asked} workers asked for,"
             note += f", limited by memory{which} at {worker_bytes / 2**30:.1f} GiB each"
             workers = in_memory
+    # without GPUs a pool grows where a range says so only: Ray counts CPUs, and each worker takes memory too
+    most = most if isinstance(execution.workers, str) else workers
     others = max(room.others, workers // 4)
     commit = Pool(room.others, _growing(others, most, room), room.needs.num_cpus)
     gpus = room.gpus_of()

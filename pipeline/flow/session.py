@@ -91,7 +91,7 @@ def ray_session(
         with ClusterWatch(on_stuck):
             importing.join()
             configure_ray_data()
-            yield _pools_when_there_is_room(config, needs, rows, on_wait)
+            yield pools_when_there_is_room(config, needs, rows, on_wait)
     finally:
         importing.join()  # a process that ends during an import in another thread can hang
         gc.collect()
@@ -100,7 +100,7 @@ def ray_session(
             ray.shutdown()
 
 
-def _pools_when_there_is_room(config: RunConfig, needs: Needs, rows: int, on_wait: Callable[[str], object]) -> Pools:
+def pools_when_there_is_room(config: RunConfig, needs: Needs, rows: int, on_wait: Callable[[str], object]) -> Pools:
     """The actors of a run, once the nodes can hold them. Raises NoRoomError if they cannot within the time to wait.
 
     Ray's autoscaler starts nodes that have been scaled to zero for a request only. The request is taken back at the
@@ -123,7 +123,7 @@ def _pools_when_there_is_room(config: RunConfig, needs: Needs, rows: int, on_wai
                     raise _not_in_time(error, asked, wait_s) from error
                 if said_at == -math.inf:
                     request_resources(bundles=asked)
-                    on_wait(f"{error}. Waiting for {_shown(asked)}, {wait_s:.0f} s at most (--wait-for-gpus)")
+                    on_wait(f"{error}. Waiting for {_shown(asked)}, {wait_s:g} s at most (--wait-for-gpus)")
                     said_at = time.monotonic()
                 elif time.monotonic() - said_at >= SAY_EVERY_S:
                     on_wait(f"still waiting for {_shown(asked)}, {wait_s - waited:.0f} s more at most")
@@ -137,7 +137,7 @@ def _pools_when_there_is_room(config: RunConfig, needs: Needs, rows: int, on_wai
 def _not_in_time(error: NoRoomError, asked: list[dict[str, float]], wait_s: float) -> NoRoomError:
     if not wait_s:
         return error
-    return NoRoomError(f"{error}. No node came in {wait_s:.0f} s with room for {_shown(asked)} (--wait-for-gpus)")
+    return NoRoomError(f"{error}. No node came in {wait_s:g} s with room for {_shown(asked)} (--wait-for-gpus)")
 
 
 def _shown(asked: list[dict[str, float]]) -> str:

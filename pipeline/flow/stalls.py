@@ -98,19 +98,20 @@ class StallWatch:
             self._looked_at = now
 
     def _describe(self) -> str:
+        import ray
+
         try:
-            demands, nodes = waiting_in_ray()
+            demands, nodes = waiting_in_ray(ray.get_runtime_context().gcs_address)
         except Exception as error:  # of many kinds; a lost cluster is reported by the watch over its processes
             return f"Ray does not say what it waits for ({type(error).__name__})"
         return describe_stall(demands, nodes, self._pools, self._notes)
 
 
-def waiting_in_ray() -> tuple[list[Demand], list[Node]]:
+def waiting_in_ray(gcs_address: str) -> tuple[list[Demand], list[Node]]:
     """What actors and tasks wait for, and what the nodes have. Raises errors of Ray."""
-    import ray
     from ray.autoscaler.v2.sdk import get_cluster_status
 
-    status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    status = get_cluster_status(gcs_address)
     demands = [
         Demand(bundle.bundle, bundle.count)
         for demand in status.resource_demands.ray_task_actor_demand

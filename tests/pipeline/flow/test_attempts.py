@@ -182,9 +182,7 @@ def test_all_workers_take_the_type_of_the_first(one: OnNode, ledger: Ledger) -> 
 def test_the_type_of_an_outputs_samples_comes_before_the_first_workers(alive: set[str]) -> None:
     client = OnNode(Ledger(lambda: alive, 1, "bfloat16"), "one")
     assert agreed_dtype("float16", True, "A100", client) == "bfloat16"
-    with pytest.raises(
-        ModelError, match=r"in which Tesla T4 on .* does not compute: choose the other"
-    ):
+    with pytest.raises(ModelError, match=r"in which Tesla T4 on .* does not compute: choose the other"):
         agreed_dtype("float16", False, "Tesla T4", client)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -56,6 +57,9 @@ def test_it_says_how_far_the_workers_are_where_ray_waits_for_nothing() -> None:
 
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="head:6379"))
     for name in ("POLL_S", "STALLED_S"):
         monkeypatch.setattr(stalls, name, 0.02)
 
@@ -65,7 +69,7 @@ def test_it_speaks_once_for_each_cause_and_anew_after_progress(monkeypatch: pyte
     causes: list[list[Demand]] = [[Demand({"CPU": 1.0}, 1)], [Demand({"CPU": 1.0}, 1)], []]
     looks = threading.Event()
 
-    def waiting() -> tuple[list[Demand], list[Node]]:
+    def waiting(_: str) -> tuple[list[Demand], list[Node]]:
         if len(causes) == 1:
             looks.set()
         return (causes.pop(0) if len(causes) > 1 else causes[0]), [HEAD]
@@ -92,7 +96,7 @@ def test_it_speaks_once_for_each_cause_and_anew_after_progress(monkeypatch: pyte
 @pytest.mark.usefixtures("_impatient")
 def test_the_time_of_the_driver_is_no_stall(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = threading.Event()
-    monkeypatch.setattr(stalls, "waiting_in_ray", lambda: (asked.set(), ([], []))[1])
+    monkeypatch.setattr(stalls, "waiting_in_ray", lambda _: (asked.set(), ([], []))[1])
 
     def rows() -> Iterator[dict[str, int]]:
         yield {"row": 1}
@@ -108,7 +112,7 @@ def test_the_time_of_the_driver_is_no_stall(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.usefixtures("_impatient")
 def test_a_ray_that_does_not_answer_is_said_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    def lost() -> tuple[list[Demand], list[Node]]:
+    def lost(_: str) -> tuple[list[Demand], list[Node]]:
         raise TimeoutError
 
     monkeypatch.setattr(stalls, "waiting_in_ray", lost)

@@ -1,0 +1,81 @@
+"""Runs on clusters whose nodes have few CPUs, no GPU yet, or join and leave; the GPUs are pretended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.flow.dataset import ROWS_AT_ONCE
+from pipeline.flow.stalls import waiting_in_ray
+from tests.pipeline.runs import STAND_IN, TINY, Driver, started, until, write_good
+from tests.stand_in import SECONDS
+
+pytestmark = pytest.mark.whole
+
+STORE_BYTES = 80 << 20
+"""Object store of a node: the least that Ray takes, since the nodes share the memory of one machine."""
+RUN_S = 240.0
+
+
+@pytest.fixture
+def start_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Any]]:
+    """Starts a cluster whose head has so many CPUs; a busy machine is given time to answer Ray's health checks."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # Ray refuses a pretended GPU that is hidden
+    for name in ("initial_delay", "timeout"):
+        monkeypatch.setenv(f"RAY_health_check_{name}_ms", "60000")
+    clusters = []
+
+    def start(cpus: int) -> Cluster:
+        node = {"num_cpus": cpus, "num_gpus": 0, "include_dashboard": False, "object_store_memory": STORE_BYTES}
+        clusters.append(Cluster(initialize_head=True, head_node_args=node))
+        return clusters[0]
+
+    yield start
+    for cluster in clusters:
+        cluster.shutdown()
+
+
+@contextmanager
+def logged_run(cluster: Any, folder: Path, rows: int, *words: str) -> Iterator[tuple[Driver, Path]]:
+    """A run on the cluster in the background, and the file that it writes its lines to."""
+    manifest, log = write_good(folder, rows), folder / "log"
+    line = ("run", manifest, "--output", folder / "out", *TINY, "--address", cluster.address, *words)
+    with log.open("wb") as stream, started(*line, module=STAND_IN, stdout=stream, stderr=stream) as driver:
+        yield driver, log
+
+
+def workers_of(cluster: Any) -> dict[float, float]:
+    """GPUs of each node -> those that workers have taken."""
+    _, nodes = waiting_in_ray(cluster.address)
+    return {node.total.get("GPU", 0.0): node.total.get("GPU", 0.0) - node.free.get("GPU", 0.0) for node in nodes}
+
+
+def test_a_run_on_two_nodes_of_one_cpu_ends(start_cluster: Callable[[int], Any], tmp_path: Path) -> None:
+    cluster = start_cluster(1)
+    cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
+    rows = ROWS_AT_ONCE + 1  # more than the driver splits itself, so a task of Ray's needs a place too
+    with logged_run(cluster, tmp_path, rows) as (driver, log):
+        assert driver.process.wait(RUN_S) == 0, log.read_text()
+    assert f"{rows} made, 0 failed" in log.read_text()
+
+
+def test_a_run_takes_gpus_that_join_and_gives_up_those_that_leave(
+    start_cluster: Callable[[int], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SECONDS, "2")
+    cluster, rows = start_cluster(2), 60
+    with logged_run(cluster, tmp_path, rows, "--gpus-per-worker", "1", "--workers", "1:4") as (driver, log):
+        until("the run waits", lambda: "Waiting for 4 x (1 GPU and 1 CPU), 900 s at most" in log.read_text(), RUN_S)
+        first = cluster.add_node(num_cpus=2, num_gpus=1, object_store_memory=STORE_BYTES)
+        until("one worker has its GPU", lambda: workers_of(cluster) == {0.0: 0.0, 1.0: 1.0}, RUN_S)
+        cluster.add_node(num_cpus=6, num_gpus=8, object_store_memory=STORE_BYTES)
+        until("the others have theirs", lambda: workers_of(cluster) == {0.0: 0.0, 1.0: 1.0, 8.0: 3.0}, RUN_S)
+        cluster.remove_node(first, allow_graceful=False)
+        assert driver.process.wait(RUN_S) == 0, log.read_text()
+    assert f"{rows} made, 0 failed" in log.read_text()
