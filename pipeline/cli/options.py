@@ -150,7 +150,7 @@ class RunOptions(CheckOptions, SampleOptions):
         str | None,
         Sets("run", "workers"),
         option(
-            "Ray actors that hold a model: at most N, or MIN:MAX. On a cluster more start when nodes join.  "
+            "Ray actors that hold a model: at most N, or MIN:MAX. On a cluster, workers on GPUs start as nodes join.  "
             "[default: one per GPU, else one per CPU]",
             metavar="N|MIN:MAX",
         ),

@@ -131,8 +131,8 @@ def describe_stall(demands: Sequence[Demand], nodes: Sequence[Node], pools: Pool
         at_work = [f"{note.sample_id} at step {note.step + 1} of {note.steps}" for note in notes if note.sample_id]
         working = f"; the last steps are {', '.join(at_work[:SHOWN_NODES])}" if at_work else ""
         return (
-            f"every process has the CPUs and GPUs that it reserves, and {len(notes)} of "
-            f"{counted(pools.workers, 'worker')} {'has' if len(notes) == 1 else 'have'} a model{working}"
+            "every process has the CPUs and GPUs that it reserves; "
+            f"workers that have loaded their model: {len(notes)} of {max(pools.workers, len(notes))}{working}"
         )
     asked = ", ".join(_in_words(demand, pools) for demand in sorted(demands, key=lambda each: -each.count))
     have = ", ".join(_has(node) for node in nodes[:SHOWN_NODES])

@@ -47,11 +47,11 @@ def test_it_names_some_of_many_nodes() -> None:
 
 def test_it_says_how_far_the_workers_are_where_ray_waits_for_nothing() -> None:
     assert describe_stall([], [HEAD], POOLS, []) == (
-        "every process has the CPUs and GPUs that it reserves, and 0 of 1 worker have a model"
+        "every process has the CPUs and GPUs that it reserves; workers that have loaded their model: 0 of 1"
     )
     note = Note("host/1", model_seconds=9.0, sample_id="car", step=6, steps=50)
     assert describe_stall([], [HEAD], POOLS, [note]).endswith(
-        "1 of 1 worker has a model; the last steps are car at step 7 of 50"
+        "workers that have loaded their model: 1 of 1; the last steps are car at step 7 of 50"
     )
 
 
