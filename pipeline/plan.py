@@ -185,27 +185,19 @@ def _check_none_finished(ids: list[str], storage: Storage, other_manifest: str) 
         )
 
 
-def settle_dtype(plan: Plan, config: RunConfig, on_gpu: bool, has_bfloat16: bool = True) -> str | None:
-    """The type of the weights for workers with `dtype = auto`: that of the finished samples; None: the workers' own.
-
-    has_bfloat16: False if a card of the cluster is known to lack it. Raises ConfigError if the finished samples have a
-    type that such workers do not take.
-    """
+def check_dtype(plan: Plan, config: RunConfig, on_gpu: bool) -> None:
+    """Raise ConfigError if `dtype = auto` would give other weights than those of the finished samples."""
     if config.model.dtype != "auto":
-        return None  # an explicit dtype is one of the deciding settings, which are compared
-    recorded = {dtype for dtype in pc.unique(plan.catalog.index["dtype"]).to_pylist() if dtype is not None}
-    possible = {"bfloat16", "float16"} if on_gpu else {auto_dtype(on_gpu=False)}
-    if others := sorted(recorded - possible):
+        return  # an explicit dtype is one of the deciding settings, which are compared
+    possible = sorted({auto_dtype(on_gpu, has_bfloat16) for has_bfloat16 in (False, True)})
+    recorded = pc.unique(plan.catalog.index["dtype"]).to_pylist()
+    others = sorted({dtype for dtype in recorded if dtype is not None and dtype not in possible})
+    if others:
         raise ConfigError(
             f"the samples in {config.output} were made in {', '.join(map(str, others))}, and these workers would make "
-            f"theirs in {' or '.join(sorted(possible))}: use the same kind of worker, or another --output with "
+            f"theirs in {' or '.join(possible)}: use the same kind of worker, or another --output with "
             f"--dtype {others[0]}"
         )
-    if not on_gpu:
-        return None
-    if recorded:
-        return str(max(recorded))  # of two types, which earlier versions allowed, float16: every card has it
-    return None if has_bfloat16 else "float16"
 
 
 def _describe_changes(rows: list[str], images: list[str], failed: set[str]) -> Iterator[str]:

@@ -34,7 +34,7 @@ from pipeline.output.records import SampleRecord
 from pipeline.output.run_file import check_output, create_run_file, describe_run, other_manifest, update_run_file
 from pipeline.output.storage import Storage
 from pipeline.output.tables import check_own_columns, check_tables, write_tables
-from pipeline.plan import Plan, Wanted, plan_of, settle_dtype
+from pipeline.plan import Plan, Wanted, check_dtype, plan_of
 from sgi2v.errors import ClusterError, StorageError
 
 TABLES_EVERY_S = 60.0
@@ -129,14 +129,14 @@ def run(
 
 
 def flow(
-    config: RunConfig, todo: pa.Table, pools: Pools, epoch: int, on_notes: OnNotes, dtype: str | None = None
+    config: RunConfig, todo: pa.Table, pools: Pools, epoch: int, on_notes: OnNotes
 ) -> Generator[dict[str, Any], None, None]:
     """The whole dataflow; yields each row, as OUTCOME_SCHEMA, when it is committed.
 
     epoch: of the run's lease; commits of an overtaken run are refused. on_notes: called from a thread with the
-    workers' progress. dtype: as `settle_dtype` returns it.
+    workers' progress.
     """
-    ledger = LedgerActor(IN_FLIGHT_PER_WORKER * pools.workers, dtype)
+    ledger = LedgerActor(IN_FLIGHT_PER_WORKER * pools.workers)
     rows = one_row_blocks(todo)
     rows = through(rows, Load, (config, ledger), pools.load)
     rows = through(rows, Generate, (config, pools.device, ledger), pools.generate)
@@ -249,19 +249,16 @@ class _Run:
     def _process(self, plan: Plan) -> None:
         """Send the rows that are left through the dataflow."""
         rows_left = plan.todo.num_rows
-        with (
-            cluster_errors(),
-            ray_session(self.config, rows_left, self._end_stuck, self._wait) as pools,
-            StallWatch(pools, self._say_stalled) as stalls,
-        ):
-            dtype = settle_dtype(plan, self.config, pools.device == "cuda", pools.has_bfloat16)
+        with cluster_errors(), ray_session(self.config, rows_left, self._end_stuck, self._wait) as pools:
+            check_dtype(plan, self.config, on_gpu=pools.device == "cuda")
             self._remove_changed(plan)
             self.observer.started(pools)
             self.log.write_now("workers_started", workers=pools.workers, note=pools.note)
-            # an open pipeline would start again when Ray shuts down
-            on_notes = self._noted(stalls)
-            with closing(flow(self.config, plan.todo, pools, self.lease.epoch, on_notes, dtype)) as rows:
-                self._follow(stalls.followed(rows), plan)
+            with StallWatch(pools, self._say_stalled) as stalls:
+                on_notes = self._noted(stalls)
+                # an open pipeline would start again when Ray shuts down
+                with closing(flow(self.config, plan.todo, pools, self.lease.epoch, on_notes)) as rows:
+                    self._follow(stalls.followed(rows), plan)
 
     def _end_stuck(self, message: str) -> None:
         """End this process although its main thread is stuck in a call of a Ray that is lost."""

@@ -65,16 +65,14 @@ class Start:
 class Ledger:
     """Every unfinished start of every row, by stage, and the rows between generation and commit."""
 
-    def __init__(self, alive_nodes: Callable[[], set[str]], max_in_flight: int, dtype: str | None = None) -> None:
+    def __init__(self, alive_nodes: Callable[[], set[str]], max_in_flight: int) -> None:
         """alive_nodes: returns the ids of the nodes that are alive now.
 
         max_in_flight: rows that may be generated or wait for their commit at the same time. Workers that start later
         raise it: they report, and IN_FLIGHT_PER_WORKER rows are for each that has.
-        dtype: type of the weights that workers with `dtype = auto` take; None: the first worker's.
         """
         self._alive_nodes = alive_nodes
         self._max_in_flight = max_in_flight
-        self._dtype = dtype
         self._in_flight: dict[str, str] = {}
         self._checked_nodes_at = -DEAD_NODE_POLL_S
         self._starts: dict[tuple[str, str], list[Start]] = {}
@@ -120,11 +118,6 @@ class Ledger:
         """The last note of each worker."""
         return list(self._notes.values())
 
-    def agree_dtype(self, own: str) -> str:
-        """The type of the weights that every worker of the run takes. own: what the calling worker would take."""
-        self._dtype = self._dtype or own
-        return self._dtype
-
     def _drop_rows_of_dead_nodes(self) -> None:
         if time.monotonic() - self._checked_nodes_at < DEAD_NODE_POLL_S:
             return
@@ -154,9 +147,6 @@ class LedgerClient(Protocol):
     def note(self, note: Note) -> None:
         """`Ledger.note`."""
 
-    def agree_dtype(self, own: str) -> str:
-        """`Ledger.agree_dtype`."""
-
 
 class LedgerActor:
     """The ledger of a run as a Ray actor on the driver's node; stages get a copy of this handle.
@@ -164,15 +154,15 @@ class LedgerActor:
     Raises ClusterError if the actor is lost for good.
     """
 
-    def __init__(self, max_in_flight: int, dtype: str | None = None) -> None:
-        """max_in_flight, dtype: see `Ledger`."""
+    def __init__(self, max_in_flight: int) -> None:
+        """max_in_flight: see `Ledger`."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.crash_reports: Path | None = Path(tempfile.gettempdir()) / f"sgi2v-batch-{uuid.uuid4().hex[:12]}"
         options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
-        actor, arguments = in_actor(Ledger, (_alive_nodes, max_in_flight, dtype))
+        actor, arguments = in_actor(Ledger, (_alive_nodes, max_in_flight))
         self._actor: Any = ray.remote(actor).options(**options).remote(*arguments)
 
     def start(self, stage: str, sample_id: str) -> list[float]:
@@ -202,14 +192,6 @@ class LedgerActor:
     def note(self, note: Note) -> None:
         """`Ledger.note`; does not wait for it."""
         self._actor.call.remote("note", note)
-
-    def agree_dtype(self, own: str) -> str:
-        """`Ledger.agree_dtype`."""
-        import ray
-
-        with cluster_errors():
-            agreed: str = ray.get(self._actor.call.remote("agree_dtype", own))
-        return agreed
 
     @contextmanager
     def followed(self, on_notes: OnNotes) -> Iterator[None]:

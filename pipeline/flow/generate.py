@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from pipeline.config import RunConfig
 from pipeline.flow.attempts import LedgerClient, attempt, wait_until_admitted
 from pipeline.flow.notes import Reporter, SendNote
-from pipeline.flow.one_dtype import with_agreed_dtype
 from pipeline.flow.row import as_row, map_rows, pixels_of, state_of, tracks_of
 from pipeline.flow.session import garbage_collection_paused
 from sgi2v.config import GuidanceConfig, MemoryTier, SamplerConfig
@@ -79,7 +78,7 @@ class Generate:
         if device == "cpu":
             torch.set_num_threads(config.execution.threads_per_worker)
         try:
-            model = load_model(with_agreed_dtype(config.model, device, self.ledger), device=device)
+            model = load_model(config.model, device=device)
         except ConfigError as error:
             return error
         except ModuleNotFoundError:

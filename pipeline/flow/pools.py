@@ -38,8 +38,6 @@ ACCELERATOR_SHARE = 0.001
 """What Ray takes of a node's resource `accelerator_type:NAME` for each actor that must run there."""
 SPARE_ACTORS = 2
 """Loaders and committers on a cluster, at least: one on a node that is about to leave takes no new row."""
-WITHOUT_BFLOAT16 = frozenset({"K80", "P4", "P100", "V100", "T4"})
-"""Ray's names of GPUs before compute capability 8.0."""
 ACCELERATOR = "accelerator_type:"
 """How Ray's name of the resource begins that says which GPUs a node has."""
 
@@ -76,8 +74,6 @@ class Pools:
     commit: Pool
     note: str
     """What the workers run on, in one line."""
-    has_bfloat16: bool = True
-    """False if a GPU that the workers may run on is known to lack it."""
 
     @property
     def workers(self) -> int:
@@ -272,9 +268,7 @@ def _pools_on_gpus(per_worker: float, execution: ExecutionConfig, least: int, mo
         note += f", {fewer}: more start when nodes join" if room.on_cluster else f", {fewer}"
     num_cpus = min(GPU_WORKER_CPUS if room.on_cluster else 1.0, *shares)
     generate = _worker_pool(execution, least, workers, most, room, num_cpus, per_worker)
-    kinds = {name.removeprefix(ACCELERATOR) for node in room.nodes for name in node if name.startswith(ACCELERATOR)}
-    has_bfloat16 = not WITHOUT_BFLOAT16 & (kinds if kind is None else {kind})
-    return Pools(Pool(room.others, loaders, LOADER_CPUS), generate, commit, note, has_bfloat16)
+    return Pools(Pool(room.others, loaders, LOADER_CPUS), generate, commit, note)
 
 
 def _worker_pool(

@@ -10,7 +10,7 @@ import pytest
 from manifests.schema import MANIFEST_SCHEMA, row_digest
 from pipeline.output.records import SampleRecord, commit
 from pipeline.output.storage import Storage
-from pipeline.plan import make_plan, settle_dtype
+from pipeline.plan import check_dtype, make_plan
 from sgi2v.errors import ConfigError
 from tests.pipeline.output.outputs import finish, manifest, settings
 from tests.pipeline.runs import row
@@ -130,20 +130,7 @@ def test_an_automatic_dtype_does_not_mix_two_kinds_of_worker(storage: Storage) -
     record = SampleRecord("a", "committed", 1, row_digest(row("a")), fingerprint="f", dtype="float32")
     commit(storage, record, None)
     plan = make_plan(manifest(*IDS), storage, retry_failed=False, limit=None)
-    assert settle_dtype(plan, settings(), on_gpu=False) is None
-    assert settle_dtype(plan, settings(model={"source": "embedded", "dtype": "float32"}), on_gpu=True) is None
+    check_dtype(plan, settings(), on_gpu=False)
+    check_dtype(plan, settings(model={"source": "embedded", "dtype": "float32"}), on_gpu=True)
     with pytest.raises(ConfigError, match=r"made in float32.*theirs in bfloat16 or float16.*--dtype float32"):
-        settle_dtype(plan, settings(), on_gpu=True)
-
-
-def test_workers_take_the_16_bit_type_of_the_finished_samples(storage: Storage) -> None:
-    plan = make_plan(manifest(*IDS), storage, retry_failed=False, limit=None)
-    assert settle_dtype(plan, settings(), on_gpu=True) is None
-    assert settle_dtype(plan, settings(), on_gpu=True, has_bfloat16=False) == "float16"
-    for sample_id, dtype, settled in (("a", "bfloat16", "bfloat16"), ("b", "float16", "float16")):
-        record = SampleRecord(sample_id, "committed", 1, row_digest(row(sample_id)), fingerprint="f", dtype=dtype)
-        commit(storage, record, None)
-        plan = make_plan(manifest(*IDS), storage, retry_failed=False, limit=None)
-        assert settle_dtype(plan, settings(), on_gpu=True, has_bfloat16=False) == settled
-    with pytest.raises(ConfigError, match=r"made in bfloat16, float16, and these workers would make theirs in float32"):
-        settle_dtype(plan, settings(), on_gpu=False)
+        check_dtype(plan, settings(), on_gpu=True)

@@ -15,8 +15,7 @@ import pytest
 
 from pipeline.flow.attempts import MAX_ATTEMPTS, Ledger, attempt, wait_until_admitted
 from pipeline.flow.notes import Note
-from pipeline.flow.one_dtype import agreed_dtype
-from sgi2v.errors import ErrorCode, ModelError, SampleError, StorageError
+from sgi2v.errors import ErrorCode, SampleError, StorageError
 from tests.pipeline.runs import write_good
 
 ROOT = Path(__file__).parents[3]
@@ -41,9 +40,6 @@ class OnNode:
 
     def release(self, sample_id: str) -> None:
         self.ledger.release(sample_id)
-
-    def agree_dtype(self, own: str) -> str:
-        return self.ledger.agree_dtype(own)
 
     def note(self, note: Note) -> None:
         self.ledger.note(note)
@@ -172,18 +168,6 @@ def test_workers_that_start_later_bring_places(one: OnNode) -> None:
     for number in range(3):
         one.note(Note(f"host/{number}", model_seconds=1.0))
     assert [one.admit(str(number)) for number in range(13)] == [True] * 12 + [False]
-
-
-def test_all_workers_take_the_type_of_the_first(one: OnNode, ledger: Ledger) -> None:
-    assert agreed_dtype("float16", False, "Tesla T4", one) == "float16"
-    assert agreed_dtype("bfloat16", True, "A100", OnNode(ledger, "two")) == "float16"
-
-
-def test_the_type_of_an_outputs_samples_comes_before_the_first_workers(alive: set[str]) -> None:
-    client = OnNode(Ledger(lambda: alive, 1, "bfloat16"), "one")
-    assert agreed_dtype("float16", True, "A100", client) == "bfloat16"
-    with pytest.raises(ModelError, match=r"in which Tesla T4 on .* does not compute: choose the other"):
-        agreed_dtype("float16", False, "Tesla T4", client)
 
 
 @pytest.mark.slow

@@ -134,13 +134,6 @@ def test_workers_run_on_the_asked_accelerators_only() -> None:
         ExecutionConfig(accelerator_type="A100", gpus_per_worker=0)
 
 
-def test_cards_without_bfloat16_are_known() -> None:
-    t4, a100 = {**GPU_NODE, "accelerator_type:T4": 1.0}, {**GPU_NODE, "accelerator_type:A100": 1.0}
-    assert not plan(t4, a100).has_bfloat16
-    assert plan(t4, a100, accelerator_type="A100").has_bfloat16
-    assert plan(a100, GPU_NODE).has_bfloat16
-
-
 def test_the_autoscaler_is_asked_for_the_workers_of_a_run() -> None:
     asked = ExecutionConfig(gpus_per_worker=0.4, workers=3, accelerator_type="T4")
     assert bundles(asked, rows=100) == [{"CPU": 1.0, "GPU": 1.0, "accelerator_type:T4": 0.001}] * 2
