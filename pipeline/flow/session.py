@@ -24,6 +24,7 @@ from pipeline.flow.missing import missing_package_in
 from pipeline.flow.pools import Needs, NoRoomError, Pools, bundles, describe, plan_pools, worker_bytes
 from pipeline.flow.watch import ClusterWatch
 from sgi2v.errors import ClusterError, ConfigError
+from sgi2v.wording import counted
 
 CONNECT_TIMEOUT_S = 10.0
 """Seconds that a cluster may take to accept a connection."""
@@ -112,7 +113,8 @@ def pools_when_there_is_room(config: RunConfig, needs: Needs, rows: int, on_wait
     execution = config.execution
     on_cluster = cluster_address(execution) is not None
     plan = partial(plan_pools, execution, needs, rows, worker_bytes=worker_bytes(config), on_cluster=on_cluster)
-    wait_s, start, asked, said_at = waiting_seconds(execution), time.monotonic(), bundles(execution, rows), -math.inf
+    least, asked = counted(min(execution.min_workers, rows), "worker"), bundles(execution, rows)
+    wait_s, start, said_at = waiting_seconds(execution), time.monotonic(), -math.inf
     try:
         while True:
             try:
@@ -120,24 +122,23 @@ def pools_when_there_is_room(config: RunConfig, needs: Needs, rows: int, on_wait
             except NoRoomError as error:
                 waited = time.monotonic() - start
                 if waited >= wait_s:
-                    raise _not_in_time(error, asked, wait_s) from error
+                    if not wait_s:
+                        raise
+                    raise NoRoomError(f"{error}. Waited {wait_s:g} s (--wait-for-gpus)") from error
                 if said_at == -math.inf:
                     request_resources(bundles=asked)
-                    on_wait(f"{error}. Waiting for {_shown(asked)}, {wait_s:g} s at most (--wait-for-gpus)")
+                    on_wait(
+                        f"{error}. Asked Ray for {_shown(asked)}. The run begins when there is room for {least}, and "
+                        f"waits {wait_s:g} s at most (--wait-for-gpus)"
+                    )
                     said_at = time.monotonic()
                 elif time.monotonic() - said_at >= SAY_EVERY_S:
-                    on_wait(f"still waiting for {_shown(asked)}, {wait_s - waited:.0f} s more at most")
+                    on_wait(f"still waiting for room for {least}, {wait_s - waited:.0f} s more at most")
                     said_at = time.monotonic()
             time.sleep(min(ROOM_POLL_S, wait_s))
     finally:
         if said_at != -math.inf:
             request_resources(bundles=[])
-
-
-def _not_in_time(error: NoRoomError, asked: list[dict[str, float]], wait_s: float) -> NoRoomError:
-    if not wait_s:
-        return error
-    return NoRoomError(f"{error}. No node came in {wait_s:g} s with room for {_shown(asked)} (--wait-for-gpus)")
 
 
 def _shown(asked: list[dict[str, float]]) -> str:

@@ -125,7 +125,7 @@ def test_a_run_takes_gpus_that_join_and_gives_up_those_that_leave(
     monkeypatch.setenv(SECONDS, "2")
     cluster, rows = start_cluster(2), 60
     with logged_run(cluster, tmp_path, rows, "--gpus-per-worker", "1", "--workers", "1:4") as (driver, log):
-        until("the run waits", lambda: "Waiting for 4 x (1 GPU and 1 CPU), 900 s at most" in log.read_text(), RUN_S)
+        until("the run waits", lambda: "Asked Ray for 4 x (1 GPU and 1 CPU)" in log.read_text(), RUN_S)
         first = join(cluster, cpus=2, gpus=1)
         until("one worker has its GPU", lambda: workers_of(cluster) == {0.0: 0.0, 1.0: 1.0}, RUN_S)
         join(cluster, cpus=6, gpus=8)

@@ -166,7 +166,8 @@ def test_a_run_waits_for_the_gpus_that_it_was_asked_to_use(monkeypatch: pytest.M
     assert (pools.device, pools.workers, pools.generate.max_size) == ("cuda", 1, 3)
     assert cluster.said == [
         "a worker needs 1 GPU, and the Ray cluster has none: add one, or give --gpus-per-worker 0 to use CPUs. "
-        "Waiting for 3 x (1 GPU and 1 CPU), 900 s at most (--wait-for-gpus)"
+        "Asked Ray for 3 x (1 GPU and 1 CPU). The run begins when there is room for 1 worker, and waits 900 s at most "
+        "(--wait-for-gpus)"
     ]
     assert cluster.asked == [[{"CPU": 1.0, "GPU": 1.0}] * 3, []], "the request is taken back at the end"
 
@@ -174,7 +175,7 @@ def test_a_run_waits_for_the_gpus_that_it_was_asked_to_use(monkeypatch: pytest.M
 def test_a_run_waits_for_as_many_workers_as_it_was_asked_to_begin_with(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(monkeypatch, [GPU_NODE], [GPU_NODE, GPU_NODE])
     assert cluster.pools(gpus_per_worker=1.0, workers="2:5").workers == 2
-    assert "has GPUs for 1 worker, and --workers 2:5 asks for 2 or more. Waiting for 5 x" in cluster.said[0]
+    assert "has GPUs for 1 worker, and --workers 2:5 asks for 2 or more. Asked Ray for 5 x" in cluster.said[0]
 
 
 def test_a_cluster_that_is_scaled_to_zero_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,9 +190,9 @@ def test_a_run_whose_gpus_do_not_come_ends(monkeypatch: pytest.MonkeyPatch, caps
     assert exit_code_of(lambda: cluster.pools(gpus_per_worker=1.0, wait_for_gpus_s=0.05)) == exit_codes.BAD_INPUT == 2
     assert capsys.readouterr().err == (
         "error: a worker needs 1 GPU, and the Ray cluster has none: add one, or give --gpus-per-worker 0 to use CPUs. "
-        "No node came in 0.05 s with room for 1 GPU and 1 CPU (--wait-for-gpus)\n"
+        "Waited 0.05 s (--wait-for-gpus)\n"
     )
-    assert cluster.said[1].startswith("still waiting for 1 GPU and 1 CPU, 0 s more at most")
+    assert cluster.said[1].startswith("still waiting for room for 1 worker, 0 s more at most")
     assert cluster.asked[-1] == []
 
 
