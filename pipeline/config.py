@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from manifests.access import Access
 from sgi2v.canonical import canonical_json
@@ -25,6 +26,8 @@ from sgi2v.locations import without_query
 from sgi2v.settings import Settings
 from sgi2v.wording import did_you_mean, escaped
 
+WAIT_ON_CLUSTER_S = 900.0
+"""Seconds that a run waits for nodes of a cluster that can hold its workers."""
 Toml = Mapping[str, Mapping[str, Any]]
 """Plain values by section."""
 
@@ -53,10 +56,15 @@ class ExecutionConfig(Settings):
 
     section: ClassVar[str] = "run"
 
-    workers: Annotated[int, Field(ge=1)] | None = None
-    """Ray actors that hold a model; None: one per GPU, or per CPU where there is no GPU."""
+    workers: int | str | None = None
+    """Ray actors that hold a model: at most so many, or `MIN:MAX`; None: one per GPU, or per CPU where there is no GPU.
+    """
     gpus_per_worker: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    """GPUs that each worker takes; None: 1 where the cluster has one, else 0."""
+    """GPUs that each worker takes, which a run without them waits for; None: 1 where the cluster has one, else 0."""
+    accelerator_type: Annotated[str, Field(min_length=1)] | None = None
+    """Ray's name of the GPUs that workers may run on, such as `A100`; None: any."""
+    wait_for_gpus_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """Seconds to wait for nodes that can hold the workers; None: WAIT_ON_CLUSTER_S on a cluster, 0 on one machine."""
     threads_per_worker: Annotated[int, Field(ge=1)] = 1
     """CPU threads of a worker without a GPU; the same number gives the same bits."""
     sample_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
@@ -73,6 +81,29 @@ class ExecutionConfig(Settings):
     address: str | None = None
     """Ray cluster to attach to; None: starts Ray on this machine."""
 
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _is_number_or_range(cls, workers: object) -> object:
+        """The number of `4`, and the text of `1:8`."""
+        if workers is None:
+            return None
+        match = re.fullmatch(r"(-?\d+)(?::(\d+))?", str(workers).strip())
+        if match is None:
+            raise ValueError(f"it is a number, such as 4, or a range, such as 1:8, and not {workers!r}")
+        least, most = int(match[1]), int(match[2] or match[1])
+        if least < 1:
+            raise PydanticCustomError("greater_than_equal", "", {"ge": 1})
+        if least > most:
+            raise ValueError(f"the range {workers} ends before it begins: write {most}:{least}")
+        return least if match[2] is None else f"{least}:{most}"
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _is_whole_above_one(cls, gpus: float | None) -> float | None:
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"a worker takes a part of one GPU or whole ones, and not {gpus:g}")
+        return gpus
+
     @field_validator("roots")
     @classmethod
     def _roots_absolute(cls, roots: tuple[str, ...]) -> tuple[str, ...]:
@@ -83,6 +114,27 @@ class ExecutionConfig(Settings):
         if self.roots and not self.untrusted:
             raise ValueError("run.roots has no effect without run.untrusted: add --untrusted or remove --root")
         return self
+
+    @model_validator(mode="after")
+    def _accelerator_needs_gpus(self) -> Self:
+        if self.accelerator_type is not None and self.gpus_per_worker == 0:
+            raise ValueError("run.accelerator_type has no effect with run.gpus_per_worker 0: leave out one of them")
+        return self
+
+    @property
+    def min_workers(self) -> int:
+        """Workers that a run does not begin without."""
+        return int(self.workers.partition(":")[0]) if isinstance(self.workers, str) else 1
+
+    @property
+    def max_workers(self) -> int | None:
+        """Workers that a run has at most; None: as many as there is room for."""
+        return int(self.workers.partition(":")[2]) if isinstance(self.workers, str) else self.workers
+
+    @property
+    def demands_gpus(self) -> bool:
+        """Whether the workers run on GPUs or not at all."""
+        return bool(self.gpus_per_worker) or self.accelerator_type is not None
 
     @property
     def access(self) -> Access:
@@ -208,6 +260,13 @@ def cluster_address(execution: ExecutionConfig) -> str | None:
     """
     address = execution.address or os.environ.get("RAY_ADDRESS") or "local"
     return None if address == "local" else address
+
+
+def waiting_seconds(execution: ExecutionConfig) -> float:
+    """Seconds to wait for nodes that can hold the workers."""
+    if execution.wait_for_gpus_s is not None:
+        return execution.wait_for_gpus_s
+    return WAIT_ON_CLUSTER_S if cluster_address(execution) else 0.0
 
 
 def check_output_location(output: str) -> None:

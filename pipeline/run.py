@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,7 @@ from pipeline.flow.notes import Note
 from pipeline.flow.pools import Pools
 from pipeline.flow.row import RUN_ERRORS
 from pipeline.flow.session import cluster_errors, ray_session
+from pipeline.flow.stalls import StallWatch
 from pipeline.output.card import CARD, write_card
 from pipeline.output.keys import is_own_key
 from pipeline.output.lease import Lease, acquire
@@ -79,7 +80,7 @@ class Observer:
     """Callbacks of a run; these do nothing."""
 
     def waiting(self, line: str) -> None:
-        """The run waits for the lease of another run that seems dead; `line` says so."""
+        """The run waits, for the lease of another run that seems dead or for nodes of a cluster; `line` says so."""
 
     def noticed(self, line: str) -> None:
         """Something is there that a person should know, and the run goes on; `line` says what."""
@@ -247,14 +248,17 @@ class _Run:
 
     def _process(self, plan: Plan) -> None:
         """Send the rows that are left through the dataflow."""
-        with cluster_errors(), ray_session(self.config, plan.todo.num_rows, self._end_stuck) as pools:
+        rows_left = plan.todo.num_rows
+        with cluster_errors(), ray_session(self.config, rows_left, self._end_stuck, self._wait) as pools:
             check_dtype(plan, self.config, on_gpu=pools.device == "cuda")
             self._remove_changed(plan)
             self.observer.started(pools)
             self.log.write_now("workers_started", workers=pools.workers, note=pools.note)
-            # an open pipeline would start again when Ray shuts down
-            with closing(flow(self.config, plan.todo, pools, self.lease.epoch, self._noted())) as rows:
-                self._follow(rows, plan)
+            with StallWatch(pools, self._say_stalled) as stalls:
+                on_notes = self._noted(stalls)
+                # an open pipeline would start again when Ray shuts down
+                with closing(flow(self.config, plan.todo, pools, self.lease.epoch, on_notes)) as rows:
+                    self._follow(stalls.followed(rows), plan)
 
     def _end_stuck(self, message: str) -> None:
         """End this process although its main thread is stuck in a call of a Ray that is lost."""
@@ -262,8 +266,18 @@ class _Run:
         self.lease.release()
         self.observer.stuck(message)
 
-    def _noted(self) -> OnNotes:
-        """Log once that each worker has its model, and pass the notes on to the observer."""
+    def _wait(self, line: str) -> None:
+        """Log and say for which nodes the run waits."""
+        self.log.write_now("waiting_for_nodes", message=line)
+        self.observer.waiting(line)
+
+    def _say_stalled(self, line: str) -> None:
+        """Log and say what keeps the rows from moving on."""
+        self.log.write_now("stalled", message=line)
+        self.observer.noticed(line)
+
+    def _noted(self, stalls: StallWatch) -> OnNotes:
+        """Log once that each worker has its model, and pass the notes on to the watch and to the observer."""
         loaded: set[str] = set()
 
         def take(notes: list[Note]) -> None:
@@ -271,11 +285,12 @@ class _Run:
                 if note.worker not in loaded:
                     loaded.add(note.worker)
                     self.log.write_now("model_loaded", worker=note.worker, seconds=round(note.model_seconds, 1))
+            stalls.noted(notes)
             self.observer.noted(notes)
 
         return take
 
-    def _follow(self, rows: Generator[dict[str, Any], None, None], plan: Plan) -> None:
+    def _follow(self, rows: Iterable[dict[str, Any]], plan: Plan) -> None:
         """Take in finished rows; seal records and renew the tables now and then.
 
         Raises the error of a stage that must end the run.

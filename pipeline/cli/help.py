@@ -11,7 +11,7 @@ GROUPS = {
     "Video": ("preset", "height", "width", "frames", "steps", "seed", "unguided"),
     "Rows and results": ("output", "limit", "retry_failed", "redo_changed", "another_manifest", "take_over", "dry_run"),
     "Images": ("check_images", "strict", "untrusted", "root"),
-    "Workers": ("workers", "gpus_per_worker", "sample_timeout", "address"),
+    "Workers": ("workers", "gpus_per_worker", "accelerator_type", "wait_for_gpus", "sample_timeout", "address"),
 }
 """Title of a group -> its options, by parameter name. The others stand under the last title, `Options`."""
 

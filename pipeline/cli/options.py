@@ -149,14 +149,35 @@ class RunOptions(CheckOptions, SampleOptions):
         option("Folder or URL for the results.  [default: runs/<manifest name>]", "--output", "-o"),
     ] = None
     workers: Annotated[
-        int | None,
+        str | None,
         Sets("run", "workers"),
-        option("Ray actors that hold a model.  [default: one per GPU, else one per CPU]"),
+        option(
+            "Ray actors that hold a model: at most N, or MIN:MAX. On a cluster, workers on GPUs start as nodes join.  "
+            "[default: one per GPU, else one per CPU]",
+            metavar="N|MIN:MAX",
+        ),
     ] = None
     gpus_per_worker: Annotated[
         float | None,
         Sets("run", "gpus_per_worker"),
-        option("GPUs for each worker.  [default: 1 where there is one, else 0]"),
+        option(
+            "GPUs for each worker; a run that is given a number above 0 does not start without them.  "
+            "[default: 1 where there is one, else 0]"
+        ),
+    ] = None
+    accelerator_type: Annotated[
+        str | None,
+        Sets("run", "accelerator_type"),
+        option("Ray's name of the GPUs that workers may run on, such as A100.  [default: any]", metavar="NAME"),
+    ] = None
+    wait_for_gpus: Annotated[
+        float | None,
+        Sets("run", "wait_for_gpus_s"),
+        option(
+            "Seconds to wait for nodes that can hold the workers; Ray's autoscaler is asked for them.  "
+            "[default: 900 on a cluster, 0 on one machine]",
+            metavar="SECONDS",
+        ),
     ] = None
     seed: Annotated[
         int | None, Sets("run", "seed"), option("Seed for rows without a `seed` value.  [default: 817]")

@@ -74,6 +74,7 @@ class Lines(Observer):
         for note in notes:
             if note.worker not in self.loaded:
                 self.loaded.add(note.worker)
+                self.workers = max(self.workers, len(self.loaded))  # more than at the start, where nodes have joined
                 which = f" on worker {len(self.loaded)} of {self.workers}" if self.workers > 1 else ""
                 self.say(f"model loaded{which} in {duration(note.model_seconds)}")
         if at_work := [note for note in notes if note.sample_id is not None]:

@@ -68,7 +68,8 @@ class Ledger:
     def __init__(self, alive_nodes: Callable[[], set[str]], max_in_flight: int) -> None:
         """alive_nodes: returns the ids of the nodes that are alive now.
 
-        max_in_flight: rows that may be generated or wait for their commit at the same time.
+        max_in_flight: rows that may be generated or wait for their commit at the same time. Workers that start later
+        raise it: they report, and IN_FLIGHT_PER_WORKER rows are for each that has.
         """
         self._alive_nodes = alive_nodes
         self._max_in_flight = max_in_flight
@@ -97,9 +98,10 @@ class Ledger:
         A row that was admitted before is admitted again, since its outcome may have been lost with a node. Rows of
         dead nodes lose their places: they wait for a worker themselves, while every worker may wait for a place.
         """
-        if sample_id not in self._in_flight and len(self._in_flight) >= self._max_in_flight:
+        limit = max(self._max_in_flight, IN_FLIGHT_PER_WORKER * len(self._notes))
+        if sample_id not in self._in_flight and len(self._in_flight) >= limit:
             self._drop_rows_of_dead_nodes()
-            if len(self._in_flight) >= self._max_in_flight:
+            if len(self._in_flight) >= limit:
                 return False
         self._in_flight[sample_id] = node
         return True

@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipeline.flow.actor import in_actor
-from pipeline.flow.pools import Pool
+from pipeline.flow.pools import SPLITTER_CPUS, Pool
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-SPLITTER_CPUS = 0.2
-"""CPUs of the task that splits the manifest. They differ from LOADER_CPUS, since Ray Data makes one stage of two that
-reserve the same: a load actor would then get the whole manifest at once."""
 ROWS_AT_ONCE = 100
 """Rows that the driver splits itself: that takes less time than the start of a process for it."""
 TASKS_PER_ACTOR = 2
@@ -45,7 +42,10 @@ def through(rows: Dataset, stage: type, arguments: tuple[Any, ...], pool: Pool) 
 
     actor, constructor_arguments = in_actor(stage, arguments)
     actors = ActorPoolStrategy(
-        min_size=pool.min_size, max_size=pool.max_size, max_tasks_in_flight_per_actor=TASKS_PER_ACTOR
+        min_size=pool.min_size,
+        max_size=pool.max_size,
+        initial_size=pool.initial_size,
+        max_tasks_in_flight_per_actor=TASKS_PER_ACTOR,
     )
     return rows.map_batches(
         actor,
@@ -53,6 +53,7 @@ def through(rows: Dataset, stage: type, arguments: tuple[Any, ...], pool: Pool) 
         compute=actors,
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus,
+        accelerator_type=pool.accelerator_type,
         batch_size=1,
         batch_format="pyarrow",
     )

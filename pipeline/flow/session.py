@@ -11,17 +11,20 @@ import socket
 import sys
 import sysconfig
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 from manifests.access import without_secrets
-from pipeline.config import ExecutionConfig, RunConfig, cluster_address
+from pipeline.config import ExecutionConfig, RunConfig, cluster_address, waiting_seconds
 from pipeline.flow.missing import missing_package_in
-from pipeline.flow.pools import Needs, Pools, plan_pools, worker_bytes
+from pipeline.flow.pools import Needs, NoRoomError, Pools, bundles, describe, plan_pools, worker_bytes
 from pipeline.flow.watch import ClusterWatch
 from sgi2v.errors import ClusterError, ConfigError
+from sgi2v.wording import counted
 
 CONNECT_TIMEOUT_S = 10.0
 """Seconds that a cluster may take to accept a connection."""
@@ -45,6 +48,10 @@ RAY_DATA = {
     "target_max_block_size": 1,  # bytes; a block is closed once it is larger, so each holds one row
 }
 """Fields of Ray Data's `DataContext`; set them before a dataset is made, which keeps a copy."""
+ROOM_POLL_S = 2.0
+"""Seconds between two looks at the nodes of a cluster that has no room for the workers yet."""
+SAY_EVERY_S = 60.0
+"""Seconds between two lines about what a run waits for."""
 MESSAGE_LIMIT = 400
 """Characters of a Ray error in a message."""
 
@@ -59,13 +66,17 @@ def quiet_ray() -> None:
 
 @contextmanager
 def ray_session(
-    config: RunConfig, rows: int, on_stuck: Callable[[str], object] = lambda message: None
+    config: RunConfig,
+    rows: int,
+    on_stuck: Callable[[str], object] = lambda message: None,
+    on_wait: Callable[[str], object] = lambda line: None,
 ) -> Iterator[Pools]:
     """Start Ray or attach to it, and yield the actors that a run over so many rows gets.
 
     Attaches to `run.address`, else to the cluster of the job that this process belongs to, else starts Ray on this
     machine. Raises ConfigError for a cluster that cannot be reached or cannot hold a worker, and ClusterError if Ray
-    does not start or is lost before the end of the block. on_stuck: as `ClusterWatch` has it.
+    does not start or is lost before the end of the block. on_stuck: as `ClusterWatch` has it. on_wait: called with a
+    line that says for which nodes the session waits.
     """
     quiet_ray()
     if cluster_address(config.execution) is None:
@@ -81,14 +92,59 @@ def ray_session(
         with ClusterWatch(on_stuck):
             importing.join()
             configure_ray_data()
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            yield plan_pools(config.execution, needs, rows, nodes, worker_bytes(config))
+            yield pools_when_there_is_room(config, needs, rows, on_wait)
     finally:
         importing.join()  # a process that ends during an import in another thread can hang
         gc.collect()
         # ray.shutdown aborts the process if a Ray reference is collected meanwhile
         with _stderr_discarded(), garbage_collection_paused():
             ray.shutdown()
+
+
+def pools_when_there_is_room(config: RunConfig, needs: Needs, rows: int, on_wait: Callable[[str], object]) -> Pools:
+    """The actors of a run, once the nodes can hold them. Raises NoRoomError if they cannot within the time to wait.
+
+    Ray's autoscaler starts nodes that have been scaled to zero for a request only. The request is taken back at the
+    end, since it would hold the nodes, and since Ray Data makes its own from then on.
+    """
+    import ray
+    from ray.autoscaler.sdk import request_resources
+
+    execution = config.execution
+    on_cluster = cluster_address(execution) is not None
+    plan = partial(plan_pools, execution, needs, rows, worker_bytes=worker_bytes(config), on_cluster=on_cluster)
+    least, asked = counted(min(execution.min_workers, rows), "worker"), bundles(execution, rows)
+    wait_s, start, said_at = waiting_seconds(execution), time.monotonic(), -math.inf
+    try:
+        while True:
+            try:
+                return plan(nodes=[node["Resources"] for node in ray.nodes() if node["Alive"]])
+            except NoRoomError as error:
+                waited = time.monotonic() - start
+                if waited >= wait_s:
+                    if not wait_s:
+                        raise
+                    raise NoRoomError(f"{error}. Waited {wait_s:g} s (--wait-for-gpus)") from error
+                if said_at == -math.inf:
+                    request_resources(bundles=asked)
+                    on_wait(
+                        f"{error}. Asked Ray for {_shown(asked)}. The run begins when there is room for {least}, and "
+                        f"waits {wait_s:g} s at most (--wait-for-gpus)"
+                    )
+                    said_at = time.monotonic()
+                elif time.monotonic() - said_at >= SAY_EVERY_S:
+                    on_wait(f"still waiting for room for {least}, {wait_s - waited:.0f} s more at most")
+                    said_at = time.monotonic()
+            time.sleep(min(ROOM_POLL_S, wait_s))
+    finally:
+        if said_at != -math.inf:
+            request_resources(bundles=[])
+
+
+def _shown(asked: list[dict[str, float]]) -> str:
+    """Equal bundles in words: `4 x (1 GPU and 1 CPU)`."""
+    one = describe(asked[0])
+    return one if len(asked) == 1 else f"{len(asked)} x ({one})"
 
 
 def _connect(execution: ExecutionConfig, needs: Needs) -> None:
@@ -104,7 +160,8 @@ def _connect(execution: ExecutionConfig, needs: Needs) -> None:
         except Exception as error:  # of many kinds, some of which are plain exceptions
             raise ConfigError(f"no Ray cluster answers at {origin}: {error}") from error
         return
-    cpus = max(_available_cpus(), execution.workers or 1) + math.ceil(needs.reserved_cpus)
+    asked = execution.workers if isinstance(execution.workers, int) else execution.min_workers
+    cpus = max(_available_cpus(), asked) + math.ceil(needs.cpus())
     try:
         with _stderr_discarded(), _sigterm_handler_kept(), _users_folder_hidden():
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)

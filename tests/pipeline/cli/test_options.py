@@ -26,7 +26,9 @@ GIVEN: dict[str, dict[str, Any]] = {
     "memory": {"memory": "low"},
     "root": {"root": ["/data"], "untrusted": True},
     "output": {"output": "elsewhere"},
+    "workers": {"workers": "1:3"},
     "gpus_per_worker": {"gpus_per_worker": 0.5},
+    "accelerator_type": {"accelerator_type": "A100"},
     "sample_timeout": {"sample_timeout": 60.0},
     "address": {"address": "10.0.0.1:6379"},
 }

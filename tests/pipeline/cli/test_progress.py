@@ -38,9 +38,11 @@ def test_each_worker_says_once_that_its_model_is_loaded(capsys: pytest.CaptureFi
     first, second = Note("h/1", 8.2), Note("h/2", 9.0)
     lines.noted([first])
     lines.noted([first, second])
+    lines.noted([first, second, Note("joined/1", 7.0)])
     assert capsys.readouterr().err.splitlines() == [
         "model loaded on worker 1 of 2 in 8.2 s",
         "model loaded on worker 2 of 2 in 9.0 s",
+        "model loaded on worker 3 of 3 in 7.0 s",
     ]
 
 

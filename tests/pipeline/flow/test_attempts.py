@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.flow.attempts import MAX_ATTEMPTS, Ledger, attempt, wait_until_admitted
+from pipeline.flow.notes import Note
 from sgi2v.errors import ErrorCode, SampleError, StorageError
 from tests.pipeline.runs import write_good
 
@@ -39,6 +40,9 @@ class OnNode:
 
     def release(self, sample_id: str) -> None:
         self.ledger.release(sample_id)
+
+    def note(self, note: Note) -> None:
+        self.ledger.note(note)
 
 
 @pytest.fixture
@@ -158,6 +162,12 @@ def test_rows_wait_while_too_many_are_in_flight(one: OnNode) -> None:
     one.release("b")
     assert one.admit("c")
     assert not one.admit("b")
+
+
+def test_workers_that_start_later_bring_places(one: OnNode) -> None:
+    for number in range(3):
+        one.note(Note(f"host/{number}", model_seconds=1.0))
+    assert [one.admit(str(number)) for number in range(13)] == [True] * 12 + [False]
 
 
 @pytest.mark.slow

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
 from pipeline.cli import exit_codes
 from pipeline.cli.main import exit_code_of
+from pipeline.config import ExecutionConfig, waiting_seconds
+from pipeline.flow import session
+from pipeline.flow.pools import Needs, Pools
 from pipeline.flow.session import RAY_DATA, cluster_errors, ray_session
 from sgi2v.errors import ClusterError, ConfigError
 from tests.pipeline.flow.test_pools import config
@@ -125,3 +129,82 @@ def test_a_bug_in_a_stage_stays_a_traceback_with_its_cause() -> None:
     for other in (ConfigError("ours"), ValueError("ours")):
         with pytest.raises(type(other), match="ours"), cluster_errors():
             raise other
+
+
+class Cluster:
+    """What a session sees of a cluster, in place of Ray: its nodes at each look, and what its autoscaler is asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *looks: list[dict[str, float]]) -> None:
+        import ray
+        import ray.autoscaler.sdk
+
+        self.looks = list(looks)
+        self.asked: list[list[dict[str, float]]] = []
+        self.said: list[str] = []
+        monkeypatch.setattr(session, "ROOM_POLL_S", 0.01)
+        monkeypatch.setattr(ray, "nodes", self.nodes)
+        monkeypatch.setattr(ray.autoscaler.sdk, "request_resources", self.request_resources)
+
+    def request_resources(self, bundles: list[dict[str, float]]) -> None:
+        self.asked.append(bundles)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        now = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
+        return [{"Alive": True, "Resources": node} for node in now] + [{"Alive": False, "Resources": {"GPU": 9.0}}]
+
+    def pools(self, **execution: Any) -> Pools:
+        settings = config(address="head:6379", **execution)
+        return session.pools_when_there_is_room(settings, Needs.of_tracker("lucas-kanade"), 100, self.said.append)
+
+
+HEAD, GPU_NODE = {"CPU": 4.0}, {"CPU": 4.0, "GPU": 1.0}
+
+
+def test_a_run_waits_for_the_gpus_that_it_was_asked_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, [HEAD], [HEAD], [HEAD, GPU_NODE])
+    pools = cluster.pools(gpus_per_worker=1.0, workers=3)
+    assert (pools.device, pools.workers, pools.generate.max_size) == ("cuda", 1, 3)
+    assert cluster.said == [
+        "a worker needs 1 GPU, and the Ray cluster has none: add one, or give --gpus-per-worker 0 to use CPUs. "
+        "Asked Ray for 3 x (1 GPU and 1 CPU). The run begins when there is room for 1 worker, and waits 900 s at most "
+        "(--wait-for-gpus)"
+    ]
+    assert cluster.asked == [[{"CPU": 1.0, "GPU": 1.0}] * 3, []], "the request is taken back at the end"
+
+
+def test_a_run_waits_for_as_many_workers_as_it_was_asked_to_begin_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, [GPU_NODE], [GPU_NODE, GPU_NODE])
+    assert cluster.pools(gpus_per_worker=1.0, workers="2:5").workers == 2
+    assert "has GPUs for 1 worker, and --workers 2:5 asks for 2 or more. Asked Ray for 5 x" in cluster.said[0]
+
+
+def test_a_cluster_that_is_scaled_to_zero_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, [{}], [{}, GPU_NODE])
+    assert cluster.pools().device == "cuda"
+    assert cluster.asked == [[{"CPU": 1.0}], []]
+
+
+def test_a_run_whose_gpus_do_not_come_ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(session, "SAY_EVERY_S", 0.0)
+    cluster = Cluster(monkeypatch, [HEAD])
+    assert exit_code_of(lambda: cluster.pools(gpus_per_worker=1.0, wait_for_gpus_s=0.05)) == exit_codes.BAD_INPUT == 2
+    assert capsys.readouterr().err == (
+        "error: a worker needs 1 GPU, and the Ray cluster has none: add one, or give --gpus-per-worker 0 to use CPUs. "
+        "Waited 0.05 s (--wait-for-gpus)\n"
+    )
+    assert cluster.said[1].startswith("still waiting for room for 1 worker, 0 s more at most")
+    assert cluster.asked[-1] == []
+
+
+def test_a_run_that_is_not_to_wait_asks_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, [HEAD])
+    with pytest.raises(ConfigError, match=r"has none: add one, or give --gpus-per-worker 0 to use CPUs$"):
+        cluster.pools(gpus_per_worker=1.0, wait_for_gpus_s=0.0)
+    assert (cluster.asked, cluster.said) == ([], [])
+
+
+def test_one_machine_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert waiting_seconds(ExecutionConfig(gpus_per_worker=1.0)) == 0
+    assert waiting_seconds(ExecutionConfig(gpus_per_worker=1.0, wait_for_gpus_s=5.0)) == 5
+    assert waiting_seconds(ExecutionConfig(address="head:6379")) == 900
