@@ -133,9 +133,7 @@ def main() -> None:
     )
     parser.add_argument("step", choices=["vae", "latents", "unet", "export", "further", "adopt"], help="step to run")
     parser.add_argument("work", type=Path, metavar="WORK", help="folder for the state of the trainings")
-    parser.add_argument(
-        "checkpoint", type=Path, nargs="?", metavar="FOLDER", help="folder that `export` or `adopt` writes to"
-    )
+    parser.add_argument("checkpoint", type=Path, nargs="?", metavar="FOLDER", help="folder of a checkpoint to write")
     parser.add_argument(
         "--processes", type=int, metavar="N", help="processes to use; default: one per CPU core, or one on CUDA"
     )

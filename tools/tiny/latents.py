@@ -3,7 +3,8 @@
 A line is one scene at 16 evenly spaced times. Any 8 evenly spaced frames of it, forwards or backwards, make a training
 video: one encoding gives many starts, speeds and directions.
 
-Axes: M lines, B lines of a batch, L frames of a line, N frames of a batch, C latent channels, h w latent cells, D embedding.
+Axes: M lines, B lines of a batch, L frames of a line, N frames of a batch, C latent channels, h w latent cells,
+D embedding.
 """
 
 from __future__ import annotations

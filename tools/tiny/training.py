@@ -3,9 +3,9 @@
 A task is a module and its loss. The seed of a batch is made of the recipe's seed, the step and the process's rank, so a
 resumed training sees the same batches as an uninterrupted one.
 
-A training's folder holds `recipe.json`, `state.pt` (weights, optimizer, progress), `log.jsonl`, and `weights.safetensors`:
-the running mean in float16, with the progress. It is a sixth of `state.pt`, and a training whose `state.pt` is gone
-resumes from it.
+A training's folder holds `recipe.json`, `state.pt` (weights, optimizer, progress), `log.jsonl`, and
+`weights.safetensors`: the running mean of the weights in float16, with the progress. It is a sixth of `state.pt`, and a
+training whose `state.pt` is gone resumes from it.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ Files for `tests/benchmarks/gpu/` are made this way.
 4. samples   two whole samples, by the fastest variant and as it is
 5. further   more training of the embedded checkpoint: `python -m tools.tiny further`
 
-It needs torch, transformers, accelerate, NumPy, diffusers and pydantic, and neither Ray nor a video library. To a machine
-without a network that has the first four, these go as wheels: diffusers, pydantic, pydantic_core, annotated_types,
-typing_inspection.
+It needs torch, transformers, accelerate, NumPy, diffusers and pydantic, and neither Ray nor a video library. To a
+machine without a network that has the first four, these go as wheels: diffusers, pydantic, pydantic_core,
+annotated_types, typing_inspection.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ from tests.benchmarks.gpu_lease.lease import Figures, Lease, Part, RunningPart, 
 from tests.benchmarks.gpu_lease.units import Bench, Work
 from tests.benchmarks.measures import free_memory
 
+TINY_SAMPLER = SamplerConfig(height=64, width=64, num_frames=2, steps=2)
+TINY_GUIDANCE = GuidanceConfig(guided_steps=(0,), iterations=2)
 PARTS = ("checks", "units", "authors", "samples", "further")
 
 
@@ -70,7 +72,7 @@ def parts(options: argparse.Namespace, weights: Path) -> list[Part]:
     """The parts to run, in order of value. weights: folder for full-size weights."""
     device, on_gpu = torch.device(options.device), options.device == "cuda"
     if options.tiny:
-        work = Work(checks.CHECKPOINT, checks.SAMPLER, checks.GUIDANCE, device)
+        work = Work(checks.CHECKPOINT, TINY_SAMPLER, TINY_GUIDANCE, device)
     else:
         work = Work(str(weights), SamplerConfig(), GuidanceConfig(), device)
     bench = Bench(work)

@@ -25,6 +25,10 @@ Figures = dict[str, Any]
 """Values of JSON."""
 
 
+LEAST_S = 1.0
+"""Seconds without which nothing is begun."""
+
+
 class OutOfTimeError(Exception):
     """The time of a part is over."""
 
@@ -110,8 +114,9 @@ class RunningPart:
         start = time.monotonic()
         values: Figures = {}
         try:
-            if self.left_s < max(needs_s, 1.0):
-                raise OutOfTimeError(f"{max(0.0, self.left_s):.0f} s are left for it, and it needs {needs_s:.0f} s")
+            if self.left_s < max(needs_s, LEAST_S):
+                left = f"{max(0.0, self.left_s):.0f} s are left of its part"
+                raise OutOfTimeError(f"{left}, and it needs {needs_s:.0f} s" if needs_s else left)
             with _interrupted_after(self.left_s):
                 values = measure() or {}
             found = values

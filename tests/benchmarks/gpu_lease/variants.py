@@ -13,7 +13,7 @@ from sgi2v.config import DType, MemoryTier
 from sgi2v.model import VideoModel
 
 UPDATE, STEP, DECODE = UNITS = ("update", "step", "decode")
-"""The units of a sample: one update of a guided step, one denoising step with both branches, one decode of all frames."""
+"""The units of a sample: an update of a guided step, a denoising step with both branches, the decode of all frames."""
 
 
 @dataclass(frozen=True)
