@@ -120,7 +120,7 @@ def compute_case(model: VideoModel, case: Path) -> tuple[dict[str, NDArray[Any]]
         memory=MemoryTier.HIGH,
         on_stage=lambda stage, step, _, latents: stages[stage].setdefault(step, []).append(latents.clone()),
     )
-    frames = decode_latents(model, generation.latents, sampler.decode_chunk_size)
+    frames = decode_latents(model, generation.latents.to(model.device), sampler.decode_chunk_size)
 
     def stacked(stage: str) -> NDArray[np.float32]:
         """[guided steps, calls per step, T, C, h, w]; no steps if the stage was never reached."""

@@ -82,7 +82,6 @@ def test_a_killed_training_resumes_to_the_same_weights(
     train_here(LineTask, tmp_path / "whole", free_ports[0])
     with pytest.raises(KilledError):
         train_here(KilledTask, tmp_path / "resumed", free_ports[1])
-    torch.distributed.destroy_process_group()
     assert not torch.equal(weights(tmp_path / "resumed"), weights(tmp_path / "whole"))
     train_here(LineTask, tmp_path / "resumed", free_ports[2])
     assert torch.equal(weights(tmp_path / "resumed"), weights(tmp_path / "whole"))
@@ -95,7 +94,6 @@ def test_a_training_resumes_from_its_small_file_alone(
     monkeypatch.setattr(training, "SAVE_EVERY_S", 0.0)
     with pytest.raises(KilledError):
         train_here(KilledTask, tmp_path, free_ports[0])
-    torch.distributed.destroy_process_group()
     (tmp_path / training.STATE_FILE).unlink()
     assert read_progress(tmp_path / training.WEIGHTS_FILE).samples == RECIPE.samples // 2
     train_here(LineTask, tmp_path, free_ports[1])

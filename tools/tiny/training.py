@@ -200,7 +200,8 @@ def train_worker(
 ) -> None:
     """One process of a training."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=count)
+    if count > 1:
+        dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=count)
     torch.manual_seed(recipe.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     task = make_task(device)
@@ -235,7 +236,8 @@ def train_worker(
         if rank == 0 and (is_last or time.monotonic() - saved > SAVE_EVERY_S):
             _save(folder, module, ema, optimizer, progress)
             saved = time.monotonic()
-    dist.destroy_process_group()
+    if count > 1:
+        dist.destroy_process_group()
 
 
 def _resume(folder: Path, module: nn.Module, ema: nn.Module, optimizer: Optimizer, device: torch.device) -> Progress:

@@ -87,7 +87,12 @@ def parts(options: argparse.Namespace, weights: Path) -> list[Part]:
         Part("units", partial(units.run, bench=bench), share=0.4, least_s=20),
         Part("authors", partial(authors.run, work=work, checkout=options.authors), share=0.08, least_s=20),
         Part("samples", partial(samples.run, bench=bench), share=0.17, least_s=20),
-        Part("further", partial(further.run, folder=options.folder, on_gpu=on_gpu), share=0.15, least_s=45),
+        Part(
+            "further",
+            partial(further.run, folder=options.folder, on_gpu=on_gpu),
+            share=0.15,
+            least_s=90 if on_gpu else 45,
+        ),
     ]
     return [part for part in all_parts if part.name in wanted]
 

@@ -96,6 +96,7 @@ def oom_recovery(device: torch.device) -> Figures:
 
     with _memory_limited(device, limit):
         frames = with_oom_fallback(make, MemoryTier.HIGH, "auto", GUIDANCE)
+    free_memory()
     left = (torch.cuda.memory_allocated() if device.type == "cuda" else 0) - held
     levels = float(np.abs(frames - expected).mean())
     return {

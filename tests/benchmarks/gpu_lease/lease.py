@@ -72,9 +72,9 @@ class Lease:
         for number, part in enumerate(parts):
             entry = self.report["parts"].setdefault(part.name, {"status": "running", "figures": {}})
             allotted_s = self.left_s * part.share / sum(later.share for later in parts[number:])
-            if allotted_s < part.least_s:
+            if allotted_s < max(part.least_s, LEAST_S):
                 entry["status"] = "skipped"
-                entry["reason"] = f"{allotted_s:.0f} s are left for it, and it needs {part.least_s:.0f} s"
+                entry["reason"] = f"{max(0.0, allotted_s):.0f} s are left for it, and it needs {part.least_s:.0f} s"
             else:
                 self._run(part, entry, allotted_s)
             say(f"{part.name}: {entry['status']}{': ' + entry['reason'] if 'reason' in entry else ''}")

@@ -44,6 +44,8 @@ from tests.benchmarks.gpu_lease.variants import (
 from tests.benchmarks.measures import free_memory
 
 REPEATS = 3
+COUNT_S = 60.0
+"""Seconds to wait for the count, which has run beside the measurements."""
 COMPILE_S = 60.0
 """Seconds without which no variant is compiled on a GPU."""
 
@@ -116,12 +118,11 @@ def run(part: RunningPart, bench: Bench) -> None:
     dtypes = [variant for variant in DTYPES if variant.dtype not in known]
     for variant in (*dtypes, *KERNELS, *TIERS, *CHUNKS):
         bench.measure(part, variant)
+    if base:
+        part.figure("counted", lambda: _counted(counting, base, COUNT_S))
     together = fastest(part.figures)
     for variant in (together, *compiled(together)):
         bench.measure(part, variant)
-    if base:
-        part.figure("counted", lambda: _counted(counting, base, part.left_s))
-    counting.cancel()
 
 
 class Bench:
