@@ -70,7 +70,7 @@ def main() -> None:
 
 def parts(options: argparse.Namespace, weights: Path) -> list[Part]:
     """The parts to run, in order of value. weights: folder for full-size weights."""
-    device, on_gpu = torch.device(options.device), options.device == "cuda"
+    device, on_gpu, folder = torch.device(options.device), options.device == "cuda", options.folder
     if options.tiny:
         work = Work(checks.CHECKPOINT, TINY_SAMPLER, TINY_GUIDANCE, device)
     else:
@@ -87,12 +87,7 @@ def parts(options: argparse.Namespace, weights: Path) -> list[Part]:
         Part("units", partial(units.run, bench=bench), share=0.4, least_s=20),
         Part("authors", partial(authors.run, work=work, checkout=options.authors), share=0.08, least_s=20),
         Part("samples", partial(samples.run, bench=bench), share=0.17, least_s=20),
-        Part(
-            "further",
-            partial(further.run, folder=options.folder, on_gpu=on_gpu),
-            share=0.15,
-            least_s=90 if on_gpu else 45,
-        ),
+        Part("further", partial(further.run, folder=folder, on_gpu=on_gpu), share=0.15, least_s=90 if on_gpu else 45),
     ]
     return [part for part in all_parts if part.name in wanted]
 
