@@ -31,7 +31,7 @@ def test_a_video_is_the_same_in_every_tier_on_a_gpu(dtype: str) -> None:
 
 
 def test_a_lower_tier_makes_the_video_when_memory_runs_out_on_a_gpu() -> None:
-    figures = checks.oom_recovery(CUDA)
+    figures = checks.oom_recovery(CUDA, checks.LARGE)
     assert figures["passed"], figures
 
 

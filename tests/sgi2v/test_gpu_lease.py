@@ -95,6 +95,6 @@ def test_the_fastest_of_each_setting_are_put_together() -> None:
 
 @pytest.mark.slow
 def test_memory_that_runs_out_is_recovered_from() -> None:
-    figures = checks.oom_recovery(torch.device("cpu"))
+    figures = checks.oom_recovery(torch.device("cpu"), checks.SMALL)
     assert figures["passed"], figures
     assert figures["tried"][0] == "high"

@@ -36,9 +36,8 @@ from sgi2v.config import GuidanceConfig, SamplerConfig
 from sgi2v.model import quiet_libraries
 from tests.benchmarks.full_size import write_configs, write_weights
 from tests.benchmarks.gpu_lease import authors, checks, further, samples, units
-from tests.benchmarks.gpu_lease.lease import Figures, Lease, Part, RunningPart, finish, say
+from tests.benchmarks.gpu_lease.lease import Figures, Lease, Part, RunningPart, finish, release_memory, say
 from tests.benchmarks.gpu_lease.units import Bench, Work
-from tests.benchmarks.measures import free_memory
 
 TINY_SAMPLER = SamplerConfig(height=64, width=64, num_frames=2, steps=2)
 TINY_GUIDANCE = GuidanceConfig(guided_steps=(0,), iterations=2)
@@ -100,7 +99,7 @@ def write_random_weights(part: RunningPart, folder: Path, device: str) -> None:
         return {"bytes": sum(file.stat().st_size for file in folder.rglob("*.safetensors"))}
 
     part.figure("random weights", write)
-    free_memory()
+    release_memory()
 
 
 def header(options: argparse.Namespace) -> Figures:

@@ -17,9 +17,8 @@ from sgi2v.config import MemoryTier
 from sgi2v.sampling import draw_noise
 from sgi2v.trial import moving_box
 from tests.benchmarks import original
-from tests.benchmarks.gpu_lease.lease import Figures, RunningPart
+from tests.benchmarks.gpu_lease.lease import Figures, RunningPart, release_memory
 from tests.benchmarks.gpu_lease.units import Work
-from tests.benchmarks.measures import free_memory
 
 MORE = 4
 """Updates, and steps, that the longer samples have more than the shortest one."""
@@ -32,7 +31,7 @@ def run(part: RunningPart, work: Work, checkout: Path) -> None:
     sample = original.Sample(*moving_box(work.sampler), work.sampler, work.guidance, noise)
     part.figure("ours", partial(_measure, original.ours(model, MemoryTier.HIGH), sample, work))
     del model
-    free_memory()
+    release_memory()
     with tempfile.TemporaryDirectory() as copies:
         part.figure("theirs", lambda: _measure(_theirs(checkout, work, Path(copies)), sample, work))
 

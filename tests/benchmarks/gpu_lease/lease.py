@@ -5,6 +5,7 @@ A part that fails, or a figure of it, is written down and the next one runs. Wor
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -18,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sgi2v.errors import ConfigError
-from tests.benchmarks.measures import free_memory
 
 Figures = dict[str, Any]
 """Values of JSON."""
@@ -130,7 +132,7 @@ class RunningPart:
         say(f"  {name} ({took_s:.1f} s): {json.dumps(_plain(brief))[:500]}")
         self.lease.write()
         if not values:
-            free_memory()  # a failure's traceback held it
+            release_memory()  # a failure's traceback held it
         return values
 
 
@@ -148,6 +150,12 @@ def _interrupted_after(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, other_s)
         signal.signal(signal.SIGALRM, handler)
+
+
+def release_memory() -> None:
+    """Give back the memory of models that are no longer used."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def say(line: str) -> None:

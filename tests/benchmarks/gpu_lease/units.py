@@ -27,7 +27,7 @@ from sgi2v.guidance import guided_features, optimize_latents, plan_loss
 from sgi2v.model import VideoModel, decode_latents, encode_image, load_model
 from sgi2v.sampling import CONDITIONAL, Schedule, denoise, draw_noise, unet_inputs
 from sgi2v.trial import moving_box
-from tests.benchmarks.gpu_lease.lease import Figures, RunningPart
+from tests.benchmarks.gpu_lease.lease import Figures, RunningPart, release_memory
 from tests.benchmarks.gpu_lease.variants import (
     BASE,
     CHUNKS,
@@ -41,7 +41,6 @@ from tests.benchmarks.gpu_lease.variants import (
     Variant,
     with_kernels,
 )
-from tests.benchmarks.measures import free_memory
 
 REPEATS = 3
 COUNT_S = 60.0
@@ -141,7 +140,6 @@ class Bench:
             self.base = values
         if "error" in part.figures[variant.name]:
             self._model = None  # it may be half changed
-            free_memory()
         return values
 
     def needs_s(self, variant: Variant) -> float:
@@ -156,7 +154,9 @@ class Bench:
         if before is None or before.dtype != variant.dtype or variant.compiled or before.compiled:
             self._model = None
         if self._model is None:
-            free_memory()
+            if before is not None and before.compiled:
+                torch.compiler.reset()  # it holds the model's blocks
+            release_memory()
             self._model, self._loaded = self.work.load(variant.dtype), replace(BASE, dtype=variant.dtype)
         self._model = with_kernels(self._model, variant.kernels)
         self._loaded = variant
