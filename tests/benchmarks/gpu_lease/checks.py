@@ -32,7 +32,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 SAMPLER = SamplerConfig(height=64, width=128, num_frames=4, steps=5)
 GUIDANCE = GuidanceConfig(iterations=2)
 LARGE = SamplerConfig(height=256, width=256, num_frames=4, steps=2, decode_chunk_size=1)
-"""Frames whose memory tiers differ by more than an allocator's pieces. Decoding one at a time takes less than guiding."""
+"""Frames whose memory tiers differ by more than an allocator's pieces. They are decoded one by one, in less memory."""
 SMALL = LARGE.replace(height=64, width=64, num_frames=2)
 LARGEST_LEVELS = 2.0
 """Mean difference of frames, levels of 255, up to which two ways to make the same 16-bit video count as equal."""
