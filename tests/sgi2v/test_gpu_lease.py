@@ -93,6 +93,7 @@ def test_the_fastest_of_each_setting_are_put_together() -> None:
     assert (nothing.dtype, nothing.kernels) == ("auto", {})
 
 
+@pytest.mark.whole
 @pytest.mark.slow
 def test_memory_that_runs_out_is_recovered_from() -> None:
     figures = checks.oom_recovery(torch.device("cpu"), checks.SMALL)

@@ -82,8 +82,8 @@ class Units:
         cells = self.latents_TChw.shape[-2:]
         self.plan = plan_loss(tracks, *cells, model.cell_px, work.guidance, model.device)
 
-    def update(self, tier: MemoryTier) -> None:
-        """One update of the first guided step, and its low-pass merge."""
+    def update(self, tier: MemoryTier) -> torch.Tensor:
+        """One update of the first guided step, and its low-pass merge: the new latents."""
         step = self.work.guidance.step_indices(self.work.sampler.steps)[0]
         schedule, guidance = self._schedule(), self.work.guidance.replace(iterations=1)
 
@@ -91,7 +91,7 @@ class Units:
             inputs = unet_inputs(schedule, step, latents_TChw, self.conditioning, CONDITIONAL, self.model.dtype)
             return guided_features(self.model.unet, inputs, guidance, tier)
 
-        optimize_latents(features, self.latents_TChw, self.plan, guidance)
+        return optimize_latents(features, self.latents_TChw, self.plan, guidance).latents_TChw
 
     def step(self) -> None:
         """One denoising step, with both branches of classifier-free guidance."""
@@ -185,7 +185,7 @@ class Bench:
 def measure_units(units: Units, variant: Variant) -> Figures:
     """Seconds and peak bytes of a variant's units."""
     chunk_size = variant.decode_chunk_size or units.work.sampler.decode_chunk_size
-    work: dict[str, Callable[[], None]] = {
+    work: dict[str, Callable[[], object]] = {
         UPDATE: lambda: units.update(variant.tier),
         STEP: units.step,
         DECODE: lambda: units.decode(chunk_size),
@@ -193,7 +193,7 @@ def measure_units(units: Units, variant: Variant) -> Figures:
     return {unit: _timed(work[unit], units.model) for unit in variant.units}
 
 
-def _timed(work: Callable[[], None], model: VideoModel) -> Figures:
+def _timed(work: Callable[[], object], model: VideoModel) -> Figures:
     """Median seconds of a unit after its first run, which is the slow one, and its peak bytes beside the weights."""
     device, is_gpu = model.device, model.device.type == "cuda"
 
