@@ -43,8 +43,6 @@ from tests.benchmarks.gpu_lease.variants import (
 )
 
 REPEATS = 3
-COUNT_S = 60.0
-"""Seconds to wait for the count, which has run beside the measurements."""
 COMPILE_S = 60.0
 """Seconds without which no variant is compiled on a GPU."""
 
@@ -118,9 +116,11 @@ def run(part: RunningPart, bench: Bench) -> None:
     for variant in (*dtypes, *KERNELS, *TIERS, *CHUNKS):
         bench.measure(part, variant)
     if base:
-        part.figure("counted", lambda: _counted(counting, base, COUNT_S))
+        part.figure("counted", lambda: _counted(counting, base, part.left_s / 3))
     together = fastest(part.figures)
-    for variant in (together, *compiled(together)):
+    if together.kernels or together.dtype != BASE.dtype:
+        bench.measure(part, together)
+    for variant in compiled(together):
         bench.measure(part, variant)
 
 
@@ -190,10 +190,12 @@ def measure_units(units: Units, variant: Variant) -> Figures:
         STEP: units.step,
         DECODE: lambda: units.decode(chunk_size),
     }
-    return {unit: _timed(work[unit], units.model) for unit in variant.units}
+    # on a CPU the peak is counted by a mode of torch, under which nothing compiles
+    with_peak = units.model.device.type == "cuda" or not variant.compiled
+    return {unit: _timed(work[unit], units.model, with_peak) for unit in variant.units}
 
 
-def _timed(work: Callable[[], object], model: VideoModel) -> Figures:
+def _timed(work: Callable[[], object], model: VideoModel, with_peak: bool) -> Figures:
     """Median seconds of a unit after its first run, which is the slow one, and its peak bytes beside the weights."""
     device, is_gpu = model.device, model.device.type == "cuda"
 
@@ -204,14 +206,17 @@ def _timed(work: Callable[[], object], model: VideoModel) -> Figures:
             torch.cuda.synchronize(device)
         return time.perf_counter() - start
 
+    peak_bytes = None
     if is_gpu:
         torch.cuda.reset_peak_memory_stats(device)
         first_s = seconds()
         peak_bytes = torch.cuda.max_memory_allocated(device) - model.weights_bytes
-    else:
+    elif with_peak:
         with BytesAlive(model.unet, model.vae) as alive:
             first_s = seconds()
         peak_bytes = alive.peak
+    else:
+        first_s = seconds()
     repeated_s = statistics.median(seconds() for _ in range(REPEATS if is_gpu else 1))
     return {"seconds": repeated_s, "first_s": first_s, "peak_bytes": peak_bytes}
 
