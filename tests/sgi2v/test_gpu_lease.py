@@ -12,6 +12,7 @@ import torch
 from sgi2v.errors import ConfigError
 from tests.benchmarks.gpu_lease import checks
 from tests.benchmarks.gpu_lease.lease import Figures, Lease, Part, RunningPart
+from tests.benchmarks.gpu_lease.table import describe
 from tests.benchmarks.gpu_lease.units import compiled, fastest
 
 
@@ -99,3 +100,27 @@ def test_memory_that_runs_out_is_recovered_from() -> None:
     figures = checks.oom_recovery(torch.device("cpu"), checks.SMALL)
     assert figures["passed"], figures
     assert figures["tried"][0] == "high"
+
+
+def test_the_table_has_the_fastest_variant_first() -> None:
+    unit = {"seconds": 0.5}
+    figures = {
+        "as it is": {"update": unit, "step": unit, "decode": unit, "sample_s": 65.5},
+        "spatial attention flash": {"update": {"seconds": 0.25}, "step": {"seconds": 0.25}, "sample_s": 33.0},
+        "spatial attention cudnn": {"skipped": "does not run"},
+        "counted": {"peak_bytes": 3 << 30, "of_counted": 0.9},
+    }
+    samples = {"sample, as it is": {"seconds": 66.0}}
+    parts = {"units": {"figures": figures}, "samples": {"figures": samples}}
+    report = {"device": "card", "sizes": "full-size SVD", "versions": {"torch": "2.13.0"}, "parts": parts}
+    assert list(describe(report)) == [
+        "Measured on card with torch 2.13.0, full-size SVD.",
+        "A whole sample, as it is, takes 66.0 s.",
+        "Its peak beside the weights is 3.0 GiB, 0.90 of what is counted.",
+        "",
+        "| variant | update s | step s | decode s | video s |",
+        "| --- | --- | --- | --- | --- |",
+        "| spatial attention flash | 0.250 | 0.250 |  | 33.0 |",
+        "| as it is | 0.500 | 0.500 | 0.500 | 65.5 |",
+        "\nA unit without a number takes as long as that of the model as it is.",
+    ]
