@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from tools.tiny.architecture import new_image_encoder, new_unet, new_vae, write_checkpoint
 from tools.tiny.latents import encode_lines
@@ -112,7 +112,7 @@ def train_further(
 def adopt(work: Path, checkpoint: Path) -> None:
     """Replace a checkpoint's U-Net by the one in `work`/further, and say so in its `training.json`."""
     folder, unet_file = work / FURTHER, checkpoint / UNET_FILE
-    save_file(load_file(folder / WEIGHTS_FILE), unet_file, {"format": "pt"})
+    unet_file.write_bytes(save(load_file(folder / WEIGHTS_FILE), {"format": "pt"}))
     training = json.loads((checkpoint / TRAINING_FILE).read_text())
     training["sha256"][UNET_FILE] = sha256(unet_file.read_bytes()).hexdigest()
     recipe = json.loads((folder / RECIPE_FILE).read_text())

@@ -25,7 +25,7 @@ from typing import Any, Literal, Protocol
 import torch
 import torch.distributed as dist
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -268,7 +268,7 @@ def write_weights(file: Path, weights: Mapping[str, Tensor], progress: Progress)
     """Write weights in float16, from which a training can resume or begin. A reader never sees a part of them."""
     halves = {name: value.detach().to("cpu", torch.float16).contiguous() for name, value in weights.items()}
     partial = file.with_suffix(".partial")
-    save_file(halves, partial, {"format": "pt", PROGRESS_KEY: json.dumps(asdict(progress))})
+    partial.write_bytes(save(halves, {"format": "pt", PROGRESS_KEY: json.dumps(asdict(progress))}))
     partial.replace(file)
 
 

@@ -12,8 +12,10 @@ from tests.benchmarks.gpu_lease.lease import Figures, RunningPart
 from tools.tiny.__main__ import FURTHER, NUM_LINES
 from tools.tiny.training import LOG_FILE, WEIGHTS_FILE
 
-END_S = 20.0
-"""Seconds in which the training writes its last state and its processes end."""
+END_S = 30.0
+"""Seconds in which the training's processes start and end."""
+LAST_S = 3.0
+"""Seconds in which its log is read."""
 CPU_LINES = 4
 
 
@@ -29,11 +31,12 @@ def _train(folder: Path, on_gpu: bool, seconds: float) -> Figures:
         command += ["--minutes", str(max(0.1, seconds - END_S) / 60)]
         command += ["--lines", str(NUM_LINES)] if on_gpu else ["--lines", str(CPU_LINES), "--processes", "1"]
         try:
-            subprocess.run(command, check=True, timeout=seconds)
+            subprocess.run(command, check=True, timeout=max(1.0, seconds - LAST_S))
             ended = "by itself"
         except subprocess.TimeoutExpired:
             ended = "by the end of the minutes"
     training = folder / FURTHER
-    log = [json.loads(line) for line in (training / LOG_FILE).read_text().splitlines()]
+    file = training / LOG_FILE
+    log = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else [None]
     size = (training / WEIGHTS_FILE).stat().st_size
     return {"ended": ended, "first": log[0], "last": log[-1], "weights_bytes": size}
