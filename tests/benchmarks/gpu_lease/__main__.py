@@ -37,6 +37,7 @@ from sgi2v.model import quiet_libraries
 from tests.benchmarks.full_size import write_configs, write_weights
 from tests.benchmarks.gpu_lease import authors, checks, further, samples, units
 from tests.benchmarks.gpu_lease.lease import Figures, Lease, Part, RunningPart, finish, release_memory, say
+from tests.benchmarks.gpu_lease.table import describe
 from tests.benchmarks.gpu_lease.units import Bench, Work
 
 TINY_SAMPLER = SamplerConfig(height=64, width=64, num_frames=2, steps=2)
@@ -63,7 +64,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as weights:
         lease = Lease(options.folder / f"{slug(options)}.json", header(options), options.minutes)
         lease.run(parts(options, Path(weights)))
-    say(f"written to {lease.file}")
+    say("\n".join([*describe(lease.report), f"written to {lease.file}"]))
     finish(0)
 
 
