@@ -23,8 +23,7 @@ def run(part: RunningPart, bench: Bench) -> None:
     ]
     best = min(candidates, key=lambda variant: measured[variant.name]["sample_s"], default=BASE)
     latents: list[torch.Tensor] = []
-    for variant in dict.fromkeys((best.name, BASE.name)):
-        variant = best if variant == best.name else BASE
+    for variant in (BASE,) if best == BASE else (best, BASE):
         needs_s = measured.get(variant.name, {}).get("sample_s", 0.0) + bench.needs_s(variant)
         part.figure(f"sample, {variant.name}", partial(_sample, bench, variant, latents), needs_s)
 
