@@ -40,17 +40,22 @@ LARGEST_LEVELS = 2.0
 
 
 def run(part: RunningPart, device: torch.device) -> None:
-    """All checks, the most telling first."""
-    # a CPU takes minutes for a case, and without bfloat16 arithmetic many minutes
-    cases, dtypes = (CASES, DTYPES) if device.type == "cuda" else (CASES[-1:], DTYPES[:1])
-    for dtype in dtypes:
-        for case in cases:
-            part.figure(f"conformance of {case.name} in {dtype}", partial(conformance, device, dtype, case))
-    part.figure("out-of-memory recovery", partial(oom_recovery, device, LARGE if device.type == "cuda" else SMALL))
-    for dtype in dtypes[1:] or dtypes:
-        part.figure(f"memory tiers in {dtype}", partial(tiers, device, dtype))
-    part.figure("decode chunks", partial(decode_chunks, device))
-    part.figure("compiling one block", partial(compiled_block, device))
+    """All checks, the most telling first. A CPU takes many minutes for conformance, and does it last and once."""
+    is_gpu = device.type == "cuda"
+    cases, dtypes = (CASES, DTYPES) if is_gpu else (CASES[-1:], DTYPES[:1])
+    conform = {
+        f"conformance of {case.name} in {dtype}": partial(conformance, device, dtype, case)
+        for dtype in dtypes
+        for case in cases
+    }
+    others: dict[str, Callable[[], Figures]] = {
+        "out-of-memory recovery": partial(oom_recovery, device, LARGE if is_gpu else SMALL),
+        **{f"memory tiers in {dtype}": partial(tiers, device, dtype) for dtype in dtypes[1:] or dtypes},
+        "decode chunks": partial(decode_chunks, device),
+        "compiling one block": partial(compiled_block, device),
+    }
+    for name, check in {**conform, **others}.items() if is_gpu else {**others, **conform}.items():
+        part.figure(name, check)
 
 
 def conformance(device: torch.device, dtype: str, case: Path) -> Figures:
