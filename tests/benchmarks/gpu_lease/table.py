@@ -12,7 +12,6 @@ from pathlib import Path
 
 from tests.benchmarks.gpu_lease.lease import Figures
 from tests.benchmarks.gpu_lease.variants import BASE, UNITS
-from tests.benchmarks.measured import markdown
 
 
 def describe(report: Figures) -> Iterator[str]:
@@ -28,10 +27,16 @@ def describe(report: Figures) -> Iterator[str]:
         yield f"Its peak beside the weights is {peak:.1f} GiB, {share:.2f} of what is counted."
     yield ""
     measured = {name: values for name, values in units.items() if "sample_s" in values}
-    rows = [[name, *_cells(measured[name])] for name in sorted(measured, key=lambda name: measured[name]["sample_s"])]
-    yield from markdown(["variant", *(f"{unit} s" for unit in UNITS), "video s"], rows)
+    yield _row(["variant", *(f"{unit} s" for unit in UNITS), "video s"])
+    yield _row(["---"] * (len(UNITS) + 2))
+    for name in sorted(measured, key=lambda name: float(measured[name]["sample_s"])):
+        yield _row([name, *_cells(measured[name])])
     if BASE.name in measured:
         yield f"\nA unit without a number takes as long as that of the model {BASE.name}."
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _cells(values: Figures) -> list[str]:
