@@ -22,7 +22,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from sgi2v.model import VideoModel, embed_image, load_model
-from tools.tiny.training import in_processes, print_progress
+from tools.tiny.training import has_bfloat16, in_processes, print_progress
 from tools.tiny.world import draw_scene
 
 LINE_FRAMES = 16
@@ -73,7 +73,9 @@ def _encode(rank: int, processes: int, checkpoint: Path, folder: Path) -> None:
     started = time.monotonic()
     rendered = _rendered_beside(batches) if is_gpu else map(render_lines, batches)
     for done, (batch_B, (frames_BLHWC, displacements_B)) in enumerate(zip(batches, rendered, strict=True), 1):
-        lines.latents[batch_B], lines.embeddings[batch_B] = encode_frames(model, frames_BLHWC)
+        lines.latents[batch_B], lines.embeddings[batch_B] = encode_frames(
+            model, frames_BLHWC, has_bfloat16(model.device)
+        )
         lines.displacements[batch_B] = displacements_B  # last: it marks the lines as encoded
         if rank == 0 and (is_gpu or done % 50 == 0):
             rate = done / (time.monotonic() - started)
@@ -100,7 +102,7 @@ def encode_frames(
 ) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
     """Latents [B, L, C, h, w] and embeddings [B, L, D] of frames, in the types of `Lines`.
 
-    mixed_precision: encode in bfloat16, as for the training. Slow on a CPU that has no bfloat16 arithmetic.
+    mixed_precision: encode in bfloat16, as for the shipped U-Net. Slow on a CPU that has no bfloat16 arithmetic.
     """
     frames_NHWC = torch.from_numpy(frames_BLHWC).flatten(0, 1)
     pixels_NCHW = frames_NHWC.permute(0, 3, 1, 2).to(model.device).float() / 127.5 - 1

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tools.tiny.architecture import NUM_FRAMES, new_unet
 from tools.tiny.latents import LINE_FRAMES, Lines
-from tools.tiny.training import Recipe
+from tools.tiny.training import Recipe, has_bfloat16
 
 UNET_RECIPE = Recipe(samples=120_000, batch=16, learning_rate=3e-3, warm_up=60, optimizer="muon")
 FURTHER_SAMPLES = 1_200_000
@@ -59,10 +59,12 @@ def unet_task(lines: Path, checkpoint: Path) -> partial[UnetTask]:
 class UnetTask:
     """Squared error of the v-prediction.
 
-    mixed_precision: compute in bfloat16, as the training does. Slow on a CPU that has no bfloat16 arithmetic.
+    mixed_precision: compute in bfloat16, as for the shipped weights; None: where the device has its arithmetic.
     """
 
-    def __init__(self, folder: Path, scaling_factor: float, device: torch.device, mixed_precision: bool = True) -> None:
+    def __init__(
+        self, folder: Path, scaling_factor: float, device: torch.device, mixed_precision: bool | None = None
+    ) -> None:
         from diffusers.models.attention import BasicTransformerBlock, TemporalBasicTransformerBlock
         from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
@@ -80,7 +82,7 @@ class UnetTask:
         self.lines = Lines(folder)
         self.scaling_factor = scaling_factor
         self.device = device
-        self.mixed_precision = mixed_precision
+        self.mixed_precision = has_bfloat16(device) if mixed_precision is None else mixed_precision
 
     def loss(self, batch: int, seed: tuple[int, ...]) -> tuple[Tensor, dict[str, float]]:
         """The loss of a batch of videos at random noise levels."""
