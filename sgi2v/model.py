@@ -220,7 +220,9 @@ def embed_image(model: VideoModel, pixels_1CHW: Tensor) -> Tensor:
     """CLIP embedding [1, D] of an image in [-1, 1], resized with antialiasing to the encoder's size."""
     side = model.image_encoder.config.image_size
     resized = (resize_antialiased(pixels_1CHW, side, side) + 1) / 2
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (model.image_mean, model.image_std))
+    mean, std = (
+        torch.tensor(values, device=resized.device).view(1, -1, 1, 1) for values in (model.image_mean, model.image_std)
+    )
     normalized = ((resized - mean) / std).to(model.device, model.dtype)
     embedding: Tensor = model.image_encoder(normalized).image_embeds
     return embedding

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sgi2v.config import GuidanceConfig, SamplerConfig
+from sgi2v.config import GuidanceConfig, MemoryTier, SamplerConfig
 from sgi2v.generate import generate
 from sgi2v.model import VideoModel, decode_latents, encode_image, load_model
 from sgi2v.sampling import Noise, Schedule
@@ -117,9 +117,10 @@ def compute_case(model: VideoModel, case: Path) -> tuple[dict[str, NDArray[Any]]
     generation = generate(
         model,
         **inputs,
+        memory=MemoryTier.HIGH,
         on_stage=lambda stage, step, _, latents: stages[stage].setdefault(step, []).append(latents.clone()),
     )
-    frames = decode_latents(model, generation.latents, sampler.decode_chunk_size)
+    frames = decode_latents(model, generation.latents.to(model.device), sampler.decode_chunk_size)
 
     def stacked(stage: str) -> NDArray[np.float32]:
         """[guided steps, calls per step, T, C, h, w]; no steps if the stage was never reached."""
@@ -129,8 +130,8 @@ def compute_case(model: VideoModel, case: Path) -> tuple[dict[str, NDArray[Any]]
     computed: dict[str, NDArray[Any]] = {
         "timesteps": schedule.timesteps.cpu().numpy(),
         "sigmas": schedule.sigmas.cpu().numpy(),
-        "image_embeddings_cfg": conditioning.image_embeddings_21D.cpu().numpy(),
-        "image_latents_cfg": conditioning.image_latents_2Chw.cpu().numpy(),
+        "image_embeddings_cfg": conditioning.image_embeddings_21D.float().cpu().numpy(),
+        "image_latents_cfg": conditioning.image_latents_2Chw.float().cpu().numpy(),
         "losses": generation.losses,
         "latents_before": stacked("before"),
         "latents_after_adamw": stacked("update")[:, :, None],

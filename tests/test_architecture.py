@@ -117,6 +117,11 @@ def test_ray_is_imported_in_its_rooms_only() -> None:
         ("import sgi2v.generate", {"ray", "pyarrow", "pandas", "fsspec", "av", "decord", "cv2"}),
         ("import pipeline.cli.main", {"torch", "ray", "diffusers", "transformers", "pyarrow", "pandas", "numpy"}),
         ("import jobs.submit", {"torch", "ray", "pyarrow"}),
+        pytest.param(
+            "import tests.benchmarks.gpu_lease.__main__",
+            {"ray", "pyarrow", "pandas", "av", "decord", "cv2", "skimage", "pytest"},
+            marks=pytest.mark.whole,
+        ),
     ],
 )
 def test_what_an_import_does_not_load(statement: str, unwanted: set[str]) -> None:

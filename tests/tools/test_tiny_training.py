@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sgi2v.errors import ConfigError
 from tools.tiny import training
+from tools.tiny.__main__ import FURTHER, SHIPPED, TRAINING_FILE, UNET_FILE, adopt
 from tools.tiny.architecture import LATENT_CHANNELS, new_unet, new_vae
 from tools.tiny.latents import LINE_FRAMES
 from tools.tiny.train_unet import draw_frames
 from tools.tiny.train_vae import VaeTask
-from tools.tiny.training import Recipe, fit, load_trained
+from tools.tiny.training import Progress, Recipe, fit, load_trained, read_progress
 from tools.tiny.world import draw_scene
 
 RECIPE = Recipe(samples=1024, batch=8, learning_rate=0.1, warm_up=1, weight_decay=0.0)
@@ -78,10 +82,53 @@ def test_a_killed_training_resumes_to_the_same_weights(
     train_here(LineTask, tmp_path / "whole", free_ports[0])
     with pytest.raises(KilledError):
         train_here(KilledTask, tmp_path / "resumed", free_ports[1])
-    torch.distributed.destroy_process_group()
     assert not torch.equal(weights(tmp_path / "resumed"), weights(tmp_path / "whole"))
     train_here(LineTask, tmp_path / "resumed", free_ports[2])
     assert torch.equal(weights(tmp_path / "resumed"), weights(tmp_path / "whole"))
+
+
+@pytest.mark.slow
+def test_a_training_resumes_from_its_small_file_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_ports: list[int]
+) -> None:
+    monkeypatch.setattr(training, "SAVE_EVERY_S", 0.0)
+    with pytest.raises(KilledError):
+        train_here(KilledTask, tmp_path, free_ports[0])
+    (tmp_path / training.STATE_FILE).unlink()
+    assert read_progress(tmp_path / training.WEIGHTS_FILE).samples == RECIPE.samples // 2
+    train_here(LineTask, tmp_path, free_ports[1])
+    assert read_progress(tmp_path / training.WEIGHTS_FILE).samples == RECIPE.samples
+    assert torch.allclose(weights(tmp_path), torch.tensor([2.0, 1.0]), atol=0.1)
+
+
+@pytest.mark.slow
+def test_a_training_ends_with_its_time_and_saves_its_state(tmp_path: Path, free_ports: list[int]) -> None:
+    training.train_worker(0, 1, free_ports[0], LineTask, RECIPE, tmp_path, limit_s=1e-9)
+    assert read_progress(tmp_path / training.WEIGHTS_FILE).samples == RECIPE.batch
+    assert (tmp_path / training.STATE_FILE).exists()
+
+
+def test_further_training_becomes_the_checkpoints_unet(tmp_path: Path) -> None:
+    checkpoint, work = tmp_path / "checkpoint", tmp_path / "work"
+    shutil.copytree(SHIPPED, checkpoint)
+    folder = work / FURTHER
+    folder.mkdir(parents=True)
+    trained = {name: weight + 1 for name, weight in load_file(SHIPPED / UNET_FILE).items()}
+    training.write_weights(folder / training.WEIGHTS_FILE, trained, Progress(samples=512, seconds=3.5))
+    assert (folder / training.WEIGHTS_FILE).stat().st_size < 16 << 20
+    (folder / training.RECIPE_FILE).write_text(json.dumps({"samples": 1024}))
+    (folder / training.LOG_FILE).write_text('{"samples": 512, "loss": 0.05}\n')
+    adopt(work, checkpoint)
+    adopted = load_file(checkpoint / UNET_FILE)
+    assert all(torch.equal(adopted[name], weight) for name, weight in trained.items())
+    recorded = json.loads((checkpoint / TRAINING_FILE).read_text())
+    assert recorded["sha256"][UNET_FILE] == sha256((checkpoint / UNET_FILE).read_bytes()).hexdigest()
+    assert recorded[FURTHER] == {
+        "recipe": {"samples": 1024},
+        "samples": 512,
+        "seconds": 3.5,
+        "log": [{"samples": 512, "loss": 0.05}],
+    }
 
 
 def test_a_training_with_another_recipe_is_refused(tmp_path: Path) -> None:

@@ -6,13 +6,19 @@
     python -m tools.tiny export WORK FOLDER    write the checkpoint and training.json to FOLDER
 
 A step that is interrupted resumes when it is run again. The shipped FOLDER is sgi2v/tiny/checkpoint; its README.md is
-written by hand.
+written by hand. The shipped U-Net can be trained on, for example where a GPU is at hand for some minutes:
+
+    python -m tools.tiny further WORK --minutes 5   train the shipped U-Net further; writes WORK/further
+    python -m tools.tiny adopt WORK FOLDER          put the result into the checkpoint in FOLDER
+
+`further` resumes from WORK/further/weights.safetensors alone, which has less than 16 MiB.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -20,12 +26,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save
 
 from tools.tiny.architecture import new_image_encoder, new_unet, new_vae, write_checkpoint
 from tools.tiny.latents import encode_lines
-from tools.tiny.train_unet import UNET_RECIPE, unet_task
+from tools.tiny.train_unet import UNET_RECIPE, further_recipe, unet_task
 from tools.tiny.train_vae import VAE_RECIPE, VaeTask, latent_std
-from tools.tiny.training import LOG_FILE, STATE_FILE, fit, load_trained
+from tools.tiny.training import (
+    LOG_FILE,
+    RECIPE_FILE,
+    STATE_FILE,
+    WEIGHTS_FILE,
+    Progress,
+    fit,
+    load_trained,
+    read_progress,
+    write_weights,
+)
 
 NUM_LINES = 5_000
 IMAGE_ENCODER_SEED = 0
@@ -45,6 +62,10 @@ DEFAULTS = {
 
 TRAINING_FILE = "training.json"
 """File beside the weights: the recipes, the progress and the logs of the trainings, and the digests of the weights."""
+FURTHER = "further"
+"""Folder of the further training of the shipped U-Net, and its entry in that file."""
+SHIPPED = Path(__file__).parents[2] / "sgi2v" / "tiny" / "checkpoint"
+UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
 LOG_LINES = 100
 """Lines of each training's log that are kept in that file, evenly spaced."""
 
@@ -70,6 +91,35 @@ def export(work: Path, folder: Path) -> None:
     (folder / TRAINING_FILE).write_text(json.dumps(training, indent=1) + "\n")
 
 
+def train_further(
+    work: Path, latents: Path, lines: int, processes: int | None = None, minutes: float | None = None
+) -> None:
+    """Train the shipped U-Net on, in `work`/further. Encodes the scenes that `latents` lacks first.
+
+    minutes: time for all of it; None trains to the end of the recipe.
+    """
+    end = None if minutes is None else time.monotonic() + 60 * minutes
+    folder = work / FURTHER
+    if not any((folder / name).exists() for name in (STATE_FILE, WEIGHTS_FILE)):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_weights(folder / WEIGHTS_FILE, load_file(SHIPPED / UNET_FILE), Progress())
+    encode_lines(SHIPPED, latents, lines, processes)
+    recipe = further_recipe(on_gpu=torch.cuda.is_available())
+    left_s = None if end is None else max(1.0, end - time.monotonic())
+    fit(unet_task(latents, SHIPPED), recipe, folder, processes, left_s)
+
+
+def adopt(work: Path, checkpoint: Path) -> None:
+    """Replace a checkpoint's U-Net by the one in `work`/further, and say so in its `training.json`."""
+    folder, unet_file = work / FURTHER, checkpoint / UNET_FILE
+    unet_file.write_bytes(save(load_file(folder / WEIGHTS_FILE), {"format": "pt"}))
+    training = json.loads((checkpoint / TRAINING_FILE).read_text())
+    training["sha256"][UNET_FILE] = sha256(unet_file.read_bytes()).hexdigest()
+    recipe = json.loads((folder / RECIPE_FILE).read_text())
+    training[FURTHER] = {"recipe": recipe, **asdict(read_progress(folder / WEIGHTS_FILE)), "log": _log(folder)}
+    (checkpoint / TRAINING_FILE).write_text(json.dumps(training, indent=1) + "\n")
+
+
 def _log(folder: Path) -> list[dict[str, float]]:
     """Evenly spaced lines of a training's log."""
     lines = (folder / LOG_FILE).read_text().splitlines()
@@ -81,14 +131,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tools.tiny", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("step", choices=["vae", "latents", "unet", "export"], help="step to run")
+    parser.add_argument("step", choices=["vae", "latents", "unet", "export", "further", "adopt"], help="step to run")
     parser.add_argument("work", type=Path, metavar="WORK", help="folder for the state of the trainings")
-    parser.add_argument("checkpoint", type=Path, nargs="?", metavar="FOLDER", help="folder that `export` writes to")
+    parser.add_argument("checkpoint", type=Path, nargs="?", metavar="FOLDER", help="folder of a checkpoint to write")
     parser.add_argument(
         "--processes", type=int, metavar="N", help="processes to use; default: one per CPU core, or one on CUDA"
     )
+    parser.add_argument("--minutes", type=float, metavar="N", help="time of `further`; default: to its recipe's end")
+    parser.add_argument("--lines", type=int, default=NUM_LINES, metavar="N", help="scenes that `further` trains on")
+    parser.add_argument(
+        "--latents", type=Path, metavar="DIR", help="folder of its encoded scenes; default: WORK/latents"
+    )
     options = parser.parse_args()
     work: Path = options.work
+    if options.step in ("export", "adopt") and options.checkpoint is None:
+        parser.error(f"{options.step} needs FOLDER: the folder to write the checkpoint to")
     match options.step:
         case "vae":
             fit(VaeTask, VAE_RECIPE, work / "vae", options.processes)
@@ -98,9 +155,12 @@ def main() -> None:
         case "unet":
             fit(unet_task(work / "latents", work / "checkpoint"), UNET_RECIPE, work / "unet", options.processes)
         case "export":
-            if options.checkpoint is None:
-                parser.error("export needs FOLDER: the folder to write the checkpoint to")
             export(work, options.checkpoint)
+        case "further":
+            latents = options.latents or work / "latents"
+            train_further(work, latents, options.lines, options.processes, options.minutes)
+        case "adopt":
+            adopt(work, options.checkpoint)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,16 @@
 A line is one scene at 16 evenly spaced times. Any 8 evenly spaced frames of it, forwards or backwards, make a training
 video: one encoding gives many starts, speeds and directions.
 
-Axes: M lines, L frames of a line, C latent channels, h w latent cells, D embedding.
+Axes: M lines, B lines of a batch, L frames of a line, N frames of a batch, C latent channels, h w latent cells,
+D embedding.
 """
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +22,12 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from sgi2v.model import VideoModel, embed_image, load_model
-from tools.tiny.training import in_processes, print_progress
+from tools.tiny.training import has_bfloat16, in_processes, print_progress
 from tools.tiny.world import draw_scene
 
 LINE_FRAMES = 16
+GPU_BATCH = 32
+"""Lines that a GPU encodes at once."""
 WORLD_SEED = 200
 """Seed of the U-Net's scenes. The autoencoder's scenes and the held-out ones have other seeds."""
 
@@ -58,29 +64,61 @@ def _new_array(file: Path, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
 
 def _encode(rank: int, processes: int, checkpoint: Path, folder: Path) -> None:
     torch.set_num_threads(1)
-    model = load_model(str(checkpoint))
+    model = load_model(str(checkpoint), dtype="float32")
     lines = Lines(folder, "r+")
     missing = [m for m in range(rank, len(lines.latents), processes) if np.isnan(lines.displacements[m])]
+    is_gpu = model.device.type == "cuda"
+    batch = GPU_BATCH if is_gpu else 1
+    batches = [missing[at : at + batch] for at in range(0, len(missing), batch)]
     started = time.monotonic()
-    for done, m in enumerate(missing):
-        lines.latents[m], lines.embeddings[m], lines.displacements[m] = encode_line(model, m)
-        if rank == 0 and done % 50 == 49:
-            rate = (done + 1) / (time.monotonic() - started)
-            print_progress(f"{m + 1} of {len(lines.latents)} lines, {(len(missing) - done) / rate / 60:.0f} min left")
+    rendered = _rendered_beside(batches) if is_gpu else map(render_lines, batches)
+    for done, (batch_B, (frames_BLHWC, displacements_B)) in enumerate(zip(batches, rendered, strict=True), 1):
+        lines.latents[batch_B], lines.embeddings[batch_B] = encode_frames(
+            model, frames_BLHWC, has_bfloat16(model.device)
+        )
+        lines.displacements[batch_B] = displacements_B  # last: it marks the lines as encoded
+        if rank == 0 and (is_gpu or done % 50 == 0):
+            rate = done / (time.monotonic() - started)
+            left_min = (len(batches) - done) / rate / 60
+            print_progress(f"{batch_B[-1] + 1} of {len(lines.latents)} lines, {left_min:.0f} min left")
+
+
+def _rendered_beside(batches: list[list[int]]) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+    """Render batches of lines on all CPU cores while a GPU encodes: one core is too slow for it."""
+    with get_context("spawn").Pool(min(len(batches), len(os.sched_getaffinity(0)))) as pool:
+        yield from pool.imap(render_lines, batches)
+
+
+def render_lines(lines_B: list[int]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Frames [B, L, H, W, 3] and displacements [B] of scenes."""
+    scenes = [draw_scene(WORLD_SEED, m) for m in lines_B]
+    frames_BLHWC = np.stack([scene.render(np.linspace(0, 1, LINE_FRAMES)) for scene in scenes])
+    return frames_BLHWC, np.array([scene.displacement for scene in scenes], np.float32)
 
 
 @torch.no_grad()
+def encode_frames(
+    model: VideoModel, frames_BLHWC: NDArray[np.uint8], mixed_precision: bool = True
+) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
+    """Latents [B, L, C, h, w] and embeddings [B, L, D] of frames, in the types of `Lines`.
+
+    mixed_precision: encode in bfloat16, as for the shipped U-Net. Slow on a CPU that has no bfloat16 arithmetic.
+    """
+    frames_NHWC = torch.from_numpy(frames_BLHWC).flatten(0, 1)
+    pixels_NCHW = frames_NHWC.permute(0, 3, 1, 2).to(model.device).float() / 127.5 - 1
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=mixed_precision):
+        latents_NChw = model.vae.encode(pixels_NCHW).latent_dist.mode()
+    latents, embeddings = (
+        part.float().cpu().numpy().astype(np.float16).reshape(*frames_BLHWC.shape[:2], *part.shape[1:])
+        for part in (latents_NChw, embed_image(model, pixels_NCHW))
+    )
+    return latents, embeddings
+
+
 def encode_line(
     model: VideoModel, m: int, mixed_precision: bool = True
 ) -> tuple[NDArray[np.float16], NDArray[np.float16], np.float32]:
-    """Latents [L, C, h, w], embeddings [L, D] and displacement of scene m, in the types of `Lines`.
-
-    mixed_precision: encode in bfloat16, as for the training. Slow on a CPU that has no bfloat16 arithmetic.
-    """
-    scene = draw_scene(WORLD_SEED, m)
-    frames_LHWC = scene.render(np.linspace(0, 1, LINE_FRAMES))
-    pixels_LCHW = torch.from_numpy(frames_LHWC).permute(0, 3, 1, 2).to(model.device).float() / 127.5 - 1
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=mixed_precision):
-        latents_LChw = model.vae.encode(pixels_LCHW).latent_dist.mode()
-    latents, embeddings = (part.float().cpu().numpy() for part in (latents_LChw, embed_image(model, pixels_LCHW)))
-    return latents.astype(np.float16), embeddings.astype(np.float16), np.float32(scene.displacement)
+    """Latents [L, C, h, w], embeddings [L, D] and displacement of scene m, in the types of `Lines`."""
+    frames_1LHWC, displacements_1 = render_lines([m])
+    latents_1LChw, embeddings_1LD = encode_frames(model, frames_1LHWC, mixed_precision)
+    return latents_1LChw[0], embeddings_1LD[0], displacements_1[0]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,12 @@ from torch import Tensor
 
 from tools.tiny.architecture import NUM_FRAMES, new_unet
 from tools.tiny.latents import LINE_FRAMES, Lines
-from tools.tiny.training import Recipe
+from tools.tiny.training import Recipe, has_bfloat16
 
 UNET_RECIPE = Recipe(samples=120_000, batch=16, learning_rate=3e-3, warm_up=60, optimizer="muon")
+FURTHER_SAMPLES = 1_200_000
+FURTHER_GPU_BATCH = 256
+"""A GPU takes about the same time for an update with fewer samples."""
 LOG_SIGMA_MEAN, LOG_SIGMA_STD = 1.3, 1.5
 """Natural logarithm of the noise levels. Half of the samples fall between sigma 3 and 40, where motion is decided."""
 LOG_SIGMA_RANGE = (-4.0, 4.5)
@@ -40,6 +44,12 @@ FPS = 7
 NOISE_AUGMENTATION = 0.02
 
 
+def further_recipe(on_gpu: bool) -> Recipe:
+    """The recipe of a trained U-Net's further training."""
+    batch = FURTHER_GPU_BATCH if on_gpu else UNET_RECIPE.batch
+    return replace(UNET_RECIPE, samples=FURTHER_SAMPLES, batch=batch, seed=UNET_RECIPE.seed + 1)
+
+
 def unet_task(lines: Path, checkpoint: Path) -> partial[UnetTask]:
     """What makes the task in each process. lines: folder of encoded lines. checkpoint: the one that encoded them."""
     config = json.loads((checkpoint / "vae" / "config.json").read_text())
@@ -49,10 +59,12 @@ def unet_task(lines: Path, checkpoint: Path) -> partial[UnetTask]:
 class UnetTask:
     """Squared error of the v-prediction.
 
-    mixed_precision: compute in bfloat16, as the training does. Slow on a CPU that has no bfloat16 arithmetic.
+    mixed_precision: compute in bfloat16, as for the shipped weights; None: where the device has its arithmetic.
     """
 
-    def __init__(self, folder: Path, scaling_factor: float, device: torch.device, mixed_precision: bool = True) -> None:
+    def __init__(
+        self, folder: Path, scaling_factor: float, device: torch.device, mixed_precision: bool | None = None
+    ) -> None:
         from diffusers.models.attention import BasicTransformerBlock, TemporalBasicTransformerBlock
         from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
@@ -63,14 +75,14 @@ class UnetTask:
             self.module.set_attn_processor(
                 {name: AttnProcessor() if "temporal" in name else AttnProcessor2_0() for name in names}
             )
-        if shutil.which("g++"):  # torch needs it to compile for a CPU
+        if device.type == "cpu" and shutil.which("g++"):  # torch needs it; on a GPU compiling outlasts what it gains
             for block in self.module.modules():
                 if isinstance(block, BasicTransformerBlock | TemporalBasicTransformerBlock):
                     block.compile(dynamic=False)
         self.lines = Lines(folder)
         self.scaling_factor = scaling_factor
         self.device = device
-        self.mixed_precision = mixed_precision
+        self.mixed_precision = has_bfloat16(device) if mixed_precision is None else mixed_precision
 
     def loss(self, batch: int, seed: tuple[int, ...]) -> tuple[Tensor, dict[str, float]]:
         """The loss of a batch of videos at random noise levels."""
@@ -80,7 +92,7 @@ class UnetTask:
         frame_BChw = latents_BTChw[:, 0] + NOISE_AUGMENTATION * rng.standard_normal(latents_BTChw[:, 0].shape)
         is_conditional_B = rng.random(batch) >= UNCONDITIONAL_SHARE
         log_sigma_B = rng.normal(LOG_SIGMA_MEAN, LOG_SIGMA_STD, batch).clip(*LOG_SIGMA_RANGE)
-        noise_BTChw = rng.standard_normal(latents_BTChw.shape)
+        noise_BTChw = self._noise(rng, latents_BTChw.shape)
 
         def tensor(values: Any) -> Tensor:
             return torch.from_numpy(np.asarray(values, np.float32)).to(self.device)
@@ -92,7 +104,7 @@ class UnetTask:
             [torch.full_like(keep, FPS - 1), tensor(buckets_B), torch.full_like(keep, NOISE_AUGMENTATION)], dim=1
         )
         sigma = tensor(log_sigma_B).exp()[:, None, None, None, None]
-        noisy = clean + sigma * tensor(noise_BTChw)
+        noisy = clean + sigma * noise_BTChw
         sample = torch.cat([noisy / (sigma**2 + 1).sqrt(), frame[:, None].expand_as(clean)], dim=2)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed_precision):
             velocity = self.module(
@@ -105,6 +117,13 @@ class UnetTask:
         target = (noisy / (sigma**2 + 1) - clean) * (sigma**2 + 1).sqrt() / sigma
         error_B = ((velocity.float() - target) ** 2).mean(dim=(1, 2, 3, 4))
         return error_B.mean(), _loss_by_noise(error_B.detach().cpu().numpy(), log_sigma_B)
+
+    def _noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Tensor:
+        """Unit Gaussian noise. A GPU draws its own: a CPU takes longer for it than the GPU for the whole update."""
+        if self.device.type == "cpu":
+            return torch.from_numpy(rng.standard_normal(shape)).float()
+        generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
+        return torch.randn(shape, generator=generator, device=self.device)
 
 
 def draw_frames(rng: np.random.Generator) -> NDArray[np.int64]:

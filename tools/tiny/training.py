@@ -3,7 +3,9 @@
 A task is a module and its loss. The seed of a batch is made of the recipe's seed, the step and the process's rank, so a
 resumed training sees the same batches as an uninterrupted one.
 
-A training's folder holds `recipe.json`, `state.pt` (weights, optimizer, progress) and `log.jsonl`.
+A training's folder holds `recipe.json`, `state.pt` (weights, optimizer, progress), `log.jsonl`, and
+`weights.safetensors`: the running mean of the weights in float16, with the progress. It is a sixth of `state.pt`, and a
+training whose `state.pt` is gone resumes from it.
 """
 
 from __future__ import annotations
@@ -15,22 +17,28 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 import torch.distributed as dist
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sgi2v.errors import ConfigError
 
+RECIPE_FILE = "recipe.json"
 STATE_FILE = "state.pt"
+WEIGHTS_FILE = "weights.safetensors"
 LOG_FILE = "log.jsonl"
-SAVE_EVERY_S = 120.0
+PROGRESS_KEY = "progress"
+"""Name of the progress in the metadata of `weights.safetensors`."""
+SAVE_EVERY_S = 30.0
 LOG_EVERY_S = 20.0
 
 
@@ -54,7 +62,7 @@ class Recipe:
     """`muon`: Muon (Jordan et al. 2024) for the inner weight matrices, AdamW for all else. `adamw`: AdamW for all."""
     seed: int = 1
 
-    def rate_at(self, samples: int) -> float:
+    def rate_at(self, samples: float) -> float:
         """The learning rate after this many samples."""
         rise = min(1.0, (samples / self.batch + 1) / self.warm_up)
         left = max(0.0, 1 - samples / self.samples) / self.decay
@@ -124,18 +132,25 @@ class Progress:
     seconds: float = 0.0
 
 
-def fit(make_task: Callable[[torch.device], Task], recipe: Recipe, folder: Path, processes: int | None = None) -> None:
+def fit(
+    make_task: Callable[[torch.device], Task],
+    recipe: Recipe,
+    folder: Path,
+    processes: int | None = None,
+    limit_s: float | None = None,
+) -> None:
     """Train to the end of the recipe, and resume if `folder` has a saved state.
 
-    make_task: called in each process. processes: None is one per CPU core, or one on CUDA. Raises ConfigError if the
-    folder has a training with another recipe.
+    make_task: called in each process. processes: None is one per CPU core, or one on CUDA. limit_s: seconds after which
+    to stop if the recipe has not ended; the learning rate then falls to zero by then, as at the end of the recipe.
+    Raises ConfigError if the folder has a training with another recipe.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _check_recipe(recipe, folder)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    in_processes(train_worker, (port, make_task, recipe, folder), processes)
+    in_processes(train_worker, (port, make_task, recipe, folder, limit_s), processes)
 
 
 def in_processes(work: Callable[..., None], arguments: tuple[Any, ...], processes: int | None = None) -> None:
@@ -154,6 +169,12 @@ def _work_and_exit(rank: int, work: Callable[..., None], count: int, *arguments:
     os._exit(0)
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device has arithmetic in bfloat16. A CPU without it takes many times as long as in float32."""
+    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {"amx_bf16": True}
+    return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+
+
 def print_progress(line: str) -> None:
     """Print a line at once."""
     print(line, flush=True)  # noqa: T201
@@ -167,7 +188,7 @@ def load_trained(module: nn.Module, folder: Path) -> Progress:
 
 
 def _check_recipe(recipe: Recipe, folder: Path) -> None:
-    file = folder / "recipe.json"
+    file = folder / RECIPE_FILE
     now = json.dumps(asdict(recipe), indent=2) + "\n"
     if file.exists() and file.read_text() != now:
         raise ConfigError(f"{file} has another recipe than\n{now}Train in another folder, or remove {folder}")
@@ -175,11 +196,18 @@ def _check_recipe(recipe: Recipe, folder: Path) -> None:
 
 
 def train_worker(
-    rank: int, count: int, port: int, make_task: Callable[[torch.device], Task], recipe: Recipe, folder: Path
+    rank: int,
+    count: int,
+    port: int,
+    make_task: Callable[[torch.device], Task],
+    recipe: Recipe,
+    folder: Path,
+    limit_s: float | None = None,
 ) -> None:
     """One process of a training."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=count)
+    if count > 1:
+        dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=count)
     torch.manual_seed(recipe.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     task = make_task(device)
@@ -187,10 +215,12 @@ def train_worker(
     optimizer = Optimizer(module, recipe)
     ema = copy.deepcopy(module).requires_grad_(False)
     progress = _resume(folder, module, ema, optimizer, device)
-    started, saved, logged = time.monotonic() - progress.seconds, time.monotonic(), 0.0
+    begun = saved = time.monotonic()
+    started, logged = begun - progress.seconds, 0.0
+    share = 0.0  # of the time limit
     sums: dict[str, list[float]] = {}
     parent = os.getppid()
-    while progress.samples < recipe.samples:
+    while progress.samples < recipe.samples and share < 1:
         if os.getppid() != parent:
             return  # the parent has died
         seed = (recipe.seed, progress.samples // recipe.batch, rank)
@@ -198,30 +228,54 @@ def train_worker(
         loss.backward()  # type: ignore[no-untyped-call]
         _average_gradients(module, count)
         norm = float(nn.utils.clip_grad_norm_(module.parameters(), 1.0))
-        optimizer.step(recipe.rate_at(progress.samples))
+        optimizer.step(recipe.rate_at(max(progress.samples, share * recipe.samples)))
         progress.samples += recipe.batch
         progress.seconds = time.monotonic() - started
         _update_ema(ema, module, 0.5 ** (recipe.batch / max(1.0, recipe.ema_half_life * progress.samples)))
         for name, value in {"loss": float(loss.detach()), "norm": norm, **figures}.items():
             sums.setdefault(name, []).append(value)
-        is_last = progress.samples >= recipe.samples
+        share = 0.0 if limit_s is None else _slowest(time.monotonic() - begun, count) / limit_s
+        is_last = progress.samples >= recipe.samples or share >= 1
         if rank == 0 and (is_last or time.monotonic() - logged > LOG_EVERY_S):
             _log(folder, progress, recipe, sums)
             sums, logged = {}, time.monotonic()
         if rank == 0 and (is_last or time.monotonic() - saved > SAVE_EVERY_S):
             _save(folder, module, ema, optimizer, progress)
             saved = time.monotonic()
-    dist.destroy_process_group()
+    if count > 1:
+        dist.destroy_process_group()
 
 
 def _resume(folder: Path, module: nn.Module, ema: nn.Module, optimizer: Optimizer, device: torch.device) -> Progress:
     if not (folder / STATE_FILE).exists():
-        return Progress()
+        return _resume_from_weights(folder / WEIGHTS_FILE, module, ema)
     state = torch.load(folder / STATE_FILE, map_location=device, weights_only=True)
     module.load_state_dict(state["module"])
     ema.load_state_dict(state["ema"])
     optimizer.load_state_dict(state["optimizer"])
     return Progress(**state["progress"])
+
+
+def _resume_from_weights(file: Path, module: nn.Module, ema: nn.Module) -> Progress:
+    if not file.exists():
+        return Progress()
+    for part in (module, ema):
+        part.load_state_dict(load_file(file))
+    return read_progress(file)
+
+
+def read_progress(file: Path) -> Progress:
+    """The progress in a file of weights."""
+    with safe_open(file, framework="pt") as opened:
+        return Progress(**json.loads(opened.metadata()[PROGRESS_KEY]))
+
+
+def write_weights(file: Path, weights: Mapping[str, Tensor], progress: Progress) -> None:
+    """Write weights in float16, from which a training can resume or begin. A reader never sees a part of them."""
+    halves = {name: value.detach().to("cpu", torch.float16).contiguous() for name, value in weights.items()}
+    partial = file.with_suffix(".partial")
+    partial.write_bytes(save(halves, {"format": "pt", PROGRESS_KEY: json.dumps(asdict(progress))}))
+    partial.replace(file)
 
 
 def _save(folder: Path, module: nn.Module, ema: nn.Module, optimizer: Optimizer, progress: Progress) -> None:
@@ -234,6 +288,7 @@ def _save(folder: Path, module: nn.Module, ema: nn.Module, optimizer: Optimizer,
     partial = folder / f"{STATE_FILE}.partial"
     torch.save(state, partial)
     partial.replace(folder / STATE_FILE)
+    write_weights(folder / WEIGHTS_FILE, ema.state_dict(), progress)
 
 
 def _log(folder: Path, progress: Progress, recipe: Recipe, sums: dict[str, list[float]]) -> None:
@@ -245,6 +300,15 @@ def _log(folder: Path, progress: Progress, recipe: Recipe, sums: dict[str, list[
     left = (recipe.samples - progress.samples) / rate / 60
     figures = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
     print_progress(f"{progress.samples} of {recipe.samples} samples, {rate:.1f}/s, {left:.0f} min left: {figures}")
+
+
+def _slowest(seconds: float, count: int) -> float:
+    """The largest of all processes' values, so that they all stop after the same update."""
+    if count == 1:
+        return seconds
+    slowest = torch.tensor(seconds, dtype=torch.float64)
+    dist.all_reduce(slowest, dist.ReduceOp.MAX)
+    return float(slowest)
 
 
 def _average_gradients(module: nn.Module, count: int) -> None:
