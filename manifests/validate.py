@@ -17,7 +17,7 @@ import pyarrow as pa
 from manifests.access import Access
 from manifests.images import load_image
 from manifests.plausible import RowWarning, row_warnings
-from manifests.schema import MANIFEST_SCHEMA, box_error, parse_row, row_problems, rows_of
+from manifests.schema import box_error, known_columns, parse_row, row_problems, rows_of
 from sgi2v.errors import Problem, SampleError
 from sgi2v.trajectory import boxes_outside
 
@@ -104,7 +104,7 @@ def _check_rows(
 ) -> Findings:
     findings = Findings()
     row = 0
-    for batch in table.select(MANIFEST_SCHEMA.names).to_batches(max_chunksize=_BATCH_ROWS):
+    for batch in known_columns(table).to_batches(max_chunksize=_BATCH_ROWS):
         for values in rows_of(pa.Table.from_batches([batch])):
             findings.problems.extend(_problems_of_row(row, values, checked_images))
             row += 1

@@ -86,6 +86,7 @@ class Commit:
             **state.record_fields,
             "file_name": video_key(state.sample_id, uuid.uuid4().hex[:8]),
             "num_boxes": tracks.num_boxes,
+            "num_still": 0 if tracks.still_N is None else int(tracks.still_N.sum()),
             "num_frames": sampler.num_frames,
             "height": sampler.height,
             "width": sampler.width,

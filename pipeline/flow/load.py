@@ -45,21 +45,21 @@ class Load:
         state = InFlight(row["sample_id"], row["_attempts"], row_digest(row), seed)
         try:
             with attempt(self.ledger, "load", state.sample_id, self.config.execution.sample_timeout_s):
-                first_frame, boxes = self._first_frame_and_boxes(row, state.record_fields)
+                state, first_frame = self._with_conditions(row, state)
         except (ClusterError, StorageError) as error:
             return as_row(state.with_run_error(error), None, None)
         except Exception as error:
             return as_row(state.with_error(error).with_seconds("load", time.perf_counter() - start), None, None)
-        state = replace(state, boxes_NT4=boxes)
         return as_row(state.with_seconds("load", time.perf_counter() - start), first_frame, None)
 
-    def _first_frame_and_boxes(
-        self, row: dict[str, Any], record_fields: dict[str, Any]
-    ) -> tuple[bytes, list[list[list[float]]]]:
-        """The row's first frame and boxes. Notes the image in `record_fields`, also if the row fails after that."""
+    def _with_conditions(self, row: dict[str, Any], state: InFlight) -> tuple[InFlight, bytes]:
+        """The state with the row's boxes, and its first frame.
+
+        Notes the image in `state.record_fields`, also if the row fails after that.
+        """
         from sgi2v.video import resize_image
 
-        sampler, access = self.config.sampler, self.config.execution.access
+        sampler, access, record_fields = self.config.sampler, self.config.execution.access, state.record_fields
         sample = parse_row(row)
         uri = resolve_uri(sample.image, self.config.manifest, access)
         record_fields["image_uri"] = shown_uri(uri)
@@ -69,9 +69,10 @@ class Load:
         record_fields["image_note"] = picture.note
         height, width = picture.pixels_HWC.shape[:2]
         tracks = sample.tracks(sampler.num_frames, height, width).clip_to_first_frame()
-        boxes_NT4: list[list[list[float]]] = tracks.rescale(sampler.height, sampler.width).boxes_NT4.tolist()
         first_frame = resize_image(picture.pixels_HWC, sampler.height, sampler.width).tobytes()
-        return first_frame, boxes_NT4
+        boxes_NT4 = tracks.rescale(sampler.height, sampler.width).boxes_NT4.tolist()
+        still = None if sample.still is None else list(sample.still)
+        return replace(state, boxes_NT4=boxes_NT4, still=still), first_frame
 
 
 def _fetch(uri: str, config: RunConfig) -> bytes:

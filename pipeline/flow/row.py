@@ -57,6 +57,8 @@ class InFlight:
     seed: int
     boxes_NT4: list[list[list[float]]] | None = None
     """Boxes in output pixels; None if the row has failed."""
+    still: list[bool] | None = None
+    """Which boxes are told to stay; None: no box is."""
     error_code: str | None = None
     message: str | None = None
     """Message of the row's error, or of the error that ends the run."""
@@ -141,7 +143,7 @@ def outcome_row(record: SampleRecord | None, state: InFlight) -> pa.Table:
 
 def tracks_of(state: InFlight, num_frames: int, height: int, width: int) -> BoxTracks:
     boxes_NT4 = np.array(state.boxes_NT4, np.float64).reshape(-1, num_frames, 4)  # no boxes: an array [0, T, 4]
-    return BoxTracks(boxes_NT4, height, width)
+    return BoxTracks(boxes_NT4, height, width, None if state.still is None else np.array(state.still, bool))
 
 
 def generated_frames(row: pa.Table, sampler: SamplerConfig) -> tuple[InFlight, NDArray[np.uint8] | None]:

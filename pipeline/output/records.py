@@ -58,6 +58,8 @@ class SampleRecord:
     """False: plain SVD, because the row has no boxes or guidance is off."""
     num_boxes: int | None = None
     """Boxes of the row."""
+    num_still: int | None = None
+    """Those of them that are told to stay: `objmc_px` and the like leave them out."""
     num_frames: int | None = None
     """Frames of the video."""
     height: int | None = None

@@ -36,7 +36,7 @@ from sgi2v.config import MemoryTier, ModelConfig
 from sgi2v.errors import ClusterError, ConfigError, ErrorCode, SampleError
 from sgi2v.generate import Generation
 from tests.pipeline.flow.test_attempts import OnNode
-from tests.pipeline.runs import FRAMES, SIDE, row, write_good, write_rows
+from tests.pipeline.runs import FRAMES, SIDE, picture, row, write_good, write_rows
 from tests.stand_in import StandIn
 
 GENERATE_MODULE = import_module("sgi2v.generate")
@@ -139,7 +139,7 @@ def test_a_package_that_is_missing_on_a_node_ends_the_run(
     def fail(*_: Any) -> Any:
         raise ModuleNotFoundError("No module named 'av.video'", name="av.video")
 
-    method = {"load": (Load, "_first_frame_and_boxes"), "generate": (StandIn, "_sample"), "commit": (Commit, "_finish")}
+    method = {"load": (Load, "_with_conditions"), "generate": (StandIn, "_sample"), "commit": (Commit, "_finish")}
     monkeypatch.setattr(*method[missing_in], fail)
     generated = StandIn(config, "cpu")(Load(config)(rows_of(manifest)))
     (outcome,) = Commit(config, 1)(generated).to_pylist()
@@ -352,3 +352,16 @@ def test_a_stage_takes_several_rows_at_once(tmp_path: Path, stage: type[Load | C
     config = config_of(manifest)
     table = Load(config)(rows_of(manifest))
     assert (table if stage is Load else Commit(config, 1)(table)).num_rows == 3
+
+
+def test_a_record_counts_the_boxes_that_are_told_to_stay_and_scores_the_others(tmp_path: Path) -> None:
+    boxes, paths = [[8.0, 8.0, 40.0, 40.0], [40.0, 40.0, 60.0, 60.0]], [[[24.0, 24.0], [27.0, 24.0]], None]
+    still = pa.array([[False, True]])
+    manifest = write_rows(tmp_path / "m.parquet", [row("a", boxes=boxes, trajectories=paths)], still=still)
+    picture(0).save(tmp_path / "a.png")
+    config = config_of(manifest)
+    (outcome,) = Commit(config, 1)(StandIn(config, "cpu")(Load(config)(rows_of(manifest)))).to_pylist()
+    record = SampleRecord.from_json(outcome["record"].encode())
+    assert (record.status, record.num_boxes, record.num_still) == ("committed", 2, 1), record.message
+    assert record.metrics["null_reason_per_box"][1] == "still"
+    assert record.metrics["objmc_px"] == record.metrics["objmc_px_per_box"][0] < 1
