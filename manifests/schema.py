@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from manifests.masks import MASKS_TYPE, as_masks
 from manifests.own_columns import check_writable, plain
 from sgi2v.canonical import canonical_json
 from sgi2v.errors import ConfigError, ErrorCode, ManifestError, Problem, SampleError, TrajectoryError
@@ -35,7 +36,7 @@ MANIFEST_SCHEMA = pa.schema(
 )
 """The known columns, in the order in which a conformed table has them."""
 
-EXTENSION_SCHEMA = pa.schema([pa.field("still", pa.list_(pa.bool_()))])
+EXTENSION_SCHEMA = pa.schema([pa.field("still", pa.list_(pa.bool_())), pa.field("masks", MASKS_TYPE)])
 """Known columns that a conformed table has only if the manifest has them, so that others stay as they are."""
 
 KNOWN = {field.name: field.type for field in (*MANIFEST_SCHEMA, *EXTENSION_SCHEMA)}
@@ -64,6 +65,7 @@ _MAX_LENGTHS = {
     "trajectories": (MAX_BOXES, MAX_POINTS, 2),
     "scales": (MAX_BOXES, MAX_POINTS),
     "still": (MAX_BOXES,),
+    "masks": (MAX_BOXES,),
 }
 """Largest length of a column's lists, from the outermost level inwards."""
 
@@ -93,6 +95,9 @@ class Sample:
     seed: int | None
     still: tuple[bool, ...] | None = None
     """Per box, whether it is told to stay where it is in frame 0; its path and scales then say so. None: no box is."""
+
+    masks: tuple[bytes | None, ...] | None = None
+    """Per box its mask, as `manifests.masks.masks_of` reads it; None, of one or all, takes the whole box."""
 
     def tracks(self, num_frames: int, height: int, width: int) -> BoxTracks:
         """The boxes in each of `num_frames` frames, in pixels of the source image [height, width]."""
@@ -131,7 +136,8 @@ def conform(table: pa.Table, source: str) -> pa.Table:
         if field in EXTENSION_SCHEMA:
             fields.append(field)
         try:
-            columns[field.name] = _cast(table.column(field.name), field.type)
+            column = table.column(field.name)
+            columns[field.name] = as_masks(column) if field.name == "masks" else _cast(column, field.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
             advice = _list_advice(table.column(field.name), field.type) or error
             message = f"type is {table.schema.field(field.name).type}, expected {field.type}: {advice}"
@@ -361,6 +367,7 @@ def parse_row(row: Mapping[str, Any]) -> Sample:
         scales=None if scales is None else tuple(np.array(scale, np.float64) for scale in scales),
         seed=row.get("seed"),
         still=None if still is None else tuple(still),
+        masks=None if row.get("masks") is None else tuple(row["masks"]),
     )
 
 
@@ -386,6 +393,10 @@ def row_problems(row: Mapping[str, Any]) -> Iterator[tuple[str, SampleError]]:
     if still is not None and (reason := _still_error(still, boxes)):
         yield "still", _invalid(reason)
         still = None
+    masks = row.get("masks")
+    if masks is not None and boxes is not None and len(masks) != len(boxes):
+        message = f"expected one mask or null per box ({len(boxes)}), got {len(masks)}"
+        yield "masks", SampleError(ErrorCode.MASK_INVALID, message)
     is_still = still or [False] * MAX_BOXES
     if paths is None:
         yield "trajectories", _invalid("trajectories is null: give one list of [x, y] points per box")
@@ -465,4 +476,6 @@ def row_digest(row: Mapping[str, Any]) -> str:
     known = {name: row.get(name) for name in MANIFEST_SCHEMA.names}
     # left out if null, so that the rows of manifests without them keep their digests
     known |= {name: row[name] for name in EXTENSION_SCHEMA.names if row.get(name) is not None}
+    if (masks := known.get("masks")) is not None:
+        known["masks"] = [None if mask is None else hashlib.sha256(mask).hexdigest() for mask in masks]
     return hashlib.sha256(canonical_json(known).encode()).hexdigest()

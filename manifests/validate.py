@@ -16,8 +16,9 @@ import pyarrow as pa
 
 from manifests.access import Access
 from manifests.images import load_image
+from manifests.masks import masks_of
 from manifests.plausible import RowWarning, row_warnings
-from manifests.schema import box_error, known_columns, parse_row, row_problems, rows_of
+from manifests.schema import Sample, box_error, known_columns, parse_row, row_problems, rows_of
 from sgi2v.errors import Problem, SampleError
 from sgi2v.trajectory import boxes_outside
 
@@ -96,12 +97,16 @@ def glance(table: pa.Table, manifest_uri: str, access: Access | None, video_size
         thread.start()
     for thread in threads:
         thread.join(max(end - time.monotonic(), 0))
-    return _check_rows(table.slice(0, GLANCED_ROWS), dict(sizes), video_size).warnings
+    return _check_rows(table.slice(0, GLANCED_ROWS), dict(sizes), video_size, masks=False).warnings
 
 
 def _check_rows(
-    table: pa.Table, checked_images: dict[str, _SizeOrProblem], video_size: tuple[int, int] | None
+    table: pa.Table,
+    checked_images: dict[str, _SizeOrProblem],
+    video_size: tuple[int, int] | None,
+    masks: bool = True,
 ) -> Findings:
+    """masks: decode them too, where the size of the image is known."""
     findings = Findings()
     row = 0
     for batch in known_columns(table).to_batches(max_chunksize=_BATCH_ROWS):
@@ -111,7 +116,10 @@ def _check_rows(
             image = checked_images.get(values["image"])
             with suppress(SampleError):  # which is among the problems
                 size = None if isinstance(image, Problem) else image
-                findings.warnings.extend(row_warnings(parse_row(values), size, video_size))
+                sample = parse_row(values)
+                findings.warnings.extend(row_warnings(sample, size, video_size))
+                if masks and sample.masks is not None and size is not None:
+                    findings.problems.extend(_mask_problems(row - 1, sample, size))
     return findings
 
 
@@ -127,6 +135,15 @@ def _problems_of_row(row: int, values: dict[str, Any], checked_images: dict[str,
         boxes = [box if box_error(n, box) is None else [0, 0, 1, 1] for n, box in enumerate(values["boxes"] or [])]
         for _, error in boxes_outside(np.array(boxes).reshape(-1, 4), *image):
             yield Problem(row, sample_id, "boxes", error.code, error.message)
+
+
+def _mask_problems(row: int, sample: Sample, size: tuple[int, int]) -> Iterator[Problem]:
+    """The first problem of the masks of a row. size: (height, width) of its image."""
+    try:
+        for _ in masks_of(sample.masks or (), sample.boxes_N4, *size):
+            pass
+    except SampleError as error:
+        yield Problem(row, sample.sample_id, "masks", error.code, error.message)
 
 
 def _check_images(

@@ -53,6 +53,10 @@ class BoxTracks:
     still_N: NDArray[np.bool_] | None = None
     """Whether each box is only held where it is, and not scored as followed; None: no box is."""
 
+    masks_NHW: NDArray[np.uint8] | None = None
+    """How much of each cell of an even grid over frame 0, of any size, is the object: 255 is all; None: all boxes are
+    whole."""
+
     def __post_init__(self) -> None:
         boxes_NT4 = np.asarray(self.boxes_NT4, np.float64)
         if boxes_NT4.ndim != 3 or boxes_NT4.shape[-1] != 4:
@@ -62,6 +66,10 @@ class BoxTracks:
             raise TrajectoryError(ErrorCode.TRAJECTORY_INVALID, "box tracks contain NaN or infinite coordinates")
         if self.still_N is not None and self.still_N.shape != boxes_NT4.shape[:1]:
             message = f"expected one entry of still per box ({len(boxes_NT4)}), got {list(self.still_N.shape)}"
+            raise TrajectoryError(ErrorCode.TRAJECTORY_INVALID, message)
+        masks_NHW = self.masks_NHW
+        if masks_NHW is not None and (masks_NHW.ndim != 3 or len(masks_NHW) != len(boxes_NT4)):
+            message = f"expected masks of shape [{len(boxes_NT4)}, height, width], got {list(masks_NHW.shape)}"
             raise TrajectoryError(ErrorCode.TRAJECTORY_INVALID, message)
         object.__setattr__(self, "boxes_NT4", boxes_NT4)
 

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from manifests.decode import decode_picture
+from manifests.masks import masks_of, png_of, resize_mask
 from manifests.schema import parse_row, row_digest, rows_of
 from manifests.urls import resolve_uri
 from pipeline.config import RunConfig, sample_seed
@@ -45,15 +46,15 @@ class Load:
         state = InFlight(row["sample_id"], row["_attempts"], row_digest(row), seed)
         try:
             with attempt(self.ledger, "load", state.sample_id, self.config.execution.sample_timeout_s):
-                state, first_frame = self._with_conditions(row, state)
+                state, first_frame, masks = self._with_conditions(row, state)
         except (ClusterError, StorageError) as error:
             return as_row(state.with_run_error(error), None, None)
         except Exception as error:
             return as_row(state.with_error(error).with_seconds("load", time.perf_counter() - start), None, None)
-        return as_row(state.with_seconds("load", time.perf_counter() - start), first_frame, None)
+        return as_row(state.with_seconds("load", time.perf_counter() - start), first_frame, None, masks)
 
-    def _with_conditions(self, row: dict[str, Any], state: InFlight) -> tuple[InFlight, bytes]:
-        """The state with the row's boxes, and its first frame.
+    def _with_conditions(self, row: dict[str, Any], state: InFlight) -> tuple[InFlight, bytes, list[bytes] | None]:
+        """The state with the row's boxes, its first frame, and the masks of its boxes as PNGs of that frame.
 
         Notes the image in `state.record_fields`, also if the row fails after that.
         """
@@ -72,7 +73,13 @@ class Load:
         first_frame = resize_image(picture.pixels_HWC, sampler.height, sampler.width).tobytes()
         boxes_NT4 = tracks.rescale(sampler.height, sampler.width).boxes_NT4.tolist()
         still = None if sample.still is None else list(sample.still)
-        return replace(state, boxes_NT4=boxes_NT4, still=still), first_frame
+        masks = None
+        if sample.masks is not None and any(mask is not None for mask in sample.masks):
+            size = (sampler.height, sampler.width)
+            masks = [
+                png_of(resize_mask(mask, *size)) for mask in masks_of(sample.masks, sample.boxes_N4, height, width)
+            ]
+        return replace(state, boxes_NT4=boxes_NT4, still=still), first_frame, masks
 
 
 def _fetch(uri: str, config: RunConfig) -> bytes:

@@ -7,6 +7,7 @@ stage, Ray would pass on the text only.
 
 from __future__ import annotations
 
+import io
 import json
 import traceback
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from PIL import Image
 
 from manifests.access import without_secrets
 from pipeline.flow.missing import missing_package
@@ -30,10 +32,11 @@ _IN_FLIGHT: dict[str, pa.DataType] = {
     "state": pa.string(),
     "first_frame": pa.large_binary(),
     "frames": pa.large_binary(),
+    "masks": pa.list_(pa.large_binary()),
     "log": pa.string(),
 }
 IN_FLIGHT_SCHEMA = pa.schema(_IN_FLIGHT)
-"""A row after `load` and `generate`. state: `InFlight` as JSON; log: a JSON list of log lines."""
+"""A row after `load` and `generate`. state: `InFlight` as JSON; masks: PNGs of frame 0, per box; log: a JSON list."""
 OUTCOME_SCHEMA = pa.schema([(name, pa.string()) for name in ("record", "fatal", "message", "log")])
 """A row after `commit`, as the driver gets it: the record as JSON, or name and message of a run's error."""
 RUN_ERRORS: dict[str, type[SGI2VError]] = {
@@ -106,9 +109,11 @@ def _shortened(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
 
 
-def as_row(state: InFlight, first_frame: bytes | None, frames: bytes | None) -> pa.Table:
+def as_row(
+    state: InFlight, first_frame: bytes | None, frames: bytes | None, masks: list[bytes] | None = None
+) -> pa.Table:
     """One row of IN_FLIGHT_SCHEMA. first_frame, frames: uint8 pixels; None if the row has failed."""
-    row = {"state": json.dumps(asdict(state)), "first_frame": first_frame, "frames": frames}
+    row = {"state": json.dumps(asdict(state)), "first_frame": first_frame, "frames": frames, "masks": masks}
     return pa.Table.from_pylist([row], IN_FLIGHT_SCHEMA)
 
 
@@ -139,6 +144,12 @@ def outcome_row(record: SampleRecord | None, state: InFlight) -> pa.Table:
     """One row of OUTCOME_SCHEMA. record: None if an error ends the run."""
     text = None if record is None else record.to_json().decode()
     return pa.Table.from_pylist([{"record": text, "fatal": state.fatal, "message": state.message}], OUTCOME_SCHEMA)
+
+
+def masks_of(row: pa.Table) -> NDArray[np.uint8] | None:
+    """The masks [N, H, W] of a row, as in BoxTracks; None if it has none."""
+    pngs = row["masks"][0].as_py()
+    return None if pngs is None else np.stack([np.asarray(Image.open(io.BytesIO(png))) for png in pngs])
 
 
 def tracks_of(state: InFlight, num_frames: int, height: int, width: int) -> BoxTracks:
