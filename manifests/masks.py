@@ -88,14 +88,6 @@ def png_of(mask_HW: NDArray[np.uint8] | Mask) -> bytes:
     return stream.getvalue()
 
 
-def resize_mask(mask_HW: Mask | None, height: int, width: int) -> NDArray[np.uint8]:
-    """How much of each pixel of a frame of another size is the object: 255 is all, as everywhere without a mask."""
-    if mask_HW is None:
-        return np.full((height, width), 255, np.uint8)
-    image = Image.fromarray(mask_HW.astype(np.uint8) * 255)
-    return np.asarray(image.resize((width, height), Image.Resampling.BOX))
-
-
 def _check_size(size: tuple[int, int], height: int, width: int) -> None:
     """size: height and width."""
     if size != (height, width):

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from manifests.fit import FITS, Fit
 from manifests.masks import MASKS_TYPE, as_masks
 from manifests.own_columns import check_writable, plain
 from sgi2v.canonical import canonical_json
@@ -36,7 +37,9 @@ MANIFEST_SCHEMA = pa.schema(
 )
 """The known columns, in the order in which a conformed table has them."""
 
-EXTENSION_SCHEMA = pa.schema([pa.field("still", pa.list_(pa.bool_())), pa.field("masks", MASKS_TYPE)])
+EXTENSION_SCHEMA = pa.schema(
+    [pa.field("still", pa.list_(pa.bool_())), pa.field("masks", MASKS_TYPE), pa.field("fit", pa.string())]
+)
 """Known columns that a conformed table has only if the manifest has them, so that others stay as they are."""
 
 KNOWN = {field.name: field.type for field in (*MANIFEST_SCHEMA, *EXTENSION_SCHEMA)}
@@ -99,6 +102,9 @@ class Sample:
     masks: tuple[bytes | None, ...] | None = None
     """Per box its mask, as `manifests.masks.masks_of` reads it; None, of one or all, takes the whole box."""
 
+    fit: Fit | None = None
+    """How its picture fills a video of another shape; None: as the run says."""
+
     def tracks(self, num_frames: int, height: int, width: int) -> BoxTracks:
         """The boxes in each of `num_frames` frames, in pixels of the source image [height, width]."""
         tracks = BoxTracks.from_paths(self.boxes_N4, self.trajectories, num_frames, height, width, self.scales)
@@ -154,6 +160,8 @@ def conform(table: pa.Table, source: str) -> pa.Table:
         problems.append(Problem(None, None, None, "manifest_empty", "there are no rows: add one row per sample"))
     elif "sample_id" in table.column_names and "sample_id" in columns:
         problems.extend(_sample_id_problems(columns["sample_id"]))
+    if "fit" in columns:
+        problems.extend(_fit_problems(table, columns["fit"]))
     if problems:
         raise ManifestError(source, problems)
     return pa.table(list(columns.values()), schema=pa.schema(fields))
@@ -319,6 +327,20 @@ def _case_problems(ids: Any) -> Iterator[Problem]:
         yield Problem(None, None, "sample_id", "sample_id_case", message)
 
 
+def _fit_problems(table: pa.Table, fits: Any) -> Iterator[Problem]:
+    """Problems of the rows whose `fit` is not one of the known words."""
+    unknown: Any = pc.and_(pc.is_valid(fits), pc.invert(pc.is_in(fits, value_set=pa.array(FITS))))
+    rows: Any = pc.indices_nonzero(unknown)
+    for row in rows[:MAX_LISTED].to_pylist():
+        value = fits[row].as_py()
+        message = (
+            f"{_shown(value)!r} is not a fit{did_you_mean(value, FITS)}: use {', '.join(FITS)}, or null for the run's"
+        )
+        yield Problem(row, sample_id_of(table, row), "fit", "fit_unknown", message)
+    if len(rows) > MAX_LISTED:
+        yield Problem(None, None, "fit", "fit_unknown", f"further rows with an unknown fit: {len(rows) - MAX_LISTED}")
+
+
 def rows_of(table: pa.Table) -> list[dict[str, Any]]:
     """The rows of a conformed table as Python objects, with lists cut one item above their largest length.
 
@@ -368,6 +390,7 @@ def parse_row(row: Mapping[str, Any]) -> Sample:
         seed=row.get("seed"),
         still=None if still is None else tuple(still),
         masks=None if row.get("masks") is None else tuple(row["masks"]),
+        fit=row.get("fit"),
     )
 
 

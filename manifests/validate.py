@@ -15,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from manifests.access import Access
+from manifests.fit import VideoSize, place
 from manifests.images import load_image
 from manifests.masks import masks_of
-from manifests.plausible import RowWarning, row_warnings
+from manifests.plausible import FRAMES, RowWarning, row_warnings
 from manifests.schema import Sample, box_error, known_columns, parse_row, row_problems, rows_of
 from sgi2v.errors import Problem, SampleError
 from sgi2v.trajectory import boxes_outside
@@ -60,20 +61,20 @@ def check(
     manifest_uri: str,
     images: bool = True,
     access: Access | None = None,
-    video_size: tuple[int, int] | None = None,
+    video_size: VideoSize | None = None,
     on_image: Callable[[int, int], None] = lambda done, total: None,
 ) -> Findings:
     """The problems and doubts of a conformed table.
 
     images: read and decode each distinct image once, and check the boxes against its size. access: where images may
-    lie. video_size: (height, width) of the videos to make, if it is known. on_image: called with the number of images
+    lie. video_size: of the videos to make, if it is known. on_image: called with the number of images
     that are checked, and of all, after each one.
     """
     sizes = _check_images(table, manifest_uri, access, on_image) if images else {}
     return _check_rows(table, sizes, video_size)
 
 
-def glance(table: pa.Table, manifest_uri: str, access: Access | None, video_size: tuple[int, int]) -> list[RowWarning]:
+def glance(table: pa.Table, manifest_uri: str, access: Access | None, video_size: VideoSize) -> list[RowWarning]:
     """The doubts about the first rows of a table, found within seconds. A mistake of units is one of every row.
 
     Numbers of GLANCED_ROWS rows are read, and images of GLANCED_IMAGES of them.
@@ -103,7 +104,7 @@ def glance(table: pa.Table, manifest_uri: str, access: Access | None, video_size
 def _check_rows(
     table: pa.Table,
     checked_images: dict[str, _SizeOrProblem],
-    video_size: tuple[int, int] | None,
+    video_size: VideoSize | None,
     masks: bool = True,
 ) -> Findings:
     """masks: decode them too, where the size of the image is known."""
@@ -120,6 +121,8 @@ def _check_rows(
                 findings.warnings.extend(row_warnings(sample, size, video_size))
                 if masks and sample.masks is not None and size is not None:
                     findings.problems.extend(_mask_problems(row - 1, sample, size))
+                if size is not None and video_size is not None:
+                    findings.problems.extend(_fit_problems(row - 1, sample, size, video_size))
     return findings
 
 
@@ -144,6 +147,13 @@ def _mask_problems(row: int, sample: Sample, size: tuple[int, int]) -> Iterator[
             pass
     except SampleError as error:
         yield Problem(row, sample.sample_id, "masks", error.code, error.message)
+
+
+def _fit_problems(row: int, sample: Sample, size: tuple[int, int], video_size: VideoSize) -> Iterator[Problem]:
+    """The boxes of a row that are lost as its picture is cropped. size: (height, width) of its image."""
+    tracks = sample.tracks(FRAMES, *size).clip_to_first_frame()
+    for _, error in place(tracks, video_size, sample.fit).lost_boxes(tracks):
+        yield Problem(row, sample.sample_id, "boxes", error.code, error.message)
 
 
 def _check_images(

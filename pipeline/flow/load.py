@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from manifests.decode import decode_picture
-from manifests.masks import masks_of, png_of, resize_mask
+from manifests.fit import place
+from manifests.masks import masks_of, png_of
 from manifests.schema import parse_row, row_digest, rows_of
 from manifests.urls import resolve_uri
 from pipeline.config import RunConfig, sample_seed
@@ -58,9 +59,7 @@ class Load:
 
         Notes the image in `state.record_fields`, also if the row fails after that.
         """
-        from sgi2v.video import resize_image
-
-        sampler, access, record_fields = self.config.sampler, self.config.execution.access, state.record_fields
+        access, record_fields = self.config.execution.access, state.record_fields
         sample = parse_row(row)
         uri = resolve_uri(sample.image, self.config.manifest, access)
         record_fields["image_uri"] = shown_uri(uri)
@@ -69,17 +68,25 @@ class Load:
         picture = decode_picture(data)
         record_fields["image_note"] = picture.note
         height, width = picture.pixels_HWC.shape[:2]
-        tracks = sample.tracks(sampler.num_frames, height, width).clip_to_first_frame()
-        first_frame = resize_image(picture.pixels_HWC, sampler.height, sampler.width).tobytes()
-        boxes_NT4 = tracks.rescale(sampler.height, sampler.width).boxes_NT4.tolist()
-        still = None if sample.still is None else list(sample.still)
+        tracks = sample.tracks(self.config.sampler.num_frames, height, width).clip_to_first_frame()
+        placement = place(tracks, self.config.video_size, sample.fit)
+        for _, error in placement.lost_boxes(tracks):
+            raise error
+        record_fields["fit"] = placement.fit
+        record_fields["source_box"] = list(placement.source_box)
+        record_fields["picture_box"] = list(placement.picture_box)
         masks = None
         if sample.masks is not None and any(mask is not None for mask in sample.masks):
-            size = (sampler.height, sampler.width)
-            masks = [
-                png_of(resize_mask(mask, *size)) for mask in masks_of(sample.masks, sample.boxes_N4, height, width)
-            ]
-        return replace(state, boxes_NT4=boxes_NT4, still=still), first_frame, masks
+            own = masks_of(sample.masks, sample.boxes_N4, height, width)
+            masks = [png_of(placement.mask(mask_HW)) for mask_HW in own]
+        state = replace(
+            state,
+            height=placement.height,
+            width=placement.width,
+            boxes_NT4=placement.tracks(tracks).boxes_NT4.tolist(),
+            still=None if sample.still is None else list(sample.still),
+        )
+        return state, placement.image(picture.pixels_HWC).tobytes(), masks
 
 
 def _fetch(uri: str, config: RunConfig) -> bytes:

@@ -58,6 +58,10 @@ class InFlight:
     """Number of earlier runs that finished this sample."""
     row_digest: str
     seed: int
+    height: int | None = None
+    """Of the sample's frames, pixels; None if the row has failed."""
+    width: int | None = None
+    """Of the sample's frames, pixels; None if the row has failed."""
     boxes_NT4: list[list[list[float]]] | None = None
     """Boxes in output pixels; None if the row has failed."""
     still: list[bool] | None = None
@@ -152,9 +156,18 @@ def masks_of(row: pa.Table) -> NDArray[np.uint8] | None:
     return None if pngs is None else np.stack([np.asarray(Image.open(io.BytesIO(png))) for png in pngs])
 
 
-def tracks_of(state: InFlight, num_frames: int, height: int, width: int) -> BoxTracks:
-    boxes_NT4 = np.array(state.boxes_NT4, np.float64).reshape(-1, num_frames, 4)  # no boxes: an array [0, T, 4]
-    return BoxTracks(boxes_NT4, height, width, None if state.still is None else np.array(state.still, bool))
+def sampler_of(state: InFlight, sampler: SamplerConfig) -> SamplerConfig:
+    """The run's settings with the size of this sample's frames."""
+    assert state.height is not None
+    assert state.width is not None
+    return sampler.replace(height=state.height, width=state.width)
+
+
+def tracks_of(state: InFlight, sampler: SamplerConfig) -> BoxTracks:
+    """The boxes of a sample. sampler: of `sampler_of`."""
+    boxes_NT4 = np.array(state.boxes_NT4, np.float64).reshape(-1, sampler.num_frames, 4)  # no boxes: an array [0, T, 4]
+    still_N = None if state.still is None else np.array(state.still, bool)
+    return BoxTracks(boxes_NT4, sampler.height, sampler.width, still_N)
 
 
 def generated_frames(row: pa.Table, sampler: SamplerConfig) -> tuple[InFlight, NDArray[np.uint8] | None]:
@@ -164,4 +177,5 @@ def generated_frames(row: pa.Table, sampler: SamplerConfig) -> tuple[InFlight, N
         raise RUN_ERRORS[state.fatal](state.message)
     if state.error_code is not None:
         return state, None
-    return state, pixels_of(row, "frames", (sampler.num_frames, sampler.height, sampler.width, 3))
+    own = sampler_of(state, sampler)
+    return state, pixels_of(row, "frames", (own.num_frames, own.height, own.width, 3))
