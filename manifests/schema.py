@@ -333,8 +333,10 @@ def _fit_problems(table: pa.Table, fits: Any) -> Iterator[Problem]:
     rows: Any = pc.indices_nonzero(unknown)
     for row in rows[:MAX_LISTED].to_pylist():
         value = fits[row].as_py()
+        hint = did_you_mean(value, FITS)
         message = (
-            f"{_shown(value)!r} is not a fit{did_you_mean(value, FITS)}: use {', '.join(FITS)}, or null for the run's"
+            f"{_shown(value)!r} is not a fit{hint}: use {', '.join(FITS)}, null for the run's, or another name for a "
+            "column that means something else"
         )
         yield Problem(row, sample_id_of(table, row), "fit", "fit_unknown", message)
     if len(rows) > MAX_LISTED:

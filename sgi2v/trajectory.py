@@ -54,8 +54,8 @@ class BoxTracks:
     """Whether each box is only held where it is, and not scored as followed; None: no box is."""
 
     masks_NHW: NDArray[np.uint8] | None = None
-    """How much of each cell of an even grid over frame 0, of any size, is the object: 255 is all; None: all boxes are
-    whole."""
+    """How much of each cell of an even grid over frame 0, of any size, is the object: 255 (or True) is all. None: the
+    objects fill their boxes."""
 
     def __post_init__(self) -> None:
         boxes_NT4 = np.asarray(self.boxes_NT4, np.float64)
@@ -71,6 +71,8 @@ class BoxTracks:
         if masks_NHW is not None and (masks_NHW.ndim != 3 or len(masks_NHW) != len(boxes_NT4)):
             message = f"expected masks of shape [{len(boxes_NT4)}, height, width], got {list(masks_NHW.shape)}"
             raise TrajectoryError(ErrorCode.TRAJECTORY_INVALID, message)
+        if masks_NHW is not None and masks_NHW.dtype == bool:
+            object.__setattr__(self, "masks_NHW", masks_NHW.astype(np.uint8) * 255)
         object.__setattr__(self, "boxes_NT4", boxes_NT4)
 
     @classmethod

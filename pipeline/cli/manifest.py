@@ -30,8 +30,8 @@ def validate(
 ) -> None:
     """Print every problem of every row, and a warning of each kind of row that looks wrong.
 
-    Exit 0 where there is no problem, 2 otherwise; with --strict, 2 for warnings too. Pictures that are stretched are
-    found by `run --dry-run`, which knows the size of the videos.
+    Exit 0 where there is no problem, 2 otherwise; with --strict, 2 for warnings too. Pictures that are stretched, or
+    cropped too much for their boxes, are found by `run --dry-run`, which knows the size of the videos.
     """
     from manifests.io import read_manifest
     from manifests.plausible import describe
