@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
@@ -33,7 +34,7 @@ BUCKET_AREA = 0.85
 """Smallest area of a bucket, as a share of the run's. None is larger than the run's, so the memory tier that was chosen
 for the run's size holds for all of them."""
 BUCKET_SHAPE = 3.0
-"""Longest bucket: its longer side in its shorter ones. Stable Video Diffusion falls apart in longer frames."""
+"""Longest bucket: its longer side in its shorter ones. Longer pictures are cropped: the model was trained on 16:9."""
 ROUNDING_PX = 1e-6
 """A box that is larger than the window by less than this is held by it."""
 
@@ -48,15 +49,17 @@ class VideoSize:
     multiple: int = 64
     """Height and width of every video that the model can make are multiples of this, pixels."""
 
-    def buckets(self) -> Iterator[tuple[int, int]]:
+    @cached_property
+    def buckets(self) -> frozenset[tuple[int, int]]:
         """(height, width) of every size that `bucket` chooses from; its own among them."""
-        yield self.height, self.width
         area = self.height * self.width
-        for height in range(self.multiple, area // self.multiple + 1, self.multiple):
-            for width in range(self.multiple, area // height + 1, self.multiple):
-                is_long = max(height, width) > BUCKET_SHAPE * min(height, width)
-                if height * width >= BUCKET_AREA * area and not is_long:
-                    yield height, width
+        sizes = {
+            (height, width)
+            for height in range(self.multiple, area // self.multiple + 1, self.multiple)
+            for width in range(self.multiple, area // height + 1, self.multiple)
+            if height * width >= BUCKET_AREA * area and max(height, width) <= BUCKET_SHAPE * min(height, width)
+        }
+        return frozenset({*sizes, (self.height, self.width)})
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ def place(tracks: BoxTracks, size: VideoSize, fit: Fit | None = None) -> Placeme
     fit = fit or size.fit
     height, width = size.height, size.width
     if fit == "bucket":
-        height, width = min(size.buckets(), key=lambda each: _bucket_rank(each, tracks))
+        height, width = min(size.buckets, key=lambda each: _bucket_rank(each, tracks))
     whole = (0.0, 0.0, float(tracks.width), float(tracks.height))
     if fit == "stretch" or tracks.width * height == tracks.height * width:
         return Placement(fit, height, width, whole, (0, 0, width, height))
@@ -139,10 +142,13 @@ def place(tracks: BoxTracks, size: VideoSize, fit: Fit | None = None) -> Placeme
         shown = max(1, round(tracks.width * scale)), max(1, round(tracks.height * scale))
         left, top = (width - shown[0]) // 2, (height - shown[1]) // 2
         return Placement(fit, height, width, whole, (left, top, left + shown[0], top + shown[1]))
-    scale = max(height / tracks.height, width / tracks.width)
-    x0, x1, holds_x = _window(tracks, axis=0, length=min(width / scale, tracks.width), side=tracks.width)
-    y0, y1, holds_y = _window(tracks, axis=1, length=min(height / scale, tracks.height), side=tracks.height)
-    return Placement(fit, height, width, (x0, y0, x1, y1), (0, 0, width, height), holds_x and holds_y)
+    if tracks.width * height > tracks.height * width:
+        x0, x1, holds_all = _window(tracks, axis=0, length=tracks.height * width / height, side=tracks.width)
+        source_box = (x0, 0.0, x1, whole[3])
+    else:
+        y0, y1, holds_all = _window(tracks, axis=1, length=tracks.width * height / width, side=tracks.height)
+        source_box = (0.0, y0, whole[2], y1)
+    return Placement(fit, height, width, source_box, (0, 0, width, height), holds_all)
 
 
 def _bucket_rank(bucket: tuple[int, int], tracks: BoxTracks) -> tuple[float, int]:
@@ -155,23 +161,23 @@ def _window(tracks: BoxTracks, axis: int, length: float, side: int) -> tuple[flo
     """Start and end, along an axis, of a window of this length in a picture of this side, and whether it holds all."""
     start = (side - length) / 2
     holds_all = True
-    if tracks.num_boxes and length < side:
+    if tracks.num_boxes:
         for extent in _extents(tracks, axis):
-            low, high = np.clip(extent, 0.0, side).tolist()
+            low, high = (min(max(each, 0.0), float(side)) for each in extent)
             if high - low <= length + ROUNDING_PX:
                 start = min(max(start, high - length, 0.0), low, side - length)
                 break
             holds_all = False
         else:
             start = min(max((low + high - length) / 2, 0.0), side - length)
-    return start, start + length, holds_all
+    return start, min(start + length, float(side)), holds_all
 
 
 def _extents(tracks: BoxTracks, axis: int) -> Iterator[tuple[float, float]]:
     """What the window should hold, as (low, high) along an axis: all, then only what matters more and more."""
     low_NT, high_NT = tracks.boxes_NT4[..., axis], tracks.boxes_NT4[..., 2 + axis]
+    yield float(low_NT.min()), float(high_NT.max())
     centre_NT = tracks.centres_NT2[..., axis]
     first_low, first_high = float(low_NT[:, 0].min()), float(high_NT[:, 0].max())
-    yield float(low_NT.min()), float(high_NT.max())
     yield min(first_low, float(centre_NT.min())), max(first_high, float(centre_NT.max()))
     yield first_low, first_high

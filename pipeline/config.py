@@ -11,6 +11,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -136,7 +137,7 @@ class RunConfig:
     size_multiple: int = 64
     """Height and width that the model can make are multiples of this, pixels. The weights' revision decides it."""
 
-    @property
+    @cached_property
     def video_size(self) -> VideoSize:
         """The size of the videos, and how pictures are fitted into it."""
         return VideoSize(self.sampler.height, self.sampler.width, self.fit, self.size_multiple)

@@ -70,8 +70,7 @@ def _shapes(config: RunConfig) -> str:
     """What `fit` makes of the size that is asked for."""
     if config.fit != "bucket":
         return f" ({config.fit})"
-    sizes = set(config.video_size.buckets())
-    return f" or the nearest of {counted(len(sizes), 'size')} to the picture's shape (bucket)"
+    return f" or the nearest of {counted(len(config.video_size.buckets), 'size')} to the picture's shape (bucket)"
 
 
 def _say_that_it_counts() -> None:
