@@ -98,31 +98,32 @@ def glance(table: pa.Table, manifest_uri: str, access: Access | None, video_size
         thread.start()
     for thread in threads:
         thread.join(max(end - time.monotonic(), 0))
-    return _check_rows(table.slice(0, GLANCED_ROWS), dict(sizes), video_size, masks=False).warnings
+    return _check_rows(table.slice(0, GLANCED_ROWS), dict(sizes), video_size, problems=False).warnings
 
 
 def _check_rows(
     table: pa.Table,
     checked_images: dict[str, _SizeOrProblem],
     video_size: VideoSize | None,
-    masks: bool = True,
+    problems: bool = True,
 ) -> Findings:
-    """masks: decode them too, where the size of the image is known."""
+    """problems: False looks for doubts only, which is faster."""
     findings = Findings()
     row = 0
     for batch in known_columns(table).to_batches(max_chunksize=_BATCH_ROWS):
         for values in rows_of(pa.Table.from_batches([batch])):
-            findings.problems.extend(_problems_of_row(row, values, checked_images))
-            row += 1
+            if problems:
+                findings.problems.extend(_problems_of_row(row, values, checked_images))
             image = checked_images.get(values["image"])
             with suppress(SampleError):  # which is among the problems
                 size = None if isinstance(image, Problem) else image
                 sample = parse_row(values)
                 findings.warnings.extend(row_warnings(sample, size, video_size))
-                if masks and sample.masks is not None and size is not None:
-                    findings.problems.extend(_mask_problems(row - 1, sample, size))
-                if size is not None and video_size is not None:
-                    findings.problems.extend(_fit_problems(row - 1, sample, size, video_size))
+                if problems and sample.masks is not None and size is not None:
+                    findings.problems.extend(_mask_problems(row, sample, size))
+                if problems and size is not None and video_size is not None:
+                    findings.problems.extend(_fit_problems(row, sample, size, video_size))
+            row += 1
     return findings
 
 
