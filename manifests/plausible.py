@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from manifests.fit import VideoSize, place
 from manifests.schema import Sample
 from sgi2v.wording import counted
 
@@ -21,8 +22,10 @@ Floats = NDArray[np.float64]
 
 CELL_PX = 8
 """Pixels of the video along one side of a latent cell."""
-DEFAULT_VIDEO = (576, 1024)
-"""(height, width) of Stable Video Diffusion's videos, for boxes where the video's size is not known."""
+DEFAULT_VIDEO = VideoSize(576, 1024)
+"""Size of Stable Video Diffusion's videos, for boxes where the video's size is not known."""
+FRAMES = 14
+"""Frames in which a box is looked for beside the crop."""
 STRETCHED = 1.1
 """A picture that is stretched by a larger factor is warned of."""
 NORMALISED_RANGE = (-0.5, 1.5)
@@ -50,6 +53,7 @@ class Kind(StrEnum):
     FAR = "far"
     OFF_BOX = "off_box"
     SMALL_BOX = "small_box"
+    CROPPED = "cropped"
     STRETCHED = "stretched"
 
 
@@ -66,8 +70,10 @@ MESSAGES = {
     "another box, or in pixels of another picture",
     Kind.SMALL_BOX: f"a box smaller than one latent cell ({CELL_PX} px of the video), which can hardly be steered: "
     "draw it larger, or make larger videos",
+    Kind.CROPPED: "boxes or paths that are too far apart for the part of the picture that has the video's shape, "
+    "so some leave the frame: use --fit pad or bucket (or the column `fit`), or another --height and --width",
     Kind.STRETCHED: "a picture that is stretched to the shape of the video, by the factor shown: "
-    "crop it, or choose another --height and --width",
+    "use --fit crop, pad or bucket (or the column `fit`), or another --height and --width",
 }
 """What a row of each kind has, the likely cause, and what to do."""
 
@@ -82,26 +88,28 @@ class RowWarning(NamedTuple):
 
 
 def row_warnings(
-    sample: Sample, image_size: tuple[int, int] | None = None, video_size: tuple[int, int] | None = None
+    sample: Sample, image_size: tuple[int, int] | None = None, video_size: VideoSize | None = None
 ) -> Iterator[RowWarning]:
-    """Every doubt about a row. Sizes are (height, width); without the image's, only the row's own numbers are read."""
+    """Every doubt about a row. image_size: (height, width); without it, only the row's own numbers are read.
+
+    video_size: of the run; None if it is not known.
+    """
     kinds = list(_kinds_by_numbers(sample))
     if image_size is not None and not kinds:
         kinds = list(_kinds_by_picture(sample, *image_size))
-    if image_size is not None and not kinds and _has_small_box(sample, image_size, video_size or DEFAULT_VIDEO):
+    if image_size is None:
+        yield from (RowWarning(kind, sample.sample_id) for kind in kinds)
+        return
+    placement = place(sample.tracks(FRAMES, *image_size), video_size or DEFAULT_VIDEO, sample.fit)
+    if not kinds and _has_small_box(sample, placement.scale):
         kinds = [Kind.SMALL_BOX]
-    for kind in kinds:
-        yield RowWarning(kind, sample.sample_id)
-    if image_size is not None and video_size is not None:
-        factor = stretch(image_size, video_size)
+    if not kinds and video_size is not None and not placement.holds_all:
+        kinds = [Kind.CROPPED]
+    yield from (RowWarning(kind, sample.sample_id) for kind in kinds)
+    if video_size is not None and placement.fit == "stretch":
+        factor = max(placement.scale) / min(placement.scale)
         if factor > STRETCHED:
             yield RowWarning(Kind.STRETCHED, sample.sample_id, f"{factor:.2f}")
-
-
-def stretch(image_size: tuple[int, int], video_size: tuple[int, int]) -> float:
-    """How much longer one side of a picture becomes against the other, as it is resized; 1 keeps its shape."""
-    ratio = (video_size[0] / image_size[0]) / (video_size[1] / image_size[1])
-    return max(ratio, 1 / ratio)
 
 
 def describe(warnings: list[RowWarning]) -> list[str]:
@@ -247,9 +255,9 @@ def _starts_far_off(box: Floats, start: Floats, size: Floats) -> bool:
     return bool(start.any()) and distance > max(diagonal / 4, 2 * box_diagonal)
 
 
-def _has_small_box(sample: Sample, image_size: tuple[int, int], video_size: tuple[int, int]) -> bool:
-    scale = np.array(video_size[::-1]) / np.array(image_size[::-1])
-    sides_N2 = (sample.boxes_N4[:, 2:] - sample.boxes_N4[:, :2]) * scale
+def _has_small_box(sample: Sample, scale: tuple[float, float]) -> bool:
+    """scale: pixels of the video for one of the picture, in x and in y."""
+    sides_N2 = (sample.boxes_N4[:, 2:] - sample.boxes_N4[:, :2]) * np.array(scale)
     return bool((sides_N2 < CELL_PX).any())
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from manifests.fit import FITS, Fit
+from manifests.masks import MASKS_TYPE, as_masks
 from manifests.own_columns import check_writable, plain
 from sgi2v.canonical import canonical_json
 from sgi2v.errors import ConfigError, ErrorCode, ManifestError, Problem, SampleError, TrajectoryError
@@ -35,6 +37,14 @@ MANIFEST_SCHEMA = pa.schema(
 )
 """The known columns, in the order in which a conformed table has them."""
 
+EXTENSION_SCHEMA = pa.schema(
+    [pa.field("still", pa.list_(pa.bool_())), pa.field("masks", MASKS_TYPE), pa.field("fit", pa.string())]
+)
+"""Known columns that a conformed table has only if the manifest has them, so that others stay as they are."""
+
+KNOWN = {field.name: field.type for field in (*MANIFEST_SCHEMA, *EXTENSION_SCHEMA)}
+"""The type of each known column."""
+
 REQUIRED = ("sample_id", "image", "boxes", "trajectories")
 """Columns that every manifest must have; absent ones of the others become null."""
 
@@ -53,7 +63,13 @@ LARGEST_PX = 1e15
 SCALE_RANGE = (1e-6, 1e6)
 """Scales outside it are refused: the metrics would be rounding errors."""
 
-_MAX_LENGTHS = {"boxes": (MAX_BOXES, 4), "trajectories": (MAX_BOXES, MAX_POINTS, 2), "scales": (MAX_BOXES, MAX_POINTS)}
+_MAX_LENGTHS = {
+    "boxes": (MAX_BOXES, 4),
+    "trajectories": (MAX_BOXES, MAX_POINTS, 2),
+    "scales": (MAX_BOXES, MAX_POINTS),
+    "still": (MAX_BOXES,),
+    "masks": (MAX_BOXES,),
+}
 """Largest length of a column's lists, from the outermost level inwards."""
 
 _FLOAT_BITS = {16: 11, 32: 24, 64: 53}
@@ -80,19 +96,28 @@ class Sample:
     scales: tuple[Floats, ...] | None
     """Per box [P]: size relative to the size at the first point; None keeps all sizes."""
     seed: int | None
+    still: tuple[bool, ...] | None = None
+    """Per box, whether it is told to stay where it is in frame 0; its path and scales then say so. None: no box is."""
+
+    masks: tuple[bytes | None, ...] | None = None
+    """Per box its mask, as `manifests.masks.masks_of` reads it; None, of one or all, takes the whole box."""
+
+    fit: Fit | None = None
+    """How its picture fills a video of another shape; None: as the run says."""
 
     def tracks(self, num_frames: int, height: int, width: int) -> BoxTracks:
         """The boxes in each of `num_frames` frames, in pixels of the source image [height, width]."""
-        return BoxTracks.from_paths(self.boxes_N4, self.trajectories, num_frames, height, width, self.scales)
+        tracks = BoxTracks.from_paths(self.boxes_N4, self.trajectories, num_frames, height, width, self.scales)
+        return tracks if self.still is None else replace(tracks, still_N=np.array(self.still, bool))
 
 
 def conform(table: pa.Table, source: str) -> pa.Table:
     """The table with the known columns first, in the schema's types, and the unknown columns after them.
 
     Casts a column where no value changes its meaning; an unknown one gets the types of `manifests.own_columns.plain`.
-    Adds missing optional columns as nulls. Raises ManifestError(source) with every fatal problem: columns that are
-    missing, duplicated, misspelt (`Seed`), of a wrong type or not UTF-8; no rows; sample_ids that are null, unsafe as a
-    file name, or not unique, also where only their case differs.
+    Adds missing columns of MANIFEST_SCHEMA as nulls. Raises ManifestError(source) with every fatal problem: columns
+    that are missing, duplicated, misspelt (`Seed`), of a wrong type or not UTF-8; no rows; sample_ids that are null,
+    unsafe as a file name, or not unique, also where only their case differs.
     """
     problems: list[Problem] = []
     duplicated = {name for name in table.column_names if table.column_names.count(name) > 1}
@@ -102,7 +127,8 @@ def conform(table: pa.Table, source: str) -> pa.Table:
             message = "more than one column has no name (empty cells at the end of the header?): name or remove them"
         problems.append(Problem(None, None, name, "column_duplicate", message))
     columns: dict[str, Any] = {}
-    for field in MANIFEST_SCHEMA:
+    fields = list(MANIFEST_SCHEMA)
+    for field in (*MANIFEST_SCHEMA, *EXTENSION_SCHEMA):
         if field.name in duplicated:
             continue
         if field.name not in table.column_names:
@@ -110,17 +136,20 @@ def conform(table: pa.Table, source: str) -> pa.Table:
                 problems.append(_missing(field, table.column_names))
             elif other := next((name for name in table.column_names if name.strip().lower() == field.name), None):
                 problems.append(_other_spelling(field, other))
-            columns[field.name] = pa.nulls(table.num_rows, field.type)
+            if field in MANIFEST_SCHEMA:
+                columns[field.name] = pa.nulls(table.num_rows, field.type)
             continue
+        if field in EXTENSION_SCHEMA:
+            fields.append(field)
         try:
-            columns[field.name] = _cast(table.column(field.name), field.type)
+            column = table.column(field.name)
+            columns[field.name] = as_masks(column) if field.name == "masks" else _cast(column, field.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
             advice = _list_advice(table.column(field.name), field.type) or error
             message = f"type is {table.schema.field(field.name).type}, expected {field.type}: {advice}"
             problems.extend(_column_problems(table, field.name, message))
-    fields = list(MANIFEST_SCHEMA)
     for name in table.column_names:
-        if name not in MANIFEST_SCHEMA.names and name not in duplicated:
+        if name not in KNOWN and name not in duplicated:
             try:
                 columns[name] = plain(table.column(name))
                 check_writable(columns[name])
@@ -131,9 +160,16 @@ def conform(table: pa.Table, source: str) -> pa.Table:
         problems.append(Problem(None, None, None, "manifest_empty", "there are no rows: add one row per sample"))
     elif "sample_id" in table.column_names and "sample_id" in columns:
         problems.extend(_sample_id_problems(columns["sample_id"]))
+    if "fit" in columns:
+        problems.extend(_fit_problems(table, columns["fit"]))
     if problems:
         raise ManifestError(source, problems)
     return pa.table(list(columns.values()), schema=pa.schema(fields))
+
+
+def known_columns(table: pa.Table) -> pa.Table:
+    """The columns of a conformed table that decide its samples."""
+    return table.select([name for name in KNOWN if name in table.column_names])
 
 
 def _column_problems(table: pa.Table, name: str, message: str) -> Iterator[Problem]:
@@ -170,7 +206,7 @@ def sample_id_of(table: pa.Table, row: int) -> str | None:
 
 
 def _missing(field: pa.Field[Any], columns: list[str]) -> Problem:
-    hint = did_you_mean(field.name, [name for name in columns if name not in MANIFEST_SCHEMA.names])
+    hint = did_you_mean(field.name, [name for name in columns if name not in KNOWN])
     message = f"column is missing{hint}: add it as {field.type} (columns found: {', '.join(columns) or 'none'})"
     return Problem(None, None, field.name, "column_missing", message)
 
@@ -241,6 +277,8 @@ def _castable(from_type: Any, to_type: Any) -> bool:
     if types.is_list(to_type):
         lists = (types.is_list, types.is_large_list, types.is_fixed_size_list)  # Arrow 26 casts list views wrongly
         return any(is_list(from_type) for is_list in lists) and _castable(from_type.value_type, to_type.value_type)
+    if types.is_boolean(to_type):
+        return False  # Arrow casts every number to true but 0
     return bool(types.is_integer(from_type) or types.is_floating(from_type) or types.is_decimal(from_type))
 
 
@@ -289,12 +327,30 @@ def _case_problems(ids: Any) -> Iterator[Problem]:
         yield Problem(None, None, "sample_id", "sample_id_case", message)
 
 
+def _fit_problems(table: pa.Table, fits: Any) -> Iterator[Problem]:
+    """Problems of the rows whose `fit` is not one of the known words."""
+    unknown: Any = pc.and_(pc.is_valid(fits), pc.invert(pc.is_in(fits, value_set=pa.array(FITS))))
+    rows: Any = pc.indices_nonzero(unknown)
+    for row in rows[:MAX_LISTED].to_pylist():
+        value = fits[row].as_py()
+        hint = did_you_mean(value, FITS)
+        message = (
+            f"{_shown(value)!r} is not a fit{hint}: use {', '.join(FITS)}, null for the run's, or another name for a "
+            "column that means something else"
+        )
+        yield Problem(row, sample_id_of(table, row), "fit", "fit_unknown", message)
+    if len(rows) > MAX_LISTED:
+        yield Problem(None, None, "fit", "fit_unknown", f"further rows with an unknown fit: {len(rows) - MAX_LISTED}")
+
+
 def rows_of(table: pa.Table) -> list[dict[str, Any]]:
     """The rows of a conformed table as Python objects, with lists cut one item above their largest length.
 
     A row with more is refused, and the cut keeps a row of millions of numbers from filling the memory first.
     """
     for name, max_lengths in _MAX_LENGTHS.items():
+        if name not in table.column_names:
+            continue
         column = table[name].combine_chunks()
         if _is_longer(column, max_lengths):
             table = table.set_column(table.column_names.index(name), name, _cut(column, max_lengths))
@@ -320,14 +376,23 @@ def parse_row(row: Mapping[str, Any]) -> Sample:
     """A row of a conformed table as a Sample. Raises the first of `row_problems`."""
     for _, error in row_problems(row):
         raise error
-    scales = row.get("scales")
+    boxes_N4 = np.array(row["boxes"], np.float64).reshape(-1, 4)
+    paths, scales, still = list(row["trajectories"]), row.get("scales"), row.get("still")
+    scales = None if scales is None else list(scales)
+    for n in np.flatnonzero(still if still is not None else []):
+        paths[n] = np.tile((boxes_N4[n, :2] + boxes_N4[n, 2:]) / 2, (2, 1))
+        if scales is not None:
+            scales[n] = (1.0, 1.0)
     return Sample(
         sample_id=row["sample_id"],
         image=row["image"],
-        boxes_N4=np.array(row["boxes"], np.float64).reshape(-1, 4),
-        trajectories=tuple(np.array(path, np.float64) for path in row["trajectories"]),
+        boxes_N4=boxes_N4,
+        trajectories=tuple(np.array(path, np.float64) for path in paths),
         scales=None if scales is None else tuple(np.array(scale, np.float64) for scale in scales),
         seed=row.get("seed"),
+        still=None if still is None else tuple(still),
+        masks=None if row.get("masks") is None else tuple(row["masks"]),
+        fit=row.get("fit"),
     )
 
 
@@ -349,19 +414,30 @@ def row_problems(row: Mapping[str, Any]) -> Iterator[tuple[str, SampleError]]:
         for n, box in enumerate(boxes):
             if error := box_error(n, box):
                 yield "boxes", error
+    still = row.get("still")
+    if still is not None and (reason := _still_error(still, boxes)):
+        yield "still", _invalid(reason)
+        still = None
+    masks = row.get("masks")
+    if masks is not None and boxes is not None and len(masks) != len(boxes):
+        message = f"expected one mask or null per box ({len(boxes)}), got {len(masks)}"
+        yield "masks", SampleError(ErrorCode.MASK_INVALID, message)
+    is_still = still or [False] * MAX_BOXES
     if paths is None:
         yield "trajectories", _invalid("trajectories is null: give one list of [x, y] points per box")
         return
     if boxes is not None and len(paths) != len(boxes):
         yield "trajectories", _invalid(f"expected one trajectory per box ({len(boxes)}), got {len(paths)}")
     for n, path in enumerate(paths):
-        if reason := _path_error(path):
+        if not is_still[n] and (reason := _path_error(path)):
             yield "trajectories", _invalid(f"trajectory {n} {reason}")
     if scales is None:
         return
     if len(scales) != len(paths):
         yield "scales", _invalid(f"expected one list of scales per box ({len(paths)}) or null, got {len(scales)}")
     for n, (scale, path) in enumerate(zip(scales, paths, strict=False)):
+        if is_still[n]:
+            continue
         if scale is None or (path is not None and len(scale) != len(path)):
             reason = "are null" if scale is None else f"have length {len(scale)}"
             yield "scales", _invalid(f"scales of box {n} {reason}: give one number per point of its trajectory")
@@ -385,6 +461,16 @@ def box_error(n: int, box: Any) -> TrajectoryError | None:
             "not a width and a height"
         )
     return TrajectoryError(ErrorCode.BOX_OUTSIDE, message) if message else None
+
+
+def _still_error(still: list[Any], boxes: list[Any] | None) -> str | None:
+    """What is wrong with the column `still` of a row; None if nothing is."""
+    if None in still or (boxes is not None and len(still) != len(boxes)):
+        count = "" if boxes is None else f" ({len(boxes)})"
+        return f"still must be one true or false per box{count}, or null, not {_shown(still)}"
+    if still and all(still):
+        return "still tells every box to stay, so nothing would move: set false for at least one, or leave it null"
+    return None
 
 
 def _path_error(path: Any) -> str | None:
@@ -413,4 +499,8 @@ def _invalid(message: str) -> TrajectoryError:
 def row_digest(row: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of the known columns of a conformed row. Another digest means that another sample is asked for."""
     known = {name: row.get(name) for name in MANIFEST_SCHEMA.names}
+    # left out if null, so that the rows of manifests without them keep their digests
+    known |= {name: row[name] for name in EXTENSION_SCHEMA.names if row.get(name) is not None}
+    if (masks := known.get("masks")) is not None:
+        known["masks"] = [None if mask is None else hashlib.sha256(mask).hexdigest() for mask in masks]
     return hashlib.sha256(canonical_json(known).encode()).hexdigest()

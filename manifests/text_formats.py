@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import pyarrow as pa
 import pyarrow.csv
 
-from manifests.schema import MANIFEST_SCHEMA, MAX_LISTED, REQUIRED
+from manifests.schema import KNOWN, MAX_LISTED, REQUIRED
 from sgi2v.errors import ManifestError, Problem
 
 _CSV_BLOCK_BYTES = 64 * 2**20
@@ -121,7 +121,7 @@ def parse_csv(text: str, uri: str) -> pa.Table:
     except (pa.ArrowInvalid, pa.ArrowKeyError, csv.Error) as error:
         message = f"the CSV cannot be parsed: {error}{_separator_advice(text)}"
         raise ManifestError(uri, [Problem(None, None, None, "manifest_unreadable", message)]) from error
-    lists = {field.name for field in MANIFEST_SCHEMA if pa.types.is_list(field.type)}
+    lists = {name for name, kind in KNOWN.items() if pa.types.is_list(kind)}
     problems: list[Problem] = []
     columns: list[Any] = []
     for name, column in zip(raw.column_names, raw.columns, strict=True):
@@ -131,7 +131,7 @@ def parse_csv(text: str, uri: str) -> pa.Table:
         elif name == "seed":
             columns.append(column.cast(pa.int64()) if column.null_count == len(column) else _infer(column))
         else:
-            columns.append(column if name in MANIFEST_SCHEMA.names else _infer(column))
+            columns.append(column if name in KNOWN else _infer(column))
     if problems:
         _fail_on_rows(uri, problems)
     return pa.table(columns, names=raw.column_names)
@@ -203,7 +203,7 @@ def _table(columns: Mapping[str, list[Any]], uri: str) -> pa.Table:
 
 def _array(name: str, values: list[Any], uri: str) -> Any:
     """The values of a column in the schema's type if they fit it, else in the type that Arrow infers."""
-    schema_types = [MANIFEST_SCHEMA.field(name).type] if name in MANIFEST_SCHEMA.names else []
+    schema_types = [KNOWN[name]] if name in KNOWN else []
     all_integers = all(value is None or type(value) is int for value in values)
     # Arrow makes 7.5 in a column of integers a 7; `conform` casts what is inferred, and checks it
     first_types = [kind for kind in schema_types if not pa.types.is_integer(kind)]

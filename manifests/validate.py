@@ -15,9 +15,11 @@ import numpy as np
 import pyarrow as pa
 
 from manifests.access import Access
+from manifests.fit import VideoSize, place
 from manifests.images import load_image
-from manifests.plausible import RowWarning, row_warnings
-from manifests.schema import MANIFEST_SCHEMA, box_error, parse_row, row_problems, rows_of
+from manifests.masks import masks_of
+from manifests.plausible import FRAMES, RowWarning, row_warnings
+from manifests.schema import Sample, box_error, known_columns, parse_row, row_problems, rows_of
 from sgi2v.errors import Problem, SampleError
 from sgi2v.trajectory import boxes_outside
 
@@ -59,20 +61,20 @@ def check(
     manifest_uri: str,
     images: bool = True,
     access: Access | None = None,
-    video_size: tuple[int, int] | None = None,
+    video_size: VideoSize | None = None,
     on_image: Callable[[int, int], None] = lambda done, total: None,
 ) -> Findings:
     """The problems and doubts of a conformed table.
 
     images: read and decode each distinct image once, and check the boxes against its size. access: where images may
-    lie. video_size: (height, width) of the videos to make, if it is known. on_image: called with the number of images
+    lie. video_size: of the videos to make, if it is known. on_image: called with the number of images
     that are checked, and of all, after each one.
     """
     sizes = _check_images(table, manifest_uri, access, on_image) if images else {}
     return _check_rows(table, sizes, video_size)
 
 
-def glance(table: pa.Table, manifest_uri: str, access: Access | None, video_size: tuple[int, int]) -> list[RowWarning]:
+def glance(table: pa.Table, manifest_uri: str, access: Access | None, video_size: VideoSize) -> list[RowWarning]:
     """The doubts about the first rows of a table, found within seconds. A mistake of units is one of every row.
 
     Numbers of GLANCED_ROWS rows are read, and images of GLANCED_IMAGES of them.
@@ -96,22 +98,32 @@ def glance(table: pa.Table, manifest_uri: str, access: Access | None, video_size
         thread.start()
     for thread in threads:
         thread.join(max(end - time.monotonic(), 0))
-    return _check_rows(table.slice(0, GLANCED_ROWS), dict(sizes), video_size).warnings
+    return _check_rows(table.slice(0, GLANCED_ROWS), dict(sizes), video_size, problems=False).warnings
 
 
 def _check_rows(
-    table: pa.Table, checked_images: dict[str, _SizeOrProblem], video_size: tuple[int, int] | None
+    table: pa.Table,
+    checked_images: dict[str, _SizeOrProblem],
+    video_size: VideoSize | None,
+    problems: bool = True,
 ) -> Findings:
+    """problems: False looks for doubts only, which is faster."""
     findings = Findings()
     row = 0
-    for batch in table.select(MANIFEST_SCHEMA.names).to_batches(max_chunksize=_BATCH_ROWS):
+    for batch in known_columns(table).to_batches(max_chunksize=_BATCH_ROWS):
         for values in rows_of(pa.Table.from_batches([batch])):
-            findings.problems.extend(_problems_of_row(row, values, checked_images))
-            row += 1
+            if problems:
+                findings.problems.extend(_problems_of_row(row, values, checked_images))
             image = checked_images.get(values["image"])
             with suppress(SampleError):  # which is among the problems
                 size = None if isinstance(image, Problem) else image
-                findings.warnings.extend(row_warnings(parse_row(values), size, video_size))
+                sample = parse_row(values)
+                findings.warnings.extend(row_warnings(sample, size, video_size))
+                if problems and sample.masks is not None and size is not None:
+                    findings.problems.extend(_mask_problems(row, sample, size))
+                if problems and size is not None and video_size is not None:
+                    findings.problems.extend(_fit_problems(row, sample, size, video_size))
+            row += 1
     return findings
 
 
@@ -127,6 +139,22 @@ def _problems_of_row(row: int, values: dict[str, Any], checked_images: dict[str,
         boxes = [box if box_error(n, box) is None else [0, 0, 1, 1] for n, box in enumerate(values["boxes"] or [])]
         for _, error in boxes_outside(np.array(boxes).reshape(-1, 4), *image):
             yield Problem(row, sample_id, "boxes", error.code, error.message)
+
+
+def _mask_problems(row: int, sample: Sample, size: tuple[int, int]) -> Iterator[Problem]:
+    """The first problem of the masks of a row. size: (height, width) of its image."""
+    try:
+        for _ in masks_of(sample.masks or (), sample.boxes_N4, *size):
+            pass
+    except SampleError as error:
+        yield Problem(row, sample.sample_id, "masks", error.code, error.message)
+
+
+def _fit_problems(row: int, sample: Sample, size: tuple[int, int], video_size: VideoSize) -> Iterator[Problem]:
+    """The boxes of a row that are lost as its picture is cropped. size: (height, width) of its image."""
+    tracks = sample.tracks(FRAMES, *size).clip_to_first_frame()
+    for _, error in place(tracks, video_size, sample.fit).lost_boxes(tracks):
+        yield Problem(row, sample.sample_id, "boxes", error.code, error.message)
 
 
 def _check_images(

@@ -11,6 +11,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -18,6 +19,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from manifests.access import Access
+from manifests.fit import Fit, VideoSize
 from sgi2v.canonical import canonical_json
 from sgi2v.checkpoint import Checkpoint, check_layers, open_checkpoint
 from sgi2v.config import GuidanceConfig, ModelConfig, Preset, SamplerConfig, apply_preset
@@ -30,6 +32,10 @@ WAIT_ON_CLUSTER_S = 900.0
 """Seconds that a run waits for nodes of a cluster that can hold its workers."""
 Toml = Mapping[str, Mapping[str, Any]]
 """Plain values by section."""
+
+
+FIRST_FIT: Fit = "stretch"
+"""What every output has that says nothing of `fit`: earlier versions made it."""
 
 
 class MetricsConfig(Settings):
@@ -149,6 +155,9 @@ class RunSettings(ExecutionConfig):
     """`paper`: the checkpoint's own settings; `fast`: less than a third of the work."""
     seed: int = 817
     """Seed for rows without a `seed` value."""
+    fit: Fit = "crop"
+    """How a picture fills a video of another shape, where its row does not say: crop, pad, stretch, or bucket (a video
+    of about the picture's shape)."""
 
 
 SECTIONS: Mapping[str, type[Settings]] = {
@@ -175,6 +184,15 @@ class RunConfig:
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     seed: int = 817
     """Seed for rows without a `seed` value."""
+    fit: Fit = "crop"
+    """How a picture fills a video of another shape, where its row does not say."""
+    size_multiple: int = 64
+    """Height and width that the model can make are multiples of this, pixels. The weights' revision decides it."""
+
+    @cached_property
+    def video_size(self) -> VideoSize:
+        """The size of the videos, and how pictures are fitted into it."""
+        return VideoSize(self.sampler.height, self.sampler.width, self.fit, self.size_multiple)
 
     def deciding(self) -> dict[str, Any]:
         """What decides the results, as plain values: two runs may share an output only if it is equal."""
@@ -184,12 +202,16 @@ class RunConfig:
             "guidance": None if self.guidance is None else self.guidance.plain(),
             "metrics": self.metrics.plain(),
             "seed": self.seed,
+            "fit": self.fit,
         }
 
     @property
     def fingerprint(self) -> str:
-        """Digest of what decides the results."""
-        return hashlib.sha256(canonical_json(self.deciding()).encode()).hexdigest()[:16]
+        """Digest of what decides the results. It knows `fit` unless that is FIRST_FIT, as in earlier versions."""
+        deciding = self.deciding()
+        if self.fit == FIRST_FIT:
+            del deciding["fit"]
+        return hashlib.sha256(canonical_json(deciding).encode()).hexdigest()[:16]
 
 
 def differences(recorded: Mapping[str, Any], current: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -340,6 +362,8 @@ def resolve(
         metrics=MetricsConfig.parse(settings["metrics"]),
         execution=execution,
         seed=run.seed,
+        fit=run.fit,
+        size_multiple=checkpoint.size_multiple,
     )
     return config, checkpoint
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from manifests.access import Access, display_uri
 from manifests.io import Manifest
-from manifests.schema import MANIFEST_SCHEMA
+from manifests.schema import known_columns
 from pipeline.config import RunConfig
 from pipeline.output.catalog import Catalog
 from pipeline.output.inputs import ImageComparison, changed_rows, compare_images
@@ -29,7 +29,7 @@ class Plan:
     """The rows that a run has to do, and the samples that are finished."""
 
     todo: pa.Table
-    """MANIFEST_SCHEMA of the rows to do, with `_attempts`: how many runs have finished the row before."""
+    """The known columns of the rows to do, with `_attempts`: how many runs have finished the row before."""
     total: int
     """Rows of the manifest, up to the limit."""
     catalog: Catalog
@@ -130,7 +130,7 @@ def make_plan(
     location that the samples of the output came from; then rows that are finished already raise ConfigError.
     """
     # other columns do not decide a sample, so they do not travel through the stages
-    rows = manifest.select(MANIFEST_SCHEMA.names)
+    rows = known_columns(manifest)
     catalog = Catalog(storage)
     index = catalog.index
     positions = pc.index_in(rows["sample_id"], value_set=index["sample_id"].combine_chunks())

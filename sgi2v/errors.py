@@ -29,6 +29,7 @@ class ErrorCode(StrEnum):
     IMAGE_TOO_LARGE = "image_too_large"
     BOX_OUTSIDE = "box_outside"
     TRAJECTORY_INVALID = "trajectory_invalid"
+    MASK_INVALID = "mask_invalid"
     OUT_OF_MEMORY = "out_of_memory"
     GUIDANCE_DIVERGED = "guidance_diverged"
     VIDEO_INVALID = "video_invalid"

@@ -44,7 +44,8 @@ class LossPlan:
     corner_weights_K4: Tensor
     """Bilinear weights of these four cells."""
     weight_K: Tensor
-    """Gaussian weight of the compared cell within its box; the largest weight of a box is 1."""
+    """Gaussian weight of the compared cell within its box, of which the largest of a box is 1, times the share of the
+    matching place in frame 0 that is the object, if the box has a mask."""
     low_pass_hw: Tensor | None
     """Gains of the low-pass merge; None skips it."""
 
@@ -111,6 +112,13 @@ def plan_loss(
     corners_K4 = (first_K4[:, 1:2] + rows) * width + first_K4[:, 0:1] + columns
     corner_weights_K4 = np.stack([(1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx], -1)
 
+    if tracks.masks_NHW is not None:
+        share_NM = np.stack([_cell_shares(mask_HW, height, width) for mask_HW in tracks.masks_NHW])
+        weight_K *= (share_NM[n_K[:, None], corners_K4] * corner_weights_K4).sum(axis=1)
+        seen = weight_K > 0
+        t_K, y_K, x_K, weight_K = t_K[seen], y_K[seen], x_K[seen], weight_K[seen]
+        corners_K4, corner_weights_K4 = corners_K4[seen], corner_weights_K4[seen]
+
     def on_device(array: NDArray[np.generic], dtype: torch.dtype) -> Tensor:
         return torch.as_tensor(array, dtype=dtype, device=device)
 
@@ -122,6 +130,13 @@ def plan_loss(
         weight_K=on_device(weight_K, torch.float32),
         low_pass_hw=None if cutoff is None else butterworth_low_pass(height, width, cutoff).to(device),
     )
+
+
+def _cell_shares(mask_HW: NDArray[np.uint8], height: int, width: int) -> NDArray[np.float64]:
+    """Share of each latent cell that is the object, flat over (y, x). mask: as in BoxTracks."""
+    mask_1HW = torch.as_tensor(mask_HW, dtype=torch.float64)[None]
+    shares: NDArray[np.float64] = F.adaptive_avg_pool2d(mask_1HW, (height, width)).flatten().numpy() / 255
+    return shares
 
 
 def _gaussian(position_K: NDArray[np.int64], size_K: NDArray[np.int64], sigma: float) -> NDArray[np.float64]:

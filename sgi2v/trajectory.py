@@ -6,7 +6,7 @@ Axes: N boxes, T frames, P path points. Boxes are xyxy, pixels, half-open; x run
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,12 @@ class BoxTracks:
     """Height of the frame that the pixels refer to."""
     width: int
     """Width of the frame that the pixels refer to."""
+    still_N: NDArray[np.bool_] | None = None
+    """Whether each box is only held where it is, and not scored as followed; None: no box is."""
+
+    masks_NHW: NDArray[np.uint8] | None = None
+    """How much of each cell of an even grid over frame 0, of any size, is the object: 255 (or True) is all. None: the
+    objects fill their boxes."""
 
     def __post_init__(self) -> None:
         boxes_NT4 = np.asarray(self.boxes_NT4, np.float64)
@@ -58,6 +64,15 @@ class BoxTracks:
             raise TrajectoryError(ErrorCode.TRAJECTORY_INVALID, message)
         if not np.isfinite(boxes_NT4).all():
             raise TrajectoryError(ErrorCode.TRAJECTORY_INVALID, "box tracks contain NaN or infinite coordinates")
+        if self.still_N is not None and self.still_N.shape != boxes_NT4.shape[:1]:
+            message = f"expected one entry of still per box ({len(boxes_NT4)}), got {list(self.still_N.shape)}"
+            raise TrajectoryError(ErrorCode.TRAJECTORY_INVALID, message)
+        masks_NHW = self.masks_NHW
+        if masks_NHW is not None and (masks_NHW.ndim != 3 or len(masks_NHW) != len(boxes_NT4)):
+            message = f"expected masks of shape [{len(boxes_NT4)}, height, width], got {list(masks_NHW.shape)}"
+            raise TrajectoryError(ErrorCode.TRAJECTORY_INVALID, message)
+        if masks_NHW is not None and masks_NHW.dtype == bool:
+            object.__setattr__(self, "masks_NHW", masks_NHW.astype(np.uint8) * 255)
         object.__setattr__(self, "boxes_NT4", boxes_NT4)
 
     @classmethod
@@ -132,14 +147,14 @@ class BoxTracks:
             return self
         new_size, old_size = np.array([width, height] * 2), np.array([self.width, self.height] * 2)
         # multiply first, or a coordinate on a cell's border could land just below it
-        return BoxTracks(self.boxes_NT4 * new_size / old_size, height, width)
+        return replace(self, boxes_NT4=self.boxes_NT4 * new_size / old_size, height=height, width=width)
 
     def resample(self, num_frames: int) -> BoxTracks:
         """The same motion over another number of frames, linearly interpolated."""
         if num_frames == self.num_frames:
             return self
         boxes_TN4 = resample_path(self.boxes_NT4.swapaxes(0, 1), num_frames)
-        return BoxTracks(boxes_TN4.swapaxes(0, 1), self.height, self.width)
+        return replace(self, boxes_NT4=boxes_TN4.swapaxes(0, 1))
 
     def clip_to_first_frame(self) -> BoxTracks:
         """Cut off what lies outside the frame in frame 0: the same share of the box in every frame.
@@ -153,7 +168,7 @@ class BoxTracks:
         first_size = np.tile(first_N4[:, 2:] - first_N4[:, :2], 2)
         size_NT4 = np.tile(self.boxes_NT4[..., 2:] - self.boxes_NT4[..., :2], 2)
         cut_NT4 = ((clipped_N4 - first_N4) / first_size)[:, None] * size_NT4
-        return BoxTracks(self.boxes_NT4 + cut_NT4, self.height, self.width)
+        return replace(self, boxes_NT4=self.boxes_NT4 + cut_NT4)
 
     def cells(self, cell_px: int) -> NDArray[np.int64]:
         """[N, T, 4] xyxy in latent cells of `cell_px` pixels a side: floor(px / cell_px), at least one cell a side."""

@@ -36,13 +36,19 @@ CPU_INFO = Path("/proc/cpuinfo")
 """The file in which Linux lists the processor's instruction sets."""
 
 
-def resize_image(image_HWC: Frames, height: int, width: int) -> Frames:
-    """Resize an RGB image, bicubic, uint8 in and out. An image of that size already is returned as it is."""
+def resize_image(
+    image_HWC: Frames, height: int, width: int, box: tuple[float, float, float, float] | None = None
+) -> Frames:
+    """Resize an RGB image, bicubic, uint8 in and out. An image of that size already is returned as it is.
+
+    box: the part of the image to take, xyxy in its pixels; None takes all.
+    """
     from PIL import Image
 
-    if image_HWC.shape[:2] == (height, width):
+    whole = (0, 0, image_HWC.shape[1], image_HWC.shape[0])
+    if image_HWC.shape[:2] == (height, width) and box in {None, whole}:
         return image_HWC
-    return np.asarray(Image.fromarray(image_HWC).resize((width, height), Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(image_HWC).resize((width, height), Image.Resampling.BICUBIC, box))
 
 
 def encode_mp4(frames_THWC: Frames, fps: int) -> bytes:

@@ -44,9 +44,8 @@ def dry_run(request: Request, manifest: Manifest) -> int:
     index = plan.catalog.index
     finished = index.filter(pc.invert(pc.is_in(index["sample_id"], value_set=plan.todo["sample_id"].combine_chunks())))
     sampler, guidance = config.sampler, config.guidance
-    video_size = (sampler.height, sampler.width)
     todo, access = plan.todo.drop_columns(["_attempts"]), config.execution.access
-    findings = check(todo, config.manifest, access=access, video_size=video_size, on_image=Checked())
+    findings = check(todo, config.manifest, access=access, video_size=config.video_size, on_image=Checked())
     problems, warnings = findings.problems, describe(findings.warnings)
     guided = "no guidance" if guidance is None else f"{len(guidance.step_indices(sampler.steps))} guided"
     lines = [
@@ -56,7 +55,7 @@ def dry_run(request: Request, manifest: Manifest) -> int:
         f"  to do       {plan.todo.num_rows:>6}  -> {config.output}",
         *(f"  {line}" for line in image_lines(plan)),
         f"  model       {checkpoint.source} at {checkpoint.revision}",
-        f"  video       {sampler.num_frames} frames of {sampler.height} x {sampler.width} px, "
+        f"  video       {sampler.num_frames} frames of {sampler.height} x {sampler.width} px{_shapes(config)}, "
         f"{sampler.steps} steps, {guided}",
         *_cost_lines(config, checkpoint, plan.todo.num_rows, index),
         f"  problems    {len(problems):>6}",
@@ -65,6 +64,13 @@ def dry_run(request: Request, manifest: Manifest) -> int:
     ]
     print("\n".join(lines))  # noqa: T201
     return 2 if problems or (request.strict and warnings) else 0
+
+
+def _shapes(config: RunConfig) -> str:
+    """What `fit` makes of the size that is asked for."""
+    if config.fit != "bucket":
+        return f" ({config.fit})"
+    return f" or the nearest of {counted(len(config.video_size.buckets), 'size')} to the picture's shape (bucket)"
 
 
 def _say_that_it_counts() -> None:

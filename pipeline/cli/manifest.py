@@ -10,7 +10,7 @@ import typer
 from pipeline.cli import exit_codes
 from pipeline.cli.options import CheckOptions, errors_name_flags, settings_of, takes
 from pipeline.cli.run import Manifest
-from sgi2v.wording import counted
+from sgi2v.wording import counted, did_you_mean
 
 app = typer.Typer(
     help="Check, look at and make manifests.\n\nExample: sgi2v-batch manifest validate manifest.parquet",
@@ -30,8 +30,8 @@ def validate(
 ) -> None:
     """Print every problem of every row, and a warning of each kind of row that looks wrong.
 
-    Exit 0 where there is no problem, 2 otherwise; with --strict, 2 for warnings too. Pictures that are stretched are
-    found by `run --dry-run`, which knows the size of the videos.
+    Exit 0 where there is no problem, 2 otherwise; with --strict, 2 for warnings too. Pictures that are stretched, or
+    cropped too much for their boxes, are found by `run --dry-run`, which knows the size of the videos.
     """
     from manifests.io import read_manifest
     from manifests.plausible import describe
@@ -64,9 +64,15 @@ def show(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Picture to write.  [default: <sample_id>.png]")
     ] = None,
+    height: Annotated[int, typer.Option(min=1, help="Frame height of the video, pixels.")] = 576,
+    width: Annotated[int, typer.Option(min=1, help="Frame width of the video, pixels.")] = 1024,
+    fit: Annotated[
+        str, typer.Option(help="crop, pad, stretch or bucket, as in `run`; the row's own `fit` wins.")
+    ] = "crop",
 ) -> None:
-    """Draw a sample's image with its boxes and where they should go."""
+    """Draw a sample's first frame, as `run` makes it of the image, with its boxes and where they should go."""
     from manifests.draw import draw_sample, save_picture
+    from manifests.fit import FITS, VideoSize, place
     from manifests.images import load_image
     from manifests.io import read_manifest
     from manifests.plausible import describe, row_warnings
@@ -74,6 +80,9 @@ def show(
     from sgi2v.config import SamplerConfig
     from sgi2v.errors import ConfigError, StorageError
 
+    if fit not in FITS:
+        raise ConfigError(f"--fit must be one of {', '.join(FITS)}, not {fit!r}{did_you_mean(fit, FITS)}")
+    video_size = VideoSize(height, width, fit)
     table = read_manifest(manifest)
     ids = [str(one) for one in table.column("sample_id").to_pylist()]
     wanted: str = ids[0] if sample_id is None else sample_id
@@ -84,12 +93,15 @@ def show(
         image_HWC = load_image(sample.image, manifest)
     except OSError as error:
         raise StorageError(f"the image of {wanted} cannot be read now ({error}): try again later") from error
-    height, width, _ = image_HWC.shape
-    picture = draw_sample(image_HWC, sample.tracks(SamplerConfig().num_frames, height, width), sample.sample_id)
+    image_size = image_HWC.shape[:2]
+    tracks = sample.tracks(SamplerConfig().num_frames, *image_size)
+    placement = place(tracks, video_size, sample.fit)
+    title = f"{sample.sample_id}, {placement.fit} of {image_size[1]} x {image_size[0]} px"
+    picture = draw_sample(placement.image(image_HWC), placement.tracks(tracks), title)
     target = output or Path(f"{sample.sample_id}.png")
     save_picture(picture, target)
     typer.echo(f"wrote {target}")
-    for line in describe(list(row_warnings(sample, (height, width)))):
+    for line in describe(list(row_warnings(sample, image_size, video_size))):
         typer.echo(line)
 
 

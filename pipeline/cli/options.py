@@ -133,7 +133,8 @@ class CheckOptions(AccessOptions):
     strict: Annotated[
         bool,
         option(
-            "Refuse a manifest whose rows look wrong (other units, [y, x], paths far outside, stretched pictures). "
+            "Refuse a manifest whose rows look wrong (other units, [y, x], paths far outside, boxes that a crop "
+            "loses, stretched pictures). "
             "Without it, `run` warns, after a look at the first 10000 rows and 50 images; with it, it looks at all "
             "of them first."
         ),
@@ -181,6 +182,16 @@ class RunOptions(CheckOptions, SampleOptions):
     ] = None
     seed: Annotated[
         int | None, Sets("run", "seed"), option("Seed for rows without a `seed` value.  [default: 817]")
+    ] = None
+    fit: Annotated[
+        str | None,
+        Sets("run", "fit"),
+        option(
+            "How a picture fills a video of another shape: crop (around the boxes and paths), pad (black bars), "
+            "stretch, or bucket (a video of about its shape, and no more pixels); the column `fit` wins.  "
+            "[default: crop]",
+            words=("crop", "pad", "stretch", "bucket"),
+        ),
     ] = None
     limit: Annotated[int | None, option("Run only the first N rows of the manifest.", min=1, metavar="N")] = None
     retry_failed: Annotated[bool, option("Run rows again that have failed before.")] = False

@@ -59,8 +59,8 @@ class Lines(Observer):
             self.say(f"  {damage.key} {damage.problem}: does not count, `sgi2v-batch verify --repair` takes it away")
         if len(damaged) > SHOWN_DAMAGED:
             self.say(f"  and {counted(len(damaged) - SHOWN_DAMAGED, 'more damaged record')}")
-        sampler, access = self.config.sampler, self.config.execution.access
-        implausible = glance(plan.todo, self.config.manifest, access, (sampler.height, sampler.width))
+        config = self.config
+        implausible = glance(plan.todo, config.manifest, config.execution.access, config.video_size)
         for line in (*image_lines(plan), *describe(implausible)):
             self.say(line)
 

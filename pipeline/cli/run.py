@@ -91,9 +91,9 @@ def _refuse_implausible(request: Request, table: pa.Table) -> None:
     from sgi2v.errors import ConfigError
 
     config = request.config
-    video_size = (config.sampler.height, config.sampler.width)
     rows = table.slice(0, request.wanted.limit)
-    warnings = describe(check(rows, config.manifest, access=config.execution.access, video_size=video_size).warnings)
+    findings = check(rows, config.manifest, access=config.execution.access, video_size=config.video_size)
+    warnings = describe(findings.warnings)
     if warnings:
         raise ConfigError("\n".join(["rows look wrong, and --strict refuses them:", *warnings]))
 

@@ -10,11 +10,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.config import RunConfig
 from pipeline.flow.attempts import LedgerClient, attempt
-from pipeline.flow.row import InFlight, map_rows, outcome_row, pixels_of, state_of, tracks_of
+from pipeline.flow.row import InFlight, map_rows, outcome_row, pixels_of, sampler_of, state_of, tracks_of
 from pipeline.output.lease import check_epoch
 from pipeline.output.records import SampleRecord, commit, video_key
 from pipeline.output.storage import Storage
@@ -75,17 +76,22 @@ class Commit:
         from sgi2v.metrics.quality import sample_quality
         from sgi2v.video import check_video, decode_mp4, encode_mp4
 
-        sampler = self.config.sampler
+        sampler = sampler_of(state, self.config.sampler)
         shape = (sampler.num_frames, sampler.height, sampler.width)
         video = encode_mp4(pixels_of(table, "frames", (*shape, 3)), sampler.fps)
         decoded_THWC = decode_mp4(video)
         check_video(decoded_THWC, *shape)
-        tracks = tracks_of(state, *shape)
+        tracks = tracks_of(state, sampler)
         first_frame_HWC = pixels_of(table, "first_frame", (*shape[1:], 3))
+        left, top, right, bottom = state.record_fields["picture_box"]  # bars beside the picture are not measured
+        shown_THWC, shown_HWC = decoded_THWC[:, top:bottom, left:right], first_frame_HWC[top:bottom, left:right]
+        shown_boxes_NT4 = tracks.boxes_NT4 - np.array([left, top, left, top])
+        shown_tracks = replace(tracks, boxes_NT4=shown_boxes_NT4, height=bottom - top, width=right - left)
         fields = {
             **state.record_fields,
             "file_name": video_key(state.sample_id, uuid.uuid4().hex[:8]),
             "num_boxes": tracks.num_boxes,
+            "num_still": 0 if tracks.still_N is None else int(tracks.still_N.sum()),
             "num_frames": sampler.num_frames,
             "height": sampler.height,
             "width": sampler.width,
@@ -93,8 +99,8 @@ class Commit:
             "video_sha256": hashlib.sha256(video).hexdigest(),
             "video_bytes": len(video),
             "metrics": {
-                **motion_fidelity(decoded_THWC, tracks, self.tracker).as_dict(),
-                **sample_quality(decoded_THWC, first_frame_HWC).as_dict(),
+                **motion_fidelity(shown_THWC, shown_tracks, self.tracker).as_dict(),
+                **sample_quality(shown_THWC, shown_HWC).as_dict(),
             },
         }
         return video, replace(state, record_fields=fields)

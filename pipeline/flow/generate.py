@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.config import RunConfig
 from pipeline.flow.attempts import LedgerClient, attempt, wait_until_admitted
 from pipeline.flow.notes import Reporter, SendNote
-from pipeline.flow.row import as_row, map_rows, pixels_of, state_of, tracks_of
+from pipeline.flow.row import as_row, map_rows, masks_of, pixels_of, sampler_of, state_of, tracks_of
 from pipeline.flow.session import garbage_collection_paused
 from sgi2v.checkpoint import pinned
 from sgi2v.config import GuidanceConfig, MemoryTier, SamplerConfig
@@ -124,9 +124,9 @@ class Generate:
             return as_row(state.with_run_error(self.model), None, None)
         if state.error_code is not None or state.fatal is not None:
             return as_row(state, None, None)
-        sampler = self.config.sampler
+        sampler = sampler_of(state, self.config.sampler)
         image_HWC = pixels_of(table, "first_frame", (sampler.height, sampler.width, 3))
-        tracks = tracks_of(state, sampler.num_frames, sampler.height, sampler.width)
+        tracks = replace(tracks_of(state, sampler), masks_NHW=masks_of(table))
         timeout_s = self.config.execution.sample_timeout_s
         try:
             wait_until_admitted(self.ledger, state.sample_id)

@@ -10,6 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from manifests.decode import decode_picture
+from manifests.fit import place
+from manifests.masks import masks_of, png_of
 from manifests.schema import parse_row, row_digest, rows_of
 from manifests.urls import resolve_uri
 from pipeline.config import RunConfig, sample_seed
@@ -45,21 +47,19 @@ class Load:
         state = InFlight(row["sample_id"], row["_attempts"], row_digest(row), seed)
         try:
             with attempt(self.ledger, "load", state.sample_id, self.config.execution.sample_timeout_s):
-                first_frame, boxes = self._first_frame_and_boxes(row, state.record_fields)
+                state, first_frame, masks = self._with_conditions(row, state)
         except (ClusterError, StorageError) as error:
             return as_row(state.with_run_error(error), None, None)
         except Exception as error:
             return as_row(state.with_error(error).with_seconds("load", time.perf_counter() - start), None, None)
-        state = replace(state, boxes_NT4=boxes)
-        return as_row(state.with_seconds("load", time.perf_counter() - start), first_frame, None)
+        return as_row(state.with_seconds("load", time.perf_counter() - start), first_frame, None, masks)
 
-    def _first_frame_and_boxes(
-        self, row: dict[str, Any], record_fields: dict[str, Any]
-    ) -> tuple[bytes, list[list[list[float]]]]:
-        """The row's first frame and boxes. Notes the image in `record_fields`, also if the row fails after that."""
-        from sgi2v.video import resize_image
+    def _with_conditions(self, row: dict[str, Any], state: InFlight) -> tuple[InFlight, bytes, list[bytes] | None]:
+        """The state with the row's boxes, its first frame, and the masks of its boxes as PNGs of that frame.
 
-        sampler, access = self.config.sampler, self.config.execution.access
+        Notes the image in `state.record_fields`, also if the row fails after that.
+        """
+        access, record_fields = self.config.execution.access, state.record_fields
         sample = parse_row(row)
         uri = resolve_uri(sample.image, self.config.manifest, access)
         record_fields["image_uri"] = shown_uri(uri)
@@ -68,10 +68,25 @@ class Load:
         picture = decode_picture(data)
         record_fields["image_note"] = picture.note
         height, width = picture.pixels_HWC.shape[:2]
-        tracks = sample.tracks(sampler.num_frames, height, width).clip_to_first_frame()
-        boxes_NT4: list[list[list[float]]] = tracks.rescale(sampler.height, sampler.width).boxes_NT4.tolist()
-        first_frame = resize_image(picture.pixels_HWC, sampler.height, sampler.width).tobytes()
-        return first_frame, boxes_NT4
+        tracks = sample.tracks(self.config.sampler.num_frames, height, width).clip_to_first_frame()
+        placement = place(tracks, self.config.video_size, sample.fit)
+        for _, error in placement.lost_boxes(tracks):
+            raise error
+        record_fields["fit"] = placement.fit
+        record_fields["source_box"] = list(placement.source_box)
+        record_fields["picture_box"] = list(placement.picture_box)
+        masks = None
+        if sample.masks is not None and any(mask is not None for mask in sample.masks):
+            own = masks_of(sample.masks, sample.boxes_N4, height, width)
+            masks = [png_of(placement.mask(mask_HW)) for mask_HW in own]
+        state = replace(
+            state,
+            height=placement.height,
+            width=placement.width,
+            boxes_NT4=placement.tracks(tracks).boxes_NT4.tolist(),
+            still=None if sample.still is None else list(sample.still),
+        )
+        return state, placement.image(picture.pixels_HWC).tobytes(), masks
 
 
 def _fetch(uri: str, config: RunConfig) -> bytes:

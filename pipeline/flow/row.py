@@ -7,6 +7,7 @@ stage, Ray would pass on the text only.
 
 from __future__ import annotations
 
+import io
 import json
 import traceback
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from PIL import Image
 
 from manifests.access import without_secrets
 from pipeline.flow.missing import missing_package
@@ -30,10 +32,11 @@ _IN_FLIGHT: dict[str, pa.DataType] = {
     "state": pa.string(),
     "first_frame": pa.large_binary(),
     "frames": pa.large_binary(),
+    "masks": pa.list_(pa.large_binary()),
     "log": pa.string(),
 }
 IN_FLIGHT_SCHEMA = pa.schema(_IN_FLIGHT)
-"""A row after `load` and `generate`. state: `InFlight` as JSON; log: a JSON list of log lines."""
+"""A row after `load` and `generate`. state: `InFlight` as JSON; masks: PNGs of frame 0, per box; log: a JSON list."""
 OUTCOME_SCHEMA = pa.schema([(name, pa.string()) for name in ("record", "fatal", "message", "log")])
 """A row after `commit`, as the driver gets it: the record as JSON, or name and message of a run's error."""
 RUN_ERRORS: dict[str, type[SGI2VError]] = {
@@ -55,8 +58,14 @@ class InFlight:
     """Number of earlier runs that finished this sample."""
     row_digest: str
     seed: int
+    height: int | None = None
+    """Of the sample's frames, pixels; None if the row has failed."""
+    width: int | None = None
+    """Of the sample's frames, pixels; None if the row has failed."""
     boxes_NT4: list[list[list[float]]] | None = None
     """Boxes in output pixels; None if the row has failed."""
+    still: list[bool] | None = None
+    """Which boxes are told to stay; None: no box is."""
     error_code: str | None = None
     message: str | None = None
     """Message of the row's error, or of the error that ends the run."""
@@ -104,9 +113,11 @@ def _shortened(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
 
 
-def as_row(state: InFlight, first_frame: bytes | None, frames: bytes | None) -> pa.Table:
+def as_row(
+    state: InFlight, first_frame: bytes | None, frames: bytes | None, masks: list[bytes] | None = None
+) -> pa.Table:
     """One row of IN_FLIGHT_SCHEMA. first_frame, frames: uint8 pixels; None if the row has failed."""
-    row = {"state": json.dumps(asdict(state)), "first_frame": first_frame, "frames": frames}
+    row = {"state": json.dumps(asdict(state)), "first_frame": first_frame, "frames": frames, "masks": masks}
     return pa.Table.from_pylist([row], IN_FLIGHT_SCHEMA)
 
 
@@ -139,9 +150,24 @@ def outcome_row(record: SampleRecord | None, state: InFlight) -> pa.Table:
     return pa.Table.from_pylist([{"record": text, "fatal": state.fatal, "message": state.message}], OUTCOME_SCHEMA)
 
 
-def tracks_of(state: InFlight, num_frames: int, height: int, width: int) -> BoxTracks:
-    boxes_NT4 = np.array(state.boxes_NT4, np.float64).reshape(-1, num_frames, 4)  # no boxes: an array [0, T, 4]
-    return BoxTracks(boxes_NT4, height, width)
+def masks_of(row: pa.Table) -> NDArray[np.uint8] | None:
+    """The masks [N, H, W] of a row, as in BoxTracks; None if it has none."""
+    pngs = row["masks"][0].as_py()
+    return None if pngs is None else np.stack([np.asarray(Image.open(io.BytesIO(png))) for png in pngs])
+
+
+def sampler_of(state: InFlight, sampler: SamplerConfig) -> SamplerConfig:
+    """The run's settings with the size of this sample's frames."""
+    assert state.height is not None
+    assert state.width is not None
+    return sampler.replace(height=state.height, width=state.width)
+
+
+def tracks_of(state: InFlight, sampler: SamplerConfig) -> BoxTracks:
+    """The boxes of a sample. sampler: of `sampler_of`."""
+    boxes_NT4 = np.array(state.boxes_NT4, np.float64).reshape(-1, sampler.num_frames, 4)  # no boxes: an array [0, T, 4]
+    still_N = None if state.still is None else np.array(state.still, bool)
+    return BoxTracks(boxes_NT4, sampler.height, sampler.width, still_N)
 
 
 def generated_frames(row: pa.Table, sampler: SamplerConfig) -> tuple[InFlight, NDArray[np.uint8] | None]:
@@ -151,4 +177,5 @@ def generated_frames(row: pa.Table, sampler: SamplerConfig) -> tuple[InFlight, N
         raise RUN_ERRORS[state.fatal](state.message)
     if state.error_code is not None:
         return state, None
-    return state, pixels_of(row, "frames", (sampler.num_frames, sampler.height, sampler.width, 3))
+    own = sampler_of(state, sampler)
+    return state, pixels_of(row, "frames", (own.num_frames, own.height, own.width, 3))

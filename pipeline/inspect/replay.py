@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from manifests.io import read_manifest
-from manifests.schema import MANIFEST_SCHEMA, row_digest
+from manifests.schema import known_columns, row_digest
 from pipeline.flow.generate import Generate
 from pipeline.flow.load import Load
 from pipeline.flow.notes import SendNote
@@ -62,7 +62,7 @@ def replay(
     video = storage.get(record.file_name)
     if video is None:
         raise ConfigError(f"{output}/{record.file_name} is missing: check the output with `sgi2v-batch verify`")
-    rows = read_manifest(config.manifest).select(MANIFEST_SCHEMA.names)
+    rows = known_columns(read_manifest(config.manifest))
     rows = rows.filter(pc.equal(rows["sample_id"], sample_id))
     if rows.num_rows != 1 or row_digest(rows.to_pylist()[0]) != record.row_digest:
         raise ConfigError(f"{config.manifest} does not have the row that {sample_id} was made from")

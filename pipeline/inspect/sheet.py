@@ -10,6 +10,7 @@ import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 
 from manifests.draw import MAX_SIDE, draw_boxes, draw_conditions
+from manifests.fit import Placement
 from manifests.images import load_image
 from manifests.schema import Sample, parse_row
 from pipeline.output.catalog import Catalog
@@ -108,11 +109,21 @@ def _draw_strip(strip: _Strip, sample: Sample, image_HWC: Frames, frames: int) -
     if strip.frames is None:
         return picture
     count = len(strip.frames)
-    tracks = sample.tracks(count, *image_HWC.shape[:2]).rescale(height, width)
+    tracks = _placement(strip.record, image_HWC, height, width).tracks(sample.tracks(count, *image_HWC.shape[:2]))
     for number, t in enumerate(np.linspace(0, count - 1, frames).round().astype(int)):
         boxes_N4 = tracks.boxes_NT4[:, t] if tracks.num_boxes else np.zeros((0, 4))
         picture.paste(draw_boxes(strip.frames[t], boxes_N4, zoom), (number * tile_width, LABEL_HEIGHT))
     return picture
+
+
+def _placement(record: SampleRecord | None, image_HWC: Frames, height: int, width: int) -> Placement:
+    """Where a video of this size shows its picture. Records of earlier versions do not say: it fills all frames."""
+    whole = (0.0, 0.0, float(image_HWC.shape[1]), float(image_HWC.shape[0]))
+    if record is None or record.source_box is None or record.picture_box is None:
+        return Placement("stretch", height, width, whole, (0, 0, width, height))
+    x0, y0, x1, y1 = record.source_box
+    left, top, right, bottom = record.picture_box
+    return Placement("crop", height, width, (x0, y0, x1, y1), (left, top, right, bottom))
 
 
 def _caption(strip: _Strip) -> str:

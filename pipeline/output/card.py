@@ -160,7 +160,8 @@ def _front_matter(run: RunFile, samples: int, videos: str) -> str:
 def _summary(run: RunFile) -> str:
     sampler = run.deciding["sampler"]
     frames, height, width, fps = (sampler[name] for name in ("num_frames", "height", "width", "fps"))
-    size = f"{frames} frames of {height} x {width} px at {fps} per second"
+    shape = " or of another shape and no more pixels" if run.deciding["fit"] == "bucket" else ""
+    size = f"{frames} frames of {height} x {width} px{shape} at {fps} per second"
     how = "The boxes of a row follow its trajectories" if run.is_guided else "Nothing guides its objects"
     return (
         f"One row is one video, {size}, without sound. It was generated from one image by SG-I2V on a Stable Video "

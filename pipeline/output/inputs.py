@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.access import Access, display_uri, stored_uri, without_secrets
-from manifests.schema import MANIFEST_SCHEMA, row_digest, rows_of
+from manifests.schema import known_columns, row_digest, rows_of
 from manifests.urls import read_image_bytes, resolve_uri
 from manifests.validate import PARALLEL_READS
 from pipeline.output.catalog import Catalog
@@ -59,7 +59,7 @@ def shown_uri(uri: str) -> str:
 def changed_rows(manifest: pa.Table, index: pa.Table) -> list[str]:
     """The samples of an index whose row of the manifest is another one than they were made from."""
     positions = pc.index_in(manifest["sample_id"], value_set=index["sample_id"].combine_chunks())
-    rows = manifest.select(MANIFEST_SCHEMA.names).append_column("_digest", index["row_digest"].take(positions))
+    rows = known_columns(manifest).append_column("_digest", index["row_digest"].take(positions))
     return [
         row["sample_id"]
         for batch in rows.filter(pc.is_valid(positions)).to_batches(max_chunksize=DIGEST_BATCH_ROWS)

@@ -58,8 +58,16 @@ class SampleRecord:
     """False: plain SVD, because the row has no boxes or guidance is off."""
     num_boxes: int | None = None
     """Boxes of the row."""
+    num_still: int | None = None
+    """Those of them that are told to stay: `objmc_px` and the like leave them out."""
     num_frames: int | None = None
     """Frames of the video."""
+    fit: str | None = None
+    """How its picture fills the video: `crop`, `pad`, `stretch` or `bucket`."""
+    source_box: list[float] | None = None
+    """Part of the picture that is shown: x0, y0, x1, y1, pixels of the picture. None: all of it."""
+    picture_box: list[int] | None = None
+    """Part of the frames that shows the picture: x0, y0, x1, y1, pixels; the rest is black. None: all of them."""
     height: int | None = None
     """Of the video, pixels."""
     width: int | None = None

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from manifests.access import stored_uri, without_secrets_in
-from pipeline.config import ExecutionConfig, MetricsConfig, RunConfig, differences
+from pipeline.config import FIRST_FIT, ExecutionConfig, MetricsConfig, RunConfig, differences
 from pipeline.output.storage import Storage
 from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig
 from sgi2v.errors import ConfigError
@@ -67,6 +67,8 @@ class RunFile(BaseModel):
     """Commit or digest of the weights."""
     execution: dict[str, Any] = {}
     """The settings of the section `run`, without secrets."""
+    size_multiple: int = 64
+    """Height and width that the model can make are multiples of this, pixels."""
     versions: dict[str, str] = {}
     """Versions of Python and of the installed packages that compute."""
 
@@ -90,7 +92,7 @@ class RunFile(BaseModel):
         missing = {"model", "sampler", "guidance", "metrics", "seed"} - deciding.keys()
         if missing:
             raise ValueError(f"lacks {', '.join(sorted(missing))}")
-        return deciding
+        return {"fit": FIRST_FIT, **deciding}
 
     @property
     def is_guided(self) -> bool:
@@ -126,6 +128,7 @@ def describe_run(config: RunConfig, manifest_sha256: str, rows: int, limit: int 
         **_describe_manifest(config, manifest_sha256, rows, limit, other_samples=0),
         "model": config.model.plain(),
         "model_revision": config.model_revision,
+        "size_multiple": config.size_multiple,
         "execution": config.execution.plain(),
         "versions": {"python": platform.python_version(), **_installed_versions()},
     }
@@ -243,4 +246,6 @@ def recorded_config(storage: Storage) -> RunConfig:
         metrics=MetricsConfig.parse(deciding["metrics"]),
         execution=ExecutionConfig.parse(execution),
         seed=deciding["seed"],
+        fit=deciding["fit"],
+        size_multiple=run.size_multiple,
     )

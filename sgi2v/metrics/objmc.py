@@ -9,9 +9,9 @@ How one box is measured, all in output pixels:
     due       the frames of 1 .. T-1 in which the target is inside the frame
     counted   the due frames in which at least 5 of the 25 points are visible
 
-A box without a due frame, or with fewer than half of its due frames counted, has no value: null, with a reason. A
-sample's value is the mean over the boxes that have one. A sample's control gain is computed from the sample's own
-means of objmc_px and static_objmc_px. No value is ever NaN.
+A box without a due frame, or with fewer than half of its due frames counted, has no value: null, with a reason. So has
+a box that is told to stay. A sample's value is the mean over the boxes that have one. A sample's control gain is
+computed from the sample's own means of objmc_px and static_objmc_px. No value is ever NaN.
 
 Axes: N boxes, T frames, K counted frames, H W pixels, C colours, Q query points of one box; 2 is xy, 4 is xyxy.
 """
@@ -48,6 +48,8 @@ class NullReason(StrEnum):
 
     NO_BOXES = "no_boxes"
     """The sample has no boxes: every value is null."""
+    STILL = "still"
+    """The box is told to stay, so it is not scored as followed: every value is null. The sample's leave it out."""
     TARGET_OUTSIDE = "target_outside"
     """The target is never inside the frame: every value is null."""
     TOO_FEW_VISIBLE_POINTS = "too_few_visible_points"
@@ -122,15 +124,20 @@ def motion_fidelity(frames_THWC: Frames, tracks: BoxTracks, tracker: PointTracke
         )
         raise TrajectoryError(ErrorCode.TRAJECTORY_INVALID, message)
     clipped = tracks.clip_to_first_frame()
+    still_N = np.zeros(clipped.num_boxes, bool) if clipped.still_N is None else clipped.still_N
     boxes = []
-    for box_T4, target_T2, inside_T in zip(
-        clipped.boxes_NT4, clipped.centres_NT2, clipped.centre_inside_NT(), strict=True
+    for is_still, box_T4, target_T2, inside_T in zip(
+        still_N, clipped.boxes_NT4, clipped.centres_NT2, clipped.centre_inside_NT(), strict=True
     ):
+        if is_still:
+            boxes.append(Fidelity(null_reason=_join([NullReason.STILL])))
+            continue
         queries_Q2 = query_grid(box_T4[0])
         points = _track(tracker, frames_THWC, queries_Q2)
         boxes.append(_box_fidelity(points, queries_Q2, target_T2, inside_T, float(np.hypot(height, width))))
+    moving = [box for box, is_still in zip(boxes, still_N, strict=True) if not is_still]
     return MotionFidelity(
-        **asdict(_mean(boxes)), boxes=tuple(boxes), tracker=tracker.name, tracker_version=tracker.version
+        **asdict(_mean(moving or boxes)), boxes=tuple(boxes), tracker=tracker.name, tracker_version=tracker.version
     )
 
 

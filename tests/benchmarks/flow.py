@@ -125,7 +125,7 @@ def loop(rank: int, processes: int, manifest: str, steps: int | None) -> None:
     for number in range(rank, rows.num_rows, processes):
         row = load(rows.slice(number, 1))
         state, image_HWC = state_of(row), pixels_of(row, "first_frame", (sampler.height, sampler.width, 3))
-        tracks = tracks_of(state, sampler.num_frames, sampler.height, sampler.width)
+        tracks = tracks_of(state, sampler)
         generate(model, image_HWC, tracks, sampler, config.guidance, state.seed)
         print(f"[{number + 1}/{rows.num_rows}] {state.sample_id}", file=sys.stderr, flush=True)
 

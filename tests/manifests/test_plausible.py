@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import manifests.demo
+from manifests.fit import VideoSize
 from manifests.io import read_manifest
-from manifests.plausible import Kind, describe, row_warnings, stretch
+from manifests.plausible import Kind, describe, row_warnings
 from manifests.schema import Sample, parse_row
 from manifests.validate import check, glance
 from tests.manifests.rows import row, table
@@ -36,7 +37,8 @@ Floats = NDArray[np.float64]
 
 
 def kinds(sample: Sample, size: tuple[int, int] | None = SIZE, video: tuple[int, int] | None = None) -> set[Kind]:
-    return {warning.kind for warning in row_warnings(sample, size, video)}
+    """The doubts about a row whose picture is stretched. size, video: (height, width) of picture and video."""
+    return {warning.kind for warning in row_warnings(sample, size, video and VideoSize(*video, "stretch"))}
 
 
 def one(box: list[float], path: list[list[float]]) -> Sample:
@@ -58,7 +60,7 @@ def test_the_published_rows_and_the_demo_raise_no_doubt() -> None:
         for video in (None, SIZE, (288, 512)):
             assert not kinds(sample, SIZE, video), sample.sample_id
         assert not kinds(sample, None)
-    assert check(read_manifest(DEMO), DEMO, video_size=(128, 128)).warnings == []
+    assert check(read_manifest(DEMO), DEMO, video_size=VideoSize(128, 128)).warnings == []
 
 
 MISTAKES: dict[str, tuple[Kind, int, Callable[[Sample], Sample]]] = {
@@ -142,12 +144,12 @@ def test_boxes_under_one_latent_cell_are_named_where_the_video_is_smaller() -> N
 
 def test_a_stretched_picture_is_named_with_its_factor() -> None:
     sample = PUBLISHED[0]
-    assert stretch((720, 1280), (576, 1024)) == pytest.approx(1)
-    for one_size, other in (((1280, 720), SIZE), (SIZE, (1280, 720))):
-        assert stretch(one_size, other) == pytest.approx(3.16, abs=0.01)
+    assert not kinds(sample, (720, 1280), SIZE)
     assert not kinds(sample, (576, 1024), (576, 950))
-    (warning,) = row_warnings(sample, (576, 1024), (576, 576))
+    (warning,) = row_warnings(sample, (576, 1024), VideoSize(576, 576, "stretch"))
     assert warning == (Kind.STRETCHED, sample.sample_id, "1.78")
+    (upright,) = row_warnings(sample, (1280, 720), VideoSize(576, 1024, "stretch"))
+    assert upright.detail == "3.16"
     (line,) = describe([warning])
     assert line.startswith(f"warning: 1 row ({sample.sample_id} x1.78): a picture that is stretched")
 
@@ -177,14 +179,14 @@ def test_a_check_reads_every_image_and_a_glance_the_first_ones(tmp_path: Path, m
     uri = str(tmp_path / "m.parquet")
     rows = table(far_row(0), row(sample_id="bad", boxes=None), far_row(1, "none.png"), far_row(2, "last.png"))
     assert [each.sample_id for each in check(rows, uri).warnings] == ["r0", "r2"]
-    assert [each.sample_id for each in glance(rows, uri, None, (64, 64))] == ["r0", "r2"]
+    assert [each.sample_id for each in glance(rows, uri, None, VideoSize(64, 64))] == ["r0", "r2"]
     monkeypatch.setattr("manifests.validate.GLANCED_IMAGES", 2)
-    assert [each.sample_id for each in glance(rows, uri, None, (64, 64))] == ["r0"]
+    assert [each.sample_id for each in glance(rows, uri, None, VideoSize(64, 64))] == ["r0"]
     share = {"boxes": [[0, 0, 0.5, 0.5]], "trajectories": [[[0.1, 0.1], [1, 1]]]}
     shares = table(row(sample_id="s0", **share), row(sample_id="s1", **share))
-    assert len(glance(shares, uri, None, (64, 64))) == 2
+    assert len(glance(shares, uri, None, VideoSize(64, 64))) == 2
     monkeypatch.setattr("manifests.validate.GLANCED_ROWS", 1)
-    assert len(glance(shares, uri, None, (64, 64))) == 1
+    assert len(glance(shares, uri, None, VideoSize(64, 64))) == 1
 
 
 def test_a_glance_does_not_wait_for_a_slow_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,5 +194,5 @@ def test_a_glance_does_not_wait_for_a_slow_server(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("manifests.validate.GLANCE_S", 0.1)
     with web_server(lambda request: (done.wait(20), (200, {}, b""))[1]) as server:
         rows = table(far_row(0, f"{server.url}/a.png"))
-        assert glance(rows, str(tmp_path / "m.parquet"), None, (64, 64)) == []
+        assert glance(rows, str(tmp_path / "m.parquet"), None, VideoSize(64, 64)) == []
         done.set()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from manifests.fit import VideoSize
 from manifests.io import write_manifest
 from manifests.validate import check, validate
 from sgi2v.errors import Problem
@@ -131,3 +132,15 @@ for problem in validate(table, sys.argv[1]):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("image out_of_memory not enough memory")
+
+
+def test_a_box_that_the_crop_loses_is_a_problem_where_the_videos_size_is_known(folder: Path) -> None:
+    boxes = [[0.0, 0.0, 10.0, 10.0], [0.0, 38.0, 10.0, 48.0]]
+    paths = [[[5.0, 5.0], [6.0, 6.0]], [[5.0, 43.0], [6.0, 43.0]]]
+    rows = table(row(boxes=boxes, trajectories=paths), row(sample_id="dog", boxes=boxes[:1], trajectories=paths[:1]))
+    uri, wide = str(folder / "m.parquet"), VideoSize(64, 512)
+    assert check(rows, uri).problems == []
+    findings = check(rows, uri, video_size=wide)
+    assert summary(findings.problems) == [(0, "cat", "boxes", "box_outside")] * 2
+    assert [warning.kind for warning in findings.warnings] == ["cropped"]
+    assert check(rows, uri, video_size=VideoSize(64, 512, "pad")).problems == []

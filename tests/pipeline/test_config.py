@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from manifests.fit import Fit
 from pipeline.config import RunConfig, default_output, differences, read_toml, resolve, sample_seed
 from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig
@@ -180,5 +182,7 @@ def test_roots_that_are_no_list_of_texts_are_refused(roots: Any) -> None:
 def test_the_fingerprint_of_settings_does_not_change_between_versions() -> None:
     sampler = SamplerConfig(height=320, max_cfg_scale=3)
     guidance = GuidanceConfig(layers=((2, 1),), guided_steps=(1, 2))
-    config = RunConfig("m", "o", ModelConfig(), "abc", sampler, guidance)
-    assert config.fingerprint == "3e2407a3f0352387"
+    config = RunConfig("m", "o", ModelConfig(), "abc", sampler, guidance, fit="stretch")
+    assert config.fingerprint == "3e2407a3f0352387", "as of versions that knew no fit and stretched every picture"
+    fits: tuple[Fit, ...] = ("crop", "pad", "bucket")
+    assert len({replace(config, fit=fit).fingerprint for fit in fits} | {config.fingerprint}) == 4

@@ -49,7 +49,17 @@ def test_show_says_that_a_server_does_not_answer(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_dry_run_warns_and_strict_refuses(manifest: Path) -> None:
     # the costs of these settings are in the package
-    plan = ("run", manifest, "--output", manifest.parent / "out", "--model", "embedded", "--dry-run")
+    plan = (
+        "run",
+        manifest,
+        "--output",
+        manifest.parent / "out",
+        "--model",
+        "embedded",
+        "--dry-run",
+        "--fit",
+        "stretch",
+    )
     done = here(*plan)
     assert done.returncode == 0, done.stderr
     assert FAR in done.stdout
@@ -62,13 +72,13 @@ def test_a_dry_run_warns_and_strict_refuses(manifest: Path) -> None:
 def test_a_run_warns_in_its_plan_and_strict_ends_it_before_it_makes_anything(manifest: Path) -> None:
     output = manifest.parent / "out"
     with without_ray():
-        refused = run_tiny_here(manifest, output, "--strict")
+        refused = run_tiny_here(manifest, output, "--strict", "--fit", "stretch")
         assert refused.returncode == 2
         assert "--strict refuses" in refused.stderr
         assert FAR in refused.stderr
         assert STRETCHED in refused.stderr
         assert not output.exists()
-        done = run_tiny_here(manifest, output)
+        done = run_tiny_here(manifest, output, "--fit", "stretch")
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
     assert lines[0].startswith("3 rows: 0 done before, 3 to do")

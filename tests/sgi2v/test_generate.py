@@ -71,6 +71,20 @@ def test_tracks_of_another_size_and_length_are_rescaled_and_resampled(
     assert np.array_equal(own.frames, resampled.frames)
 
 
+@pytest.mark.slow
+def test_a_mask_guides_by_the_object_alone_and_a_whole_one_changes_nothing(
+    model: VideoModel, photograph: NDArray[np.uint8]
+) -> None:
+    own = generate(model, photograph, tracks(), SAMPLER, GUIDANCE)
+    whole = dataclasses.replace(tracks(frames=7, scale=2), masks_NHW=np.ones((1, 9, 9), bool))
+    assert np.array_equal(own.frames, generate(model, photograph, whole, SAMPLER, GUIDANCE).frames)
+    half = np.zeros((1, 64, 128), bool)
+    half[:, :, :30] = True
+    masked = generate(model, photograph, dataclasses.replace(tracks(), masks_NHW=half), SAMPLER, GUIDANCE)
+    assert masked.is_guided
+    assert not np.array_equal(own.latents, masked.latents)
+
+
 def test_the_checkpoints_own_settings_are_the_default(model: VideoModel, photograph: NDArray[np.uint8]) -> None:
     own = {"sampler": {"height": 64, "width": 64, "num_frames": 3, "steps": 2}}
     with_defaults = dataclasses.replace(model, checkpoint=dataclasses.replace(model.checkpoint, defaults=own))

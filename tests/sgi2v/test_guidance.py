@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,6 +94,36 @@ def test_boxes_count_by_their_weights() -> None:
     both = tracks_of([[8, 8, 24, 24], [48, 8, 112, 56]], [[16, 8], [-8, 0]], 3, 8, 16)
     plan = plan_loss(both, 8, 16, CELL, GuidanceConfig(), CPU)
     assert float(trajectory_loss(features, plan)) == pytest.approx(loss_by_definition(features, both, 0.4), rel=1e-6)
+
+
+def test_a_mask_weighs_each_cell_by_its_share_of_the_object_and_moves_with_the_box() -> None:
+    tracks = tracks_of([[16, 16, 56, 48]], [[24, 8]], 4, 8, 16)
+    mask_HW = np.zeros((64, 128), np.uint8)
+    mask_HW[16:32, 16:36] = 255  # cells of 8 px: two and a half of the box's five, in two of its four rows
+    plain = plan_loss(tracks, 8, 16, CELL, GuidanceConfig(), CPU)
+    masked = plan_loss(replace(tracks, masks_NHW=mask_HW[None]), 8, 16, CELL, GuidanceConfig(), CPU)
+    weights = np.zeros((4, 8, 16))
+    weights.flat[plain.source_K.numpy()] = plain.weight_K.numpy()
+    for (x0, y0, x1, y1), weights_hw in zip(tracks.cells(CELL)[0], weights, strict=True):
+        weights_hw[y0:y1, x0 + 2] /= 2
+        weights_hw[y0:y1, x0 + 3 :] = 0
+        weights_hw[y0 + 2 : y1] = 0
+        assert x1 - x0 == 5
+    kept = np.flatnonzero(weights)
+    assert sorted(masked.source_K.tolist()) == kept.tolist()
+    order = masked.source_K.argsort()
+    np.testing.assert_allclose(masked.weight_K[order], weights.flat[kept], rtol=1e-6)
+    features = torch.randn(4, 8, 16, 3, generator=torch.Generator().manual_seed(5), requires_grad=True)
+    (gradient,) = torch.autograd.grad(trajectory_loss(features, masked), features)
+    assert sorted(gradient.abs().sum(-1).flatten().nonzero()[:, 0].tolist()) == kept.tolist()
+
+
+def test_masks_that_are_whole_change_nothing_to_the_bit() -> None:
+    tracks = tracks_of(*SCENES["even and odd sizes"], 5, 8, 16)
+    plain = plan_loss(tracks, 8, 16, CELL, GuidanceConfig(), CPU)
+    whole = plan_loss(replace(tracks, masks_NHW=np.full((2, 3, 5), 255, np.uint8)), 8, 16, CELL, GuidanceConfig(), CPU)
+    for name in ("source_K", "corners_K4", "corner_weights_K4", "weight_K"):
+        assert torch.equal(getattr(plain, name), getattr(whole, name)), name
 
 
 def test_loss_and_gradient_do_not_depend_on_the_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,3 +143,14 @@ def test_paths_that_cannot_be_followed_are_errors(
 def test_tracks_of_a_wrong_shape_are_an_error() -> None:
     with pytest.raises(TrajectoryError, match=r"\[boxes, frames, 4\]"):
         BoxTracks(np.zeros((2, 4)), 10, 10)
+
+
+def test_masks_and_still_need_an_entry_per_box_and_masks_may_be_of_bool() -> None:
+    boxes_NT4 = np.zeros((2, 3, 4))
+    tracks = BoxTracks(boxes_NT4, 8, 8, masks_NHW=np.ones((2, 4, 4), bool))
+    assert tracks.masks_NHW is not None
+    assert tracks.masks_NHW.dtype == np.uint8
+    assert tracks.masks_NHW.min() == 255
+    for changes in ({"masks_NHW": np.ones((1, 4, 4), bool)}, {"still_N": np.array([True])}):
+        with pytest.raises(TrajectoryError, match=r"expected .* per box|expected masks of shape \[2, height, width\]"):
+            BoxTracks(boxes_NT4, 8, 8, **changes)

@@ -49,12 +49,24 @@ def test_validate_of_a_clean_manifest_ends_well(manifest: str) -> None:
 
 
 def test_show_draws_the_first_sample_or_the_one_named(manifest: str) -> None:
-    assert run("show", manifest).stdout == "wrote cat.png\n"
+    assert run("show", manifest, "--fit", "pad").stdout == "wrote cat.png\n"
     assert Image.open("cat.png").width >= 768
     Image.new("RGB", (64, 48)).save("cat.png")
-    result = run("show", manifest, "cat-2", "-o", "picture.png")
+    result = run("show", manifest, "cat-2", "-o", "picture.png", "--fit", "pad")
     assert (result.exit_code, result.stdout) == (0, "wrote picture.png\n")
     assert Image.open("picture.png").width >= 768
+
+
+def test_show_draws_the_frame_that_a_run_makes_of_the_picture(manifest: str) -> None:
+    cropped = run("show", manifest, "-o", "crop.png")
+    assert cropped.stdout.splitlines()[1].startswith("warning: 1 row (cat): boxes or paths that are too far apart")
+    run("show", manifest, "-o", "pad.png", "--fit", "pad")
+    run("show", manifest, "-o", "bucket.png", "--fit", "bucket", "--height", "768", "--width", "768")
+    assert [Image.open(name).width for name in ("crop.png", "pad.png", "bucket.png")] == [1024, 1024, 832]
+    assert np.asarray(Image.open("pad.png"))[10, 10].max() == 0
+    assert "--fit must be one of crop, pad, stretch, bucket, not 'corp'" in str(
+        run("show", "m.csv", "--fit", "corp").exception
+    )
 
 
 def test_show_tells_what_is_wrong(manifest: str) -> None:

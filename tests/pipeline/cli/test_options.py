@@ -23,6 +23,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "preset": {"preset": "fast"},
     "height": {"height": 128},
     "width": {"width": 192},
+    "fit": {"fit": "pad"},
     "memory": {"memory": "low"},
     "root": {"root": ["/data"], "untrusted": True},
     "output": {"output": "elsewhere"},

@@ -15,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -24,6 +25,7 @@ import sgi2v.estimate
 import sgi2v.memory
 import sgi2v.retry
 from manifests.io import read_manifest
+from manifests.masks import png_of
 from pipeline.config import RunConfig, resolve
 from pipeline.flow.attempts import MAX_ATTEMPTS, Ledger
 from pipeline.flow.commit import Commit
@@ -36,8 +38,9 @@ from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import MemoryTier, ModelConfig
 from sgi2v.errors import ClusterError, ConfigError, ErrorCode, SampleError
 from sgi2v.generate import Generation
+from sgi2v.trajectory import BoxTracks
 from tests.pipeline.flow.test_attempts import OnNode
-from tests.pipeline.runs import FRAMES, SIDE, row, write_good, write_rows
+from tests.pipeline.runs import FRAMES, SIDE, picture, row, write_good, write_rows
 from tests.stand_in import StandIn
 
 GENERATE_MODULE = import_module("sgi2v.generate")
@@ -140,7 +143,7 @@ def test_a_package_that_is_missing_on_a_node_ends_the_run(
     def fail(*_: Any) -> Any:
         raise ModuleNotFoundError("No module named 'av.video'", name="av.video")
 
-    method = {"load": (Load, "_first_frame_and_boxes"), "generate": (StandIn, "_sample"), "commit": (Commit, "_finish")}
+    method = {"load": (Load, "_with_conditions"), "generate": (StandIn, "_sample"), "commit": (Commit, "_finish")}
     monkeypatch.setattr(*method[missing_in], fail)
     generated = StandIn(config, "cpu")(Load(config)(rows_of(manifest)))
     (outcome,) = Commit(config, 1)(generated).to_pylist()
@@ -378,3 +381,48 @@ def test_a_stage_takes_several_rows_at_once(tmp_path: Path, stage: type[Load | C
     config = config_of(manifest)
     table = Load(config)(rows_of(manifest))
     assert (table if stage is Load else Commit(config, 1)(table)).num_rows == 3
+
+
+def test_a_record_counts_the_boxes_that_are_told_to_stay_and_scores_the_others(tmp_path: Path) -> None:
+    boxes, paths = [[8.0, 8.0, 40.0, 40.0], [40.0, 40.0, 60.0, 60.0]], [[[24.0, 24.0], [27.0, 24.0]], None]
+    still = pa.array([[False, True]])
+    manifest = write_rows(tmp_path / "m.parquet", [row("a", boxes=boxes, trajectories=paths)], still=still)
+    picture(0).save(tmp_path / "a.png")
+    config = config_of(manifest)
+    (outcome,) = Commit(config, 1)(StandIn(config, "cpu")(Load(config)(rows_of(manifest)))).to_pylist()
+    record = SampleRecord.from_json(outcome["record"].encode())
+    assert (record.status, record.num_boxes, record.num_still) == ("committed", 2, 1), record.message
+    assert record.metrics["null_reason_per_box"][1] == "still"
+    assert record.metrics["objmc_px"] == record.metrics["objmc_px_per_box"][0] < 1
+
+
+def test_masks_reach_the_generator_at_the_size_of_the_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mask_HW = np.zeros((2 * SIDE, 2 * SIDE), bool)
+    mask_HW[16:48, 20:60] = True
+    box = [[16.0, 16.0, 80.0, 80.0]]
+    rows = [row("a", boxes=2 * box, trajectories=2 * [[[0.0, 0.0], [9.0, 0.0]]])] + [row(n, boxes=box) for n in "bc"]
+    masks = pa.array([[png_of(mask_HW), None], [png_of(mask_HW[:9])], [None]], pa.list_(pa.binary()))
+    manifest = write_rows(tmp_path / "m.parquet", rows, masks=masks)
+    for name in "abc":
+        picture(side=2 * SIDE).save(tmp_path / f"{name}.png")
+    config, seen = config_of(manifest), []
+    sample = StandIn._sample
+
+    def look(self: StandIn, model: Any, image: Any, tracks: BoxTracks, *more: Any) -> Any:
+        seen.append(tracks)
+        return sample(self, model, image, tracks, *more)
+
+    monkeypatch.setattr(StandIn, "_sample", look)
+    first, small, none = map(state_of, map_one_by_one(StandIn(config, "cpu"), Load(config)(rows_of(manifest))))
+    assert (small.error_code, first.message, none.message) == ("mask_invalid", None, None)
+    masks_NHW = seen[0].masks_NHW
+    assert masks_NHW is not None
+    expected_HW = np.zeros((SIDE, SIDE), np.uint8)
+    expected_HW[8:24, 10:30] = 255
+    np.testing.assert_array_equal(masks_NHW, [expected_HW, np.full((SIDE, SIDE), 255)])
+    assert seen[1].masks_NHW is None
+
+
+def map_one_by_one(stage: Callable[[pa.Table], pa.Table], rows: pa.Table) -> list[pa.Table]:
+    """What a stage makes of each row."""
+    return [stage(rows.slice(number, 1)) for number in range(rows.num_rows)]

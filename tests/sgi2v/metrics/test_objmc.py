@@ -1,5 +1,6 @@
 """Motion fidelity of videos whose motion is known."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
@@ -8,7 +9,7 @@ import pytest
 import skimage.data
 
 from sgi2v.errors import ErrorCode, SampleError, TrajectoryError
-from sgi2v.metrics.objmc import OBJMC_VERSION, motion_fidelity, query_grid
+from sgi2v.metrics.objmc import OBJMC_VERSION, Fidelity, motion_fidelity, query_grid
 from sgi2v.tracking.lucas_kanade import LucasKanade
 from sgi2v.tracking.tracker import PointTracks
 from sgi2v.trajectory import BoxTracks
@@ -248,3 +249,14 @@ def test_any_exception_in_a_tracker_becomes_tracking_failed():
         with pytest.raises(SampleError, match=f"the tracker broken failed: {message}") as caught:
             motion_fidelity(scene(), box_tracks((BOX, RIGHT)), tracker)
         assert caught.value.code == ErrorCode.TRACKING_FAILED
+
+
+def test_a_box_that_is_told_to_stay_is_not_scored_and_not_in_the_mean():
+    frames_THWC = scene((BOX, (3, 0)), ((100, 40, 140, 80), (0, 2)))
+    alone = measure(frames_THWC, box_tracks((BOX, RIGHT)))
+    both = replace(box_tracks((BOX, RIGHT), ((100, 40, 140, 80), STILL)), still_N=np.array([False, True]))
+    fidelity = measure(frames_THWC, both)
+    assert fidelity.boxes[0] == alone.boxes[0]
+    assert fidelity.boxes[1] == Fidelity(null_reason="still")
+    assert (fidelity.objmc_px, fidelity.control_gain) == (alone.objmc_px, alone.control_gain)
+    assert fidelity.null_reason is None
