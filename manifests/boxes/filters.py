@@ -22,7 +22,7 @@ LARGEST_CROP = 256
 
 
 class BoxFilters(Settings):
-    """What a box must be like to be moved. Each filter is off at its least strict value: 0, or 1 for the upper limits."""
+    """What a box must be like to be moved. A filter is off at its least strict value: 0, or 1 for the upper limits."""
 
     section: ClassVar[str] = "filters"
 
@@ -73,7 +73,9 @@ def filtered(
     apart = separate([each.box_xyxy for each in fits], filters.max_overlap)
     for n, each in enumerate(fits):
         if n not in apart:
-            message = f"{described(each.box_xyxy)} overlaps a better one: filters.max_overlap is {filters.max_overlap:g}"
+            message = (
+                f"{described(each.box_xyxy)} overlaps a better one: filters.max_overlap is {filters.max_overlap:g}"
+            )
             dropped.append(PictureError("overlap", message))
     for n in apart[filters.max_boxes :]:
         limit = f"filters.max_boxes is {filters.max_boxes}"
