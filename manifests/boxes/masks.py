@@ -95,7 +95,7 @@ class Masks(Settings):
         else:
             picture = self._annotations.of(key)
             named_masks = self._in_file(picture, (height, width), notes)
-        proposals = []
+        ranked: list[tuple[float, int, int, Proposal]] = []
         for annotation, mask_HW in named_masks:
             if not mask_HW.any():
                 notes.append(PictureError("mask_empty", f"the mask of {annotation.where} has no pixels"))
@@ -103,8 +103,8 @@ class Masks(Settings):
             columns, rows = np.flatnonzero(mask_HW.any(axis=0)), np.flatnonzero(mask_HW.any(axis=1))
             box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
             proposal = Proposal(box, annotation.score, annotation.label, mask_HW)
-            proposals.append((-proposal.score, -int(np.count_nonzero(mask_HW)), len(proposals), proposal))
-        return Proposed([proposal for *_, proposal in sorted(proposals)], notes)
+            ranked.append((-proposal.score, -int(np.count_nonzero(mask_HW)), len(ranked), proposal))
+        return Proposed([proposal for *_, proposal in sorted(ranked)], notes)
 
     def _png_name(self, key: str) -> str:
         return key.removesuffix(PurePosixPath(key).suffix) + self.suffix
