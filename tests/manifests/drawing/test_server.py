@@ -107,7 +107,10 @@ def test_rows_are_added_to_a_manifest_that_is_there(server: PageServer, folder: 
         ({"picture": 0, "boxes": [], "trajectories": []}, "there are no boxes: draw one before you save"),
         ({"picture": 0, "boxes": [BOX], "trajectories": []}, "expected one trajectory per box (1), got 0"),
         ({"picture": 0, "boxes": [BOX]}, "trajectories is null"),
-        ({"picture": 0, "boxes": [[200, 10, 300, 30]], "trajectories": [PATH]}, "has no area inside the first frame (100 x 80 px)"),
+        (
+            {"picture": 0, "boxes": [[200, 10, 300, 30]], "trajectories": [PATH]},
+            "has no area inside the first frame (100 x 80 px)",
+        ),
         ({"picture": 0, "boxes": "all", "trajectories": [PATH]}, "boxes"),
         ({"picture": 0, "boxes": [[1, "x"]], "trajectories": [PATH]}, "the row cannot be read"),
     ],
