@@ -61,8 +61,10 @@ class Salient(Settings):
 
     max_boxes: Annotated[int, Field(ge=1, le=256)] = 8
     """Most boxes of one picture."""
-    min_score: Annotated[float, Field(ge=0, le=1)] = 0.6
+    min_score: Annotated[float, Field(ge=0, le=1)] = 0.7
     """Least score of a box, 0 to 1. Lower values give more boxes, and more wrong ones."""
+    max_area: Annotated[float, Field(gt=0, le=MAX_AREA)] = 0.6
+    """Largest box, as a share of the picture. What fills the picture has no room to move; its parts may have."""
 
     def check(self, keys: Sequence[str]) -> list[PictureError]:
         """No entries: the pictures are all that is needed."""
@@ -83,7 +85,8 @@ class Salient(Settings):
             return Proposed([], [])
         scores = scores_of(properties(candidates, small_HWC))
         order = sorted(range(len(candidates)), key=lambda n: (-scores[n], candidates[n].box))
-        order = [n for n in order if scores[n] >= self.min_score]
+        largest = self.max_area * size[0] * size[1]
+        order = [n for n in order if scores[n] >= self.min_score and areas(candidates[n].box)[0] <= largest]
         to_picture = np.array([width / size[0], height / size[1]] * 2)
         boxes_R4 = np.array([candidates[n].box for n in order]).reshape(-1, 4) * to_picture
         chosen = separate(boxes_R4, MAX_COVERED)[: self.max_boxes]

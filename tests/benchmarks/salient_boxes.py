@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from manifests.boxes import salient
-from manifests.boxes.geometry import intersection_over_union, separate
+from manifests.boxes.geometry import areas, intersection_over_union, separate
 from tests.manifests.boxes.test_salient import DRAWN, installed, photograph
 
 FITTED = ("skimage", "sklearn", "matplotlib")
@@ -54,6 +54,8 @@ class Candidates(NamedTuple):
     properties_R7: Floats
     right_R: NDArray[np.bool_]
     boxes_R4: Floats
+    area_R: Floats
+    """As a share of the picture."""
 
 
 def candidates_of(image_HWC: NDArray[np.uint8], drawn: Iterable[list[int]]) -> Candidates:
@@ -68,7 +70,8 @@ def candidates_of(image_HWC: NDArray[np.uint8], drawn: Iterable[list[int]]) -> C
     ]
     boxes_R4 = np.array([each.box for each in found]) * np.array([width / size[0], height / size[1]] * 2)
     right_R = intersection_over_union(boxes_R4, list(drawn)).max(axis=1) >= 0.5
-    return Candidates(salient.properties(found, small_HWC), right_R, boxes_R4)
+    area_R = areas(boxes_R4) / (height * width)
+    return Candidates(salient.properties(found, small_HWC), right_R, boxes_R4, area_R)
 
 
 def fit(pictures: Iterable[Candidates]) -> Fit:
@@ -93,10 +96,12 @@ def fit(pictures: Iterable[Candidates]) -> Fit:
 def left_out(pictures: Mapping[str, Candidates]) -> tuple[int, int]:
     """Right boxes and all boxes where each picture is judged by a regression that was fitted to the others."""
     right = total = 0
+    shipped = salient.Salient()
     for name, each in pictures.items():
         scores = fit(other for key, other in pictures.items() if key != name).scores(each.properties_R7)
-        order = [n for n in np.argsort(-scores, kind="stable").tolist() if scores[n] >= salient.Salient().min_score]
-        chosen = [order[n] for n in separate(each.boxes_R4[order], salient.MAX_COVERED)][: salient.Salient().max_boxes]
+        usable = (scores >= shipped.min_score) & (each.area_R <= shipped.max_area)
+        order = [n for n in np.argsort(-scores, kind="stable").tolist() if usable[n]]
+        chosen = [order[n] for n in separate(each.boxes_R4[order], salient.MAX_COVERED)][: shipped.max_boxes]
         right, total = right + int(each.right_R[chosen].sum()), total + len(chosen)
     return right, total
 
