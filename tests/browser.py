@@ -112,9 +112,8 @@ class Page:
             *(("mouseMoved", point, 1) for point in points[1:]),
             ("mouseReleased", points[-1], 0),
         ]:
-            button = "none" if kind == "mouseMoved" else "left"
             await self.send(
-                "Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, buttons=buttons, clickCount=1
+                "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=buttons, clickCount=1
             )
 
     async def press(self, key: str, control: bool = False, shift: bool = False) -> None:

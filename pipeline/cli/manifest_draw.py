@@ -13,7 +13,7 @@ app = typer.Typer()
 
 @app.command(epilog="Example: sgi2v-batch manifest draw cat.jpg dog.jpg -o manifest.parquet")
 def draw(
-    images: Annotated[list[str], typer.Argument(help="Pictures to draw on: files or URLs.", metavar="IMAGE...")],
+    images: Annotated[list[str], typer.Argument(help="Pictures to draw on: files or URLs.", metavar="IMAGE")],
     output: Annotated[
         str, typer.Option("--output", "-o", help="Manifest that the rows are added to: .parquet, .csv or .jsonl.")
     ],

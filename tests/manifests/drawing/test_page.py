@@ -62,8 +62,8 @@ async def draw_and_save(server: PageServer, tmp_path: Path) -> None:
         await page.drag(await on_screen(page, (280, 60), (350, 120)))
         await page.until("shapes.length === 2")
         await page.run("document.getElementById('path').click()")
-        # the second box is chosen: its path starts anywhere, here on the first box's corner, which is chosen by it
-        await page.drag(await on_screen(page, (120, 150), (200, 150), (280, 150), (280, 230)))
+        # a press on a box chooses it
+        await page.drag(await on_screen(page, (120, 150), (200, 150), (280, 150), (280, 330)))
         await page.until("shapes[0].path.length > 1")
         await page.press("z", control=True)
         await page.until("shapes[0].path.length === 1")
@@ -83,9 +83,9 @@ def test_a_drawn_box_and_path_are_read_back_from_the_manifest(server: PageServer
     assert np.array(row["boxes"]) == pytest.approx(np.array([[60, 100, 180, 200], [280, 60, 350, 120]]), abs=1.0)
     path = np.array(row["trajectories"][0])
     assert path[0] == pytest.approx((120, 150), abs=1.0)
-    assert path[-1] == pytest.approx((280, 230), abs=1.5)
+    assert path[-1] == pytest.approx((280, 330), abs=1.5)  # the path leaves the picture
     steps = np.hypot(*np.diff(path, axis=0).T)
-    assert steps.sum() == pytest.approx(240, rel=0.03)
+    assert steps.sum() == pytest.approx(340, rel=0.03)
     assert row["trajectories"][1] == [row["trajectories"][1][0]] * 2  # no path was drawn: the box stays
     assert check(table, str(tmp_path / "m.parquet")).problems == []
     assert np.asarray(Image.open(tmp_path / "page.png")).std() > 20
