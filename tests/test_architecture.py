@@ -18,6 +18,7 @@ BELOW_MANIFESTS = (
     "sgi2v.canonical",
     "sgi2v.errors",
     "sgi2v.locations",
+    "sgi2v.settings",
     "sgi2v.trajectory",
     "sgi2v.video",
     "sgi2v.wording",
