@@ -115,20 +115,32 @@ def _read_png(data: bytes, height: int, width: int) -> Mask:
 
 
 def _read_rle(data: bytes, height: int, width: int) -> Mask:
-    # not by pycocotools: what a code that is too short leaves open, it fills with what was in the memory
     try:
         rle = json.loads(data)
-        size, counts = rle["size"], rle["counts"]
-        runs = _runs(counts) if isinstance(counts, str) else [int(count) for count in counts]
-        shape = (int(size[0]), int(size[1]))
-    except (ValueError, TypeError, KeyError, IndexError, RecursionError, OverflowError) as error:
+        size, counts = tuple(map(int, rle["size"])), rle["counts"]
+        if len(size) != 2 or not isinstance(counts, str | list):
+            raise ValueError(size)
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
         message = 'is neither a PNG nor an RLE: write {"size": [height, width], "counts": "..."}'
         raise ValueError(message) from error
-    _check_size(shape, height, width)
+    _check_size(size, height, width)
+    return decode_rle(counts, height, width)
+
+
+def decode_rle(counts: str | bytes | Sequence[int], height: int, width: int) -> Mask:
+    """The mask [H, W] of COCO's run-length code, compressed or not: runs down the columns, first of pixels outside.
+
+    Raises ValueError, whose text is the end of a sentence about the mask. pycocotools, which does not check lengths,
+    fills what a code that is too short leaves open with what was in the memory.
+    """
+    try:
+        text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+        runs = _runs(text) if isinstance(text, str) else [int(count) for count in text]
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError("has an RLE whose counts are damaged") from error
     if sum(runs) != height * width or min(runs, default=0) < 0:
         raise ValueError(f"has an RLE of {sum(runs):,} pixels, expected {height * width:,}: its counts are damaged")
-    values = np.arange(len(runs)) % 2 == 1
-    mask_HW: Mask = np.repeat(values, runs).reshape(width, height).T  # COCO counts down the columns
+    mask_HW: Mask = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
     return mask_HW
 
 
@@ -148,4 +160,6 @@ def _runs(counts: str) -> list[int]:
             value -= 1 << shift
         runs.append(value + runs[-2] if len(runs) > 2 else value)
         value = shift = 0
+    if shift:
+        raise ValueError(counts[-1:])
     return runs

@@ -152,7 +152,8 @@ def _load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, half
             raise ModelError(f"{name} of {checkpoint.source} cannot be loaded: {error}") from error
 
     # the encoder of such a VAE stays in float32: its latents steer every step, and it runs once
-    vae = component(AutoencoderKLTemporalDecoder, "vae", torch.float32 if upcast else vae_dtype)
+    encode_dtype = torch.float32 if configs["vae"].get("force_upcast", True) else vae_dtype
+    vae = component(AutoencoderKLTemporalDecoder, "vae", encode_dtype)
     vae.decoder.to(vae_dtype)
     extractor = configs["feature_extractor"]
     return VideoModel(

@@ -6,7 +6,6 @@ Axes: H, W of the source image. Boxes are xyxy, pixels of the source image, half
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -19,13 +18,12 @@ from pydantic import Field
 
 from manifests.boxes.annotations import ENDINGS, AnnotatedPicture, Annotation, Annotations, fail, read_annotations
 from manifests.boxes.proposer import PictureError, Proposal, Proposed
+from manifests.masks import Mask, decode_rle
 from manifests.urls import read_image_bytes
 from sgi2v.errors import ConfigError, ErrorCode, SampleError, StorageError
 from sgi2v.locations import credentials_advice, open_store
 from sgi2v.settings import Settings
-from sgi2v.wording import counted, escaped
-
-Mask = NDArray[np.bool_]
+from sgi2v.wording import escaped
 
 FARTHEST = 10
 """Polygons with points farther away than this many sides of the picture are refused: pycocotools walks along every
@@ -191,13 +189,10 @@ def decode_mask(mask: Any, size: tuple[int, int], where: str) -> Mask:
     if isinstance(mask, dict) and isinstance(mask.get("size"), list | tuple) and "counts" in mask:
         if tuple(mask["size"]) != size:
             raise _other_size(f"the mask of {where}", mask["size"], size)
-        counts = mask["counts"]
-        if isinstance(counts, str | bytes):
-            counts = run_lengths(counts.encode() if isinstance(counts, str) else counts)
-        if not _are_lengths(counts, math.prod(size)):
-            raise _invalid(where, f"the lengths of its RLE do not add up to {counted(math.prod(size), 'pixel')}")
-        mask_W_H = np.repeat(np.arange(len(counts)) % 2 == 1, counts)  # down the columns, first the pixels outside
-        return np.asarray(mask_W_H.reshape(size[::-1]).T)
+        try:
+            return decode_rle(mask["counts"], *size)
+        except ValueError as error:
+            raise _invalid(where, f"it {error}") from error
     if isinstance(mask, list) and mask and all(_is_polygon(each, size) for each in mask):
         from pycocotools import mask as coco
 
@@ -205,35 +200,6 @@ def decode_mask(mask: Any, size: tuple[int, int], where: str) -> Mask:
         return np.asarray(coco.decode(coco.merge(coco.frPyObjects(polygons, *size))), np.bool_)
     expected = "RLE (`size` and `counts`) nor polygons of three or more points near the picture"
     raise _invalid(where, f"it is neither {expected}")
-
-
-def run_lengths(text: bytes) -> list[int] | None:
-    """The lengths of compressed RLE. None where the text ends within a number or has other characters.
-
-    pycocotools decodes such text without checking that the lengths fit the picture. Every character holds five bits of
-    a number, the lowest ones first, and a flag that more follow. From the fourth on, numbers are differences to the
-    last but one.
-    """
-    lengths: list[int] = []
-    number, shift = 0, 0
-    for character in text:
-        bits = character - 48
-        if not 0 <= bits < 64:
-            return None
-        number |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            if bits & 16:
-                number -= 1 << shift
-            lengths.append(number + (lengths[-2] if len(lengths) > 2 else 0))
-            number, shift = 0, 0
-    return lengths if shift == 0 else None
-
-
-def _are_lengths(counts: Any, total: int) -> bool:
-    if not isinstance(counts, list) or not all(isinstance(each, int) and each >= 0 for each in counts):
-        return False
-    return sum(counts) == total
 
 
 def _is_polygon(values: Any, size: tuple[int, int]) -> bool:

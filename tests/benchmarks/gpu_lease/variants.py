@@ -1,6 +1,6 @@
 """The variants of speed: each changes one thing of the model as it is by default, and none changes the result.
 
-A setting that this version of the program or this device does not have is written down as skipped.
+A setting that this device does not have is written down as skipped.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sgi2v.config import DType, MemoryTier
+from sgi2v.config import DType, KernelConfig, MemoryTier
+from sgi2v.kernels import use_kernels
 from sgi2v.model import VideoModel
 
 UPDATE, STEP, DECODE = UNITS = ("update", "step", "decode")
@@ -54,14 +55,6 @@ KERNELS = (
 def with_kernels(model: VideoModel, kernels: Mapping[str, Any]) -> VideoModel:
     """The model with these settings of its kernels, and the defaults of all others, whatever it had before.
 
-    Raises ConfigError for what this device does not have, and ImportError where the program has no such settings.
+    Raises ConfigError for what this device does not have.
     """
-    try:
-        from sgi2v.kernels import use_kernels
-
-        from sgi2v.config import KernelConfig
-    except ImportError:
-        if kernels:
-            raise
-        return model
     return use_kernels(model, KernelConfig(**kernels))
