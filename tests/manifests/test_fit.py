@@ -57,6 +57,14 @@ def test_a_disc_stays_round_and_in_its_box_in_every_mode_but_stretch(shape: str,
     np.testing.assert_allclose(extent(np.repeat(placement.mask(mask_HW)[..., None], 3, axis=2)), seen, atol=1.5)
 
 
+def test_a_mask_keeps_its_share_of_each_pixel() -> None:
+    placement = place(tracks_of(4, 4, [0.0, 0.0, 1.0, 1.0]), VideoSize(2, 4), "pad")
+    mask_HW = np.zeros((4, 4), bool)
+    mask_HW[0, 0] = True
+    assert placement.mask(mask_HW).tolist() == [[0, 64, 0, 0], [0, 0, 0, 0]]
+    assert placement.mask(None).tolist() == [[255] * 4] * 2
+
+
 def test_a_picture_of_the_videos_shape_fills_it_in_every_mode() -> None:
     tracks = tracks_of(720, 1280, [100.0, 100.0, 200.0, 333.0])
     image_HWC = np.random.default_rng(0).integers(0, 256, (720, 1280, 3), np.uint8)

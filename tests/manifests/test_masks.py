@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from manifests.io import read_manifest, write_manifest
-from manifests.masks import MASKS_TYPE, masks_of, png_of, read_mask, resize_mask
+from manifests.masks import MASKS_TYPE, masks_of, png_of, read_mask
 from manifests.schema import conform, row_digest, row_problems
 from manifests.validate import validate
 from sgi2v.errors import ManifestError, SampleError
@@ -119,13 +119,6 @@ def test_masks_go_with_their_boxes() -> None:
 def test_a_mask_that_does_not_fit_its_box_is_an_error_of_the_row(mask_HW: NDArray[np.bool_], message: str) -> None:
     with pytest.raises(SampleError, match=message):
         list(masks_of([None, None, png_of(mask_HW)], BOXES, H, W))
-
-
-def test_a_mask_of_another_size_keeps_its_share_of_each_pixel() -> None:
-    mask_HW = np.zeros((4, 4), bool)
-    mask_HW[0, 0] = True
-    assert resize_mask(mask_HW, 2, 2).tolist() == [[64, 0], [0, 0]]
-    assert resize_mask(None, 1, 2).tolist() == [[255, 255]]
 
 
 STORED = [png_of(MASK), None]

@@ -138,9 +138,9 @@ def test_a_box_that_the_crop_loses_is_a_problem_where_the_videos_size_is_known(f
     boxes = [[0.0, 0.0, 10.0, 10.0], [0.0, 38.0, 10.0, 48.0]]
     paths = [[[5.0, 5.0], [6.0, 6.0]], [[5.0, 43.0], [6.0, 43.0]]]
     rows = table(row(boxes=boxes, trajectories=paths), row(sample_id="dog", boxes=boxes[:1], trajectories=paths[:1]))
-    uri, wide = str(folder / "m.parquet"), VideoSize(64, 512)
+    uri, wide = str(folder / "m.parquet"), VideoSize(64, 256)
     assert check(rows, uri).problems == []
     findings = check(rows, uri, video_size=wide)
     assert summary(findings.problems) == [(0, "cat", "boxes", "box_outside")] * 2
     assert [warning.kind for warning in findings.warnings] == ["cropped"]
-    assert check(rows, uri, video_size=VideoSize(64, 512, "pad")).problems == []
+    assert check(rows, uri, video_size=VideoSize(64, 256, "pad")).problems == []
