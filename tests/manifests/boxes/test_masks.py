@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -309,3 +311,16 @@ def test_names_that_could_mean_several_pictures_are_told(tmp_path: Path) -> None
     with pytest.raises(PictureError, match=r"several pictures that may be this one \(x/a.jpg, y/a.jpg\)"):
         masks.propose(IMAGE, "a.jpg")
     assert boxes_of(masks.propose(IMAGE, "x/a.jpg")) == [BIG]
+
+
+def test_masks_lie_in_any_store() -> None:
+    store = fsspec.filesystem("memory")
+    data = io.BytesIO()
+    Image.fromarray(ids_of(1, 2, dtype=np.uint8)).save(data, "PNG")
+    store.pipe_file("/bucket/masks/deep/a.png", data.getvalue())
+    masks = Masks(place="memory://bucket/masks/")
+    assert masks.check(["deep/a.jpg"]) == []
+    assert boxes_of(masks.propose(IMAGE, "deep/a.jpg")) == [BIG, SMALL]
+    content = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": []}
+    store.pipe_file("/bucket/masks.json", json.dumps(content).encode())
+    assert Masks(place="memory://bucket/masks.json").propose(IMAGE, "a.jpg") == ([], [])
