@@ -85,12 +85,12 @@ def test_a_written_mask_is_read_again() -> None:
         (png_of(MASK)[:60], "cannot be decoded as PNG"),
         (b"", "is neither a PNG nor an RLE: write"),
         (b"[1, 2]", "is neither a PNG nor an RLE"),
-        (json.dumps({"size": [H, W], "counts": "caf\u00e9"}).encode(), "is neither a PNG nor an RLE"),
-        (json.dumps({"size": [H, W], "counts": "P" * 99}).encode(), "is neither a PNG nor an RLE"),
+        (json.dumps({"size": [H, W], "counts": "caf\u00e9"}).encode(), "has an RLE whose counts are damaged"),
+        (json.dumps({"size": [H, W], "counts": "P" * 99}).encode(), "has an RLE whose counts are damaged"),
         (json.dumps({"size": [H, W], "counts": ""}).encode(), "has an RLE of 0 pixels, expected 600"),
         (json.dumps({"size": [H, W], "counts": [10, 20]}).encode(), "has an RLE of 30 pixels, expected 600"),
         (json.dumps({"size": [H, W], "counts": [601, -1]}).encode(), "has an RLE of 600 pixels, expected 600"),
-        (json.dumps({"size": [H, W], "counts": [1e999]}).encode(), "is neither a PNG nor an RLE"),
+        (json.dumps({"size": [H, W], "counts": [1e999]}).encode(), "has an RLE whose counts are damaged"),
     ],
 )
 def test_a_damaged_mask_says_what_is_wrong_with_it(data: bytes, message: str) -> None:
