@@ -93,13 +93,19 @@ class Annotations:
         return self.pictures[name]
 
     def check(self, keys: Sequence[str]) -> list[PictureError]:
-        """What no picture will use. Raises ManifestError where no picture has an annotation."""
-        used = set()
+        """What no picture will use.
+
+        Raises ManifestError where no picture has an annotation, and where two pictures would have the same one.
+        """
+        used: dict[str, str] = {}
         for key in keys:
             try:
-                used.add(self.name_of(key))
+                name = self.name_of(key)
             except PictureError:  # the picture itself will say so
                 continue
+            if name is not None and used.setdefault(name, key) != key:
+                both = f"{escaped(used[name])} and {escaped(key)} could both be its {escaped(name)}"
+                fail(self.place, "annotation_ambiguous", f"{both}: give its pictures names with their folders")
         unused = [name for name in self.pictures if name not in used]
         if keys and self.pictures and len(unused) == len(self.pictures):
             names = f"the file has {escaped(unused[0])}, the folder has {escaped(keys[0])}"

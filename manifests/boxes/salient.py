@@ -189,7 +189,9 @@ def stable_regions(map_HW: Bytes) -> Iterator[tuple[tuple[int, int, int, int], i
     labels_HW = np.zeros(map_HW.shape, np.int32)
     found: list[Region] = []
     for level in range(LEVEL_STEP, 256, LEVEL_STEP):
-        _, next_labels_HW, stats, _ = cv2.connectedComponentsWithStats((map_HW >= level).astype(np.uint8))
+        _, next_labels_HW, stats, _ = cv2.connectedComponentsWithStatsWithAlgorithm(
+            (map_HW >= level).astype(np.uint8), 8, cv2.CV_32S, cv2.CCL_GRANA
+        )  # three fifths of the time of the default
         heirs: dict[int, tuple[float, int]] = {}
         boxes: dict[int, tuple[int, int, int, int]] = {}
         parents: dict[int, int] = {}

@@ -11,6 +11,7 @@ import io
 import json
 import re
 import secrets
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from http import HTTPStatus
@@ -147,6 +148,11 @@ class PageServer(ThreadingHTTPServer):
     def url(self) -> str:
         """The page's address, with its secret."""
         return f"http://{self.authorities[0]}/{self.token}/"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print a traceback, except where the browser has just gone away."""
+        if not isinstance(sys.exception(), (ConnectionError, TimeoutError)):
+            super().handle_error(request, client_address)
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -324,3 +324,10 @@ def test_masks_lie_in_any_store() -> None:
     content = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": []}
     store.pipe_file("/bucket/masks.json", json.dumps(content).encode())
     assert Masks(place="memory://bucket/masks.json").propose(IMAGE, "a.jpg") == ([], [])
+
+
+def test_two_pictures_do_not_share_an_annotation(tmp_path: Path) -> None:
+    masks = Masks(place=coco(tmp_path, [{"segmentation": rle(mask_of(BIG))}]))
+    with pytest.raises(ManifestError, match=r"x/a\.jpg and y/a\.jpg could both be its a\.jpg: give its pictures names"):
+        masks.check(["x/a.jpg", "y/a.jpg"])
+    assert masks.check(["x/a.jpg", "y/b.jpg"]) == []

@@ -130,6 +130,17 @@ def test_a_request_that_is_too_large_is_not_read(server: PageServer) -> None:
     assert (status, answer) == (400, {"message": "Not saved: a row may have 4,194,304 bytes: draw fewer boxes"})
 
 
+@pytest.mark.parametrize(("error", "printed"), [(ConnectionResetError(), False), (KeyError("bug"), True)])
+def test_a_browser_that_goes_away_is_no_fault(
+    error: Exception, printed: bool, server: PageServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        raise error
+    except type(error):
+        server.handle_error(None, ("127.0.0.1", 1))
+    assert ("Traceback" in capsys.readouterr().err) == printed
+
+
 def test_finish_ends_the_server(folder: Path) -> None:
     with PageServer(Drawing([str(folder / "cat.png")], str(folder / "m.parquet"))) as server:
         thread = Thread(target=server.serve_forever, args=(0.02,))
