@@ -1,0 +1,138 @@
+"""Videos whose motion is known: textured discs that move over a photograph, written as any kind of file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import av
+import cv2
+import numpy as np
+import skimage.data
+
+from manifests.boxes.proposer import Proposal, Proposed
+
+WIDTH, HEIGHT = 640, 360
+TIME_BASE = Fraction(1, 90_000)
+TEXTURES: tuple[Callable[[], Any], ...] = (skimage.data.astronaut, skimage.data.chelsea, skimage.data.coffee)
+
+
+@dataclass(frozen=True)
+class Disc:
+    """A round piece of a photograph. Its centre, radius and angle are functions of the time in seconds; pixels."""
+
+    centre: Callable[[float], tuple[float, float]]
+    radius: Callable[[float], float] = lambda s: 45.0
+    angle: Callable[[float], float] = lambda s: 0.0
+    texture: int = 0
+
+    def box(self, s: float) -> list[float]:
+        """Around the disc at a time."""
+        (x, y), r = self.centre(s), self.radius(s)
+        return [x - r, y - r, x + r, y + r]
+
+
+def line(x: float, y: float, vx: float, vy: float) -> Callable[[float], tuple[float, float]]:
+    """A centre that starts at xy and moves by this many pixels a second."""
+    return lambda s: (x + vx * s, y + vy * s)
+
+
+def arc(x: float, y: float, radius: float, turn: float) -> Callable[[float], tuple[float, float]]:
+    """A centre that goes around xy by this many radians a second."""
+    return lambda s: (x + radius * math.cos(turn * s), y + radius * math.sin(turn * s))
+
+
+@cache
+def _photograph(number: int) -> Any:
+    return TEXTURES[number]()
+
+
+@cache
+def background(number: int = 2) -> Any:
+    """A smoothed photograph in the size of the frames."""
+    return cv2.GaussianBlur(cv2.resize(_photograph(number), (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA), (0, 0), 1)
+
+
+def render(discs: Sequence[Disc], times: Sequence[float], ground: int = 2) -> np.ndarray:
+    """Frames at these times, uint8 [T, H, W, 3]. Edges are exact to a fraction of a pixel."""
+    frames = []
+    for s in times:
+        frame = background(ground).astype(np.float32)
+        for disc in discs:
+            photograph = _photograph(disc.texture)[:300, :300]
+            scale, angle = 2 * disc.radius(s) / 300, disc.angle(s)
+            turn = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+            # in OpenCV the centre of the first pixel is 0
+            shift = np.array(disc.centre(s)) - 0.5 - turn @ [149.5, 149.5]
+            sigma = max(0.5 / scale, 0.3)
+            smooth = cv2.GaussianBlur(photograph, (0, 0), sigma).astype(np.float32)
+            moved = cv2.warpAffine(smooth, np.c_[turn, shift], (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR)
+            y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5
+            distance = np.hypot(x - disc.centre(s)[0], y - disc.centre(s)[1])
+            alpha = np.clip(disc.radius(s) - distance + 0.5, 0, 1)[..., None]
+            frame = frame * (1 - alpha) + moved * alpha
+        frames.append(np.clip(frame + 0.5, 0, 255).astype(np.uint8))
+    return np.stack(frames)
+
+
+def constant_rate(seconds: float, fps: float) -> list[float]:
+    """Times of frames at a constant rate."""
+    return [t / fps for t in range(math.ceil(seconds * fps) + 1)]
+
+
+def variable_rate(seconds: float, seed: int = 0) -> list[float]:
+    """Times of frames that are 15 to 100 ms apart."""
+    steps = np.random.default_rng(seed).uniform(0.015, 0.1, math.ceil(seconds / 0.015))
+    times = np.concatenate([[0.0], np.cumsum(steps)])
+    return [float(s) for s in times[: np.searchsorted(times, seconds) + 1]]
+
+
+def write_video(
+    path: Path,
+    frames: np.ndarray,
+    times: Sequence[float],
+    codec: str = "libx264",
+    pixels: str = "yuv420p",
+    turn: int = 0,
+    options: dict[str, str] | None = None,
+    change: Callable[[Any], None] = lambda stream: None,
+) -> Path:
+    """Encode frames that are shown at these seconds. turn: degrees that a player turns them by, counter-clockwise.
+
+    options: of the file's format. change: is given the stream before it is encoded.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", options=options or {}) as container:
+        stream = container.add_stream(codec, rate=30, options={"crf": "14"} if codec == "libx264" else {})
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixels
+        stream.time_base = stream.codec_context.time_base = TIME_BASE
+        if turn:
+            stream.set_display_rotation(turn)
+        change(stream)
+        for frame, s in zip(frames, times, strict=True):
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24").reformat(format=pixels)
+            picture.pts, picture.time_base = round(s / TIME_BASE), TIME_BASE
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    return path
+
+
+@dataclass(frozen=True)
+class TrueBoxes:
+    """A proposer that knows the discs. The clip's start is in the key, as its last number of milliseconds."""
+
+    discs: tuple[Disc, ...]
+    name: ClassVar[str] = "truth"
+    finds_objects: ClassVar[bool] = True
+
+    def check(self, keys: Sequence[str]) -> list[Any]:
+        return []
+
+    def propose(self, image_HWC: np.ndarray, key: str) -> Proposed:
+        s = int(key.removesuffix(".png").rpartition("-")[2]) / 1000
+        return Proposed([Proposal(tuple(disc.box(s))) for disc in self.discs], [])
