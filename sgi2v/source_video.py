@@ -106,7 +106,9 @@ class SourceVideo:
                     continue
                 if picture.is_corrupt:
                     break
-                yield self._displayed(picture.reformat(format="rgb24", interpolation=Interpolation.BICUBIC).to_ndarray())
+                yield self._displayed(
+                    picture.reformat(format="rgb24", interpolation=Interpolation.BICUBIC).to_ndarray()
+                )
                 following = next(wanted, None)
                 if following is None:
                     return
@@ -116,7 +118,7 @@ class SourceVideo:
         raise self._damaged(index)
 
     def _pictures_from(self, pts: int) -> Iterator[Any]:
-        """PyAV's frames from a key frame at or before `pts` on; from the beginning where the file cannot be searched."""
+        """PyAV's frames from a key frame at or before `pts` on; all frames where the file cannot be searched."""
         import av
 
         for searches in (True, False):
@@ -228,7 +230,9 @@ def _packet_times(container: Any, stream: Any) -> list[int]:
 def _require_faithful(first: Any) -> None:
     """Raise SourceVideoError if 8-bit progressive upright frames cannot be made from frames like this one."""
     if int(first.color_trc) in HDR_TRANSFERS:
-        message = f"its colours are HDR ({HDR_TRANSFERS[int(first.color_trc)]}) and would come out pale: convert it to SDR"
+        message = (
+            f"its colours are HDR ({HDR_TRANSFERS[int(first.color_trc)]}) and would come out pale: convert it to SDR"
+        )
         raise SourceVideoError("video_hdr", message)
     if first.interlaced_frame:
         message = "it is interlaced, so moving things have combed edges: deinterlace it (ffmpeg -vf yadif)"

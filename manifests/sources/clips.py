@@ -68,6 +68,10 @@ class ClipSettings(Settings):
     """Smallest distance that an object gets away from its start, as a share of the picture's diagonal."""
     min_zoom: Annotated[float, Field(ge=0)] = 0.1
     """Change of size that counts as motion too: 0.1 is 10 % larger or smaller."""
+    height: Annotated[int, Field(ge=1)] = 576
+    """Height of the video that will be made, pixels, by which small boxes are left out."""
+    width: Annotated[int, Field(ge=1)] = 1024
+    """Width of that video, pixels."""
 
     @property
     def seconds(self) -> float:
@@ -153,7 +157,8 @@ def _next_clip(video: SourceVideo, begin: float, settings: ClipSettings) -> Clip
     share = min(TRACKED_SIDE / max(video.height, video.width), 1.0)
     size = max(round(video.width * share), 1), max(round(video.height * share), 1)
     small: list[Frames] = []
-    first_HWC = colours = None
+    first_HWC: Frames | None = None
+    colours: Floats | None = None
     for t, frame_HWC in enumerate(video.frames(indices)):
         if t and times_T[t] - times_T[t - 1] > LONGEST_GAP / settings.fps:
             message = f"no frame is shown for {times_T[t] - times_T[t - 1]:.2f} s"
@@ -276,8 +281,8 @@ def _common_motion(from_q2: Floats, to_q2: Floats) -> Floats:
     """[2, 3]: the turn, zoom and shift that most of the points agree on."""
     import cv2
 
-    points = [np.ascontiguousarray(each_q2, np.float32) for each_q2 in (from_q2, to_q2)]
-    motion_23, _ = cv2.estimateAffinePartial2D(*points, method=cv2.LMEDS)
+    before, after = (np.ascontiguousarray(each_q2, np.float32) for each_q2 in (from_q2, to_q2))
+    motion_23, _ = cv2.estimateAffinePartial2D(before, after, method=cv2.LMEDS)
     return np.asarray(motion_23 if motion_23 is not None else np.eye(2, 3), np.float64)
 
 

@@ -1,9 +1,7 @@
 """Manifests from videos: the first frame of a clip is the image, and what moved in it gives the paths.
 
-A row has one clip. Its own column `reference` says which part of which video shows the true motion:
-`{uri, start_s, end_s, frames}`. `uri` is the video, absolute or relative to the manifest as `image` is; point p of P of
-a path is at `start_s + p * (end_s - start_s) / (P - 1)` seconds after the video's first frame. `frames` is null here: it
-names the pictures where a reference is a folder of them. The camera's motion is part of the paths.
+A row has one clip. Its own column `reference` names the part of the video that shows the true motion. The camera's
+motion is part of the paths.
 """
 
 from __future__ import annotations
@@ -11,9 +9,9 @@ from __future__ import annotations
 import io
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -23,36 +21,49 @@ import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from manifests.access import display_uri, stored_uri
-from manifests.boxes.proposer import BoxProposer, PictureError
-from manifests.schema import MANIFEST_SCHEMA, conform
+from manifests.boxes.filters import BoxFilters, filtered
+from manifests.boxes.proposer import BoxProposer, PictureError, Proposed
 from manifests.sources.clips import Clip, ClipSettings, Moved, NoClip, clips_of, follow
+from manifests.sources.made import REFERENCE, Made, Skipped, names_of, together
 from manifests.sources.processes import in_processes
-from manifests.sources.skipped import Skipped
 from manifests.urls import relative_path
 from sgi2v.errors import ManifestError, Problem, StorageError
 from sgi2v.locations import credentials_advice, local_path, open_store
+from sgi2v.settings import Settings
 from sgi2v.source_video import SourceVideoError, open_video
 from sgi2v.tracking.lucas_kanade import LucasKanade
 from sgi2v.video import Frames
 
 ENDINGS = frozenset(
-    ".3gp .asf .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv".split()
-)
-"""Files with these endings are videos."""
-MAX_NAME_CHARS = 100
-"""Characters of a video's name in sample ids."""
-PNG_COMPRESSION = 3
-"""zlib's level. A photograph is hardly smaller at the default of 6, and takes twice the time."""
-
-REFERENCE = pa.struct(
     [
-        pa.field("uri", pa.string()),
-        pa.field("start_s", pa.float64()),
-        pa.field("end_s", pa.float64()),
-        pa.field("frames", pa.list_(pa.string())),
+        ".3gp",
+        ".asf",
+        ".avi",
+        ".flv",
+        ".m2ts",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".mxf",
+        ".ogv",
+        ".ts",
+        ".vob",
+        ".webm",
+        ".wmv",
     ]
 )
-"""Type of the own column `reference`."""
+"""Files with these endings are videos."""
+PNG_COMPRESSION = 3
+"""zlib's level. A photograph is hardly smaller at the default of 6, and takes twice the time."""
+OWN_COLUMNS = [pa.field("reference", REFERENCE)]
+
+
+Propose = Callable[[Frames, str], Proposed]
+"""`BoxProposer.propose`, or that of FilteredBoxes."""
 
 
 class VideoFile(NamedTuple):
@@ -75,18 +86,29 @@ class Target(NamedTuple):
     """Folder in it for the first frames."""
 
 
-@dataclass
-class Made:
-    """Rows, and what is in none of them."""
+@dataclass(frozen=True)
+class FilteredBoxes:
+    """The boxes of a proposer that pass the filters, in videos of this size that show the middle of the picture."""
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
+    proposer: BoxProposer
+    filters: BoxFilters
+    height: int
+    width: int
+
+    def propose(self, image_HWC: Frames, key: str) -> Proposed:
+        """The boxes of one picture; those that do not pass are among the notes. Raises PictureError."""
+        boxes, notes = self.proposer.propose(image_HWC, key)
+        if not self.proposer.finds_objects:
+            return Proposed(boxes, notes)
+        scale = max(self.height / image_HWC.shape[0], self.width / image_HWC.shape[1])
+        sifted = filtered(boxes, image_HWC, self.filters, (scale, scale))
+        return Proposed(list(sifted.kept), [*notes, *sifted.dropped])
 
 
 def from_videos(
     place: str,
     target: Target,
-    proposer: BoxProposer,
+    propose: Propose,
     settings: ClipSettings,
     processes: int,
     on_video: Callable[[int, int], None] = lambda done, total: None,
@@ -97,19 +119,13 @@ def from_videos(
     Raises ManifestError where there is no video, and StorageError.
     """
     videos = list_videos(place)
-    work = partial(rows_of_video, target=target, proposer=proposer, settings=settings)
+    work = partial(rows_of_video, target=target, propose=propose, settings=settings)
     parts: list[Made] = [Made() for _ in videos]
     for done, (number, part) in enumerate(in_processes(work, videos, processes), start=1):
         message = "the process that read it died, as happens with damaged files: encode it again"
         parts[number] = part or Made(skipped=[Skipped(videos[number].key, "video_crashed", message)])
         on_video(done, len(videos))
-    return Made([row for part in parts for row in part.rows], [one for part in parts for one in part.skipped])
-
-
-def table_of(rows: Sequence[dict[str, Any]], source: str) -> pa.Table:
-    """The conformed manifest of `rows_of_video`. Raises ManifestError where there are no rows."""
-    schema = MANIFEST_SCHEMA.append(pa.field("reference", REFERENCE))
-    return conform(pa.Table.from_pylist(list(rows), schema=schema), source)
+    return together(parts)
 
 
 def list_videos(place: str) -> list[VideoFile]:
@@ -131,7 +147,8 @@ def list_videos(place: str) -> list[VideoFile]:
     keys = [path.removeprefix(root).lstrip("/") or PurePosixPath(path).name for path in found]
     is_local = isinstance(file_system, LocalFileSystem)
     uris = found if is_local else [file_system.unstrip_protocol(path) for path in found]
-    return [VideoFile(*each) for each in zip(uris, keys, names_of(keys), strict=True)]
+    names = names_of([str(PurePosixPath(key).with_suffix("")) for key in keys])
+    return [VideoFile(*each) for each in zip(uris, keys, names, strict=True)]
 
 
 def _fixed_part(pattern: str) -> str:
@@ -143,27 +160,11 @@ def _no_videos(place: str, message: str) -> ManifestError:
     return ManifestError(display_uri(place), [Problem(None, None, None, "videos_missing", message)])
 
 
-def names_of(keys: Sequence[str]) -> list[str]:
-    """A distinct valid sample id for each key: the same for the same keys, also where capitals make no difference."""
-    names: list[str] = []
-    taken: set[str] = set()
-    for key in keys:
-        stem = str(PurePosixPath(key).with_suffix("")).replace("/", "-")
-        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-")[:MAX_NAME_CHARS] or "video"
-        name, number = plain, 1
-        while name.lower() in taken:
-            number += 1
-            name = f"{plain}-{number}"
-        taken.add(name.lower())
-        names.append(name)
-    return names
-
-
-def rows_of_video(video: VideoFile, target: Target, proposer: BoxProposer, settings: ClipSettings) -> Made:
+def rows_of_video(video: VideoFile, target: Target, propose: Propose, settings: ClipSettings) -> Made:
     """The rows of one video, whose first frames are written on the way, and what was left out.
 
-    The proposer's key of a clip is the name of its picture, `<sample_id>.png`. Raises StorageError where a picture
-    cannot be written; what is wrong with the video is an entry of `skipped`.
+    propose: gets the first frame of a clip, and the name of its picture, `<sample_id>.png`. Raises StorageError where
+    a picture cannot be written; what is wrong with the video is an entry of `skipped`.
     """
     made = Made()
     try:
@@ -172,7 +173,7 @@ def rows_of_video(video: VideoFile, target: Target, proposer: BoxProposer, setti
                 if isinstance(clip, NoClip):
                     made.skipped.append(Skipped(video.key, clip.code, clip.message, clip.start_s))
                 else:
-                    _add_clip(made, clip, video, target, proposer, settings)
+                    _add_clip(made, clip, video, target, propose, settings)
     except SourceVideoError as error:
         made.skipped.append(Skipped(video.key, error.code, error.message))
     except MemoryError:
@@ -202,13 +203,13 @@ def local_copy(uri: str) -> Iterator[str]:
 
 
 def _add_clip(
-    made: Made, clip: Clip, video: VideoFile, target: Target, proposer: BoxProposer, settings: ClipSettings
+    made: Made, clip: Clip, video: VideoFile, target: Target, propose: Propose, settings: ClipSettings
 ) -> None:
     """Add the clip's row if something moves in it, and an entry for everything that does not."""
     sample_id = f"{video.name}-{round(clip.start_s * 1000):08d}"
     leave_out = partial(Skipped, video.key, start_s=clip.start_s)
     try:
-        proposed = proposer.propose(clip.first_HWC, f"{sample_id}.png")
+        proposed = propose(clip.first_HWC, f"{sample_id}.png")
     except PictureError as error:
         made.skipped.append(leave_out(error.code, error.message))
         return
@@ -270,3 +271,16 @@ def _write_picture(image_HWC: Frames, sample_id: str, target: Target) -> str:
     except Exception as error:  # each fsspec file system raises its own library's errors
         raise StorageError(f"{display_uri(uri)} cannot be written: {error}{credentials_advice(error, uri)}") from error
     return name
+
+
+def recipe_of(settings: ClipSettings, boxes: FilteredBoxes) -> dict[str, Any]:
+    """What the manifest says about how it was made."""
+    proposer = boxes.proposer
+    options = proposer.plain() if isinstance(proposer, Settings) else {}
+    return {
+        "source": "videos",
+        "videos": settings.plain(),
+        "boxes": {"proposer": proposer.name, **options},
+        "filters": boxes.filters.plain(),
+        "tracker": f"{LucasKanade.name} {LucasKanade().version}",
+    }
