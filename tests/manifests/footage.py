@@ -60,24 +60,31 @@ def background(number: int = 2) -> Any:
 
 def render(discs: Sequence[Disc], times: Sequence[float], ground: int = 2) -> np.ndarray:
     """Frames at these times, uint8 [T, H, W, 3]. Edges are exact to a fraction of a pixel."""
-    frames = []
-    for s in times:
-        frame = background(ground).astype(np.float32)
-        for disc in discs:
-            photograph = _photograph(disc.texture)[:300, :300]
-            scale, angle = 2 * disc.radius(s) / 300, disc.angle(s)
-            turn = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-            # in OpenCV the centre of the first pixel is 0
-            shift = np.array(disc.centre(s)) - 0.5 - turn @ [149.5, 149.5]
-            sigma = max(0.5 / scale, 0.3)
-            smooth = cv2.GaussianBlur(photograph, (0, 0), sigma).astype(np.float32)
-            moved = cv2.warpAffine(smooth, np.c_[turn, shift], (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR)
-            y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5
-            distance = np.hypot(x - disc.centre(s)[0], y - disc.centre(s)[1])
-            alpha = np.clip(disc.radius(s) - distance + 0.5, 0, 1)[..., None]
-            frame = frame * (1 - alpha) + moved * alpha
-        frames.append(np.clip(frame + 0.5, 0, 255).astype(np.uint8))
-    return np.stack(frames)
+    return np.stack([_frame(discs, s, ground) for s in times])
+
+
+def _frame(discs: Sequence[Disc], s: float, ground: int) -> np.ndarray:
+    frame = background(ground).copy()
+    for disc in discs:
+        (x, y), radius, angle = disc.centre(s), disc.radius(s), disc.angle(s)
+        x0, y0 = (max(math.floor(middle - radius) - 2, 0) for middle in (x, y))
+        part = frame[y0 : math.ceil(y + radius) + 2, x0 : math.ceil(x + radius) + 2]
+        scale = 2 * radius / 300
+        turn = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        # in OpenCV the centre of the first pixel is 0
+        shift = np.array([x - x0, y - y0]) - 0.5 - turn @ [149.5, 149.5]
+        moved = cv2.warpAffine(_texture(disc.texture, round(0.5 / scale, 1)), np.c_[turn, shift], part.shape[1::-1])
+        rows, columns = np.ogrid[: part.shape[0], : part.shape[1]]
+        distance = np.hypot(columns + 0.5 + x0 - x, rows + 0.5 + y0 - y)
+        alpha = np.clip(radius - distance + 0.5, 0, 1)[..., None]
+        part[:] = np.clip(part * (1 - alpha) + moved * alpha + 0.5, 0, 255).astype(np.uint8)
+    return frame
+
+
+@cache
+def _texture(number: int, sigma: float) -> Any:
+    """A photograph without the details that are lost when it shrinks."""
+    return cv2.GaussianBlur(_photograph(number)[:300, :300], (0, 0), max(sigma, 0.3)).astype(np.float32)
 
 
 def constant_rate(seconds: float, fps: float) -> list[float]:
@@ -104,19 +111,20 @@ def write_video(
 ) -> Path:
     """Encode frames that are shown at these seconds. turn: degrees that a player turns them by, counter-clockwise.
 
-    options: of the file's format. change: is given the stream before it is encoded.
+    options: of the file's format. change: is given the stream before it is encoded. MPEG-4 has 30 frames a second.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=30, options={"crf": "14"} if codec == "libx264" else {})
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixels
-        stream.time_base = stream.codec_context.time_base = TIME_BASE
+        base = Fraction(1, 30) if codec == "mpeg4" else TIME_BASE
+        stream.time_base = stream.codec_context.time_base = base
         if turn:
             stream.set_display_rotation(turn)
         change(stream)
         for frame, s in zip(frames, times, strict=True):
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24").reformat(format=pixels)
-            picture.pts, picture.time_base = round(s / TIME_BASE), TIME_BASE
+            picture.pts, picture.time_base = round(s / base), base
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
     return path
