@@ -63,7 +63,7 @@ class ClipSettings(Settings):
     clips: Annotated[int, Field(ge=1)] | None = None
     """Clips of one video, at most, spread evenly over it; None: one after the other, as many as fit."""
     objects: Annotated[int, Field(ge=1, le=256)] = 4
-    """Boxes of a clip, at most, in the proposer's order."""
+    """Boxes of a clip that move, at most, in the proposer's order."""
     min_path: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """Smallest distance that an object gets away from its start, as a share of the picture's diagonal."""
     min_zoom: Annotated[float, Field(ge=0)] = 0.1

@@ -29,8 +29,8 @@ def in_processes(
             with _pool(min(processes, len(waiting))) as pool:
                 while waiting or running:
                     while waiting and len(running) < processes:
-                        number = waiting.popleft()
-                        running[pool.submit(function, items[number])] = number
+                        running[pool.submit(function, items[waiting[0]])] = waiting[0]
+                        waiting.popleft()
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         result = future.result()
                         yield running.pop(future), result

@@ -198,19 +198,16 @@ def _add_clip(
     if not proposed.boxes:
         made.skipped.append(leave_out("no_boxes", "no box was found in its first frame"))
         return
-    boxes = proposed.boxes[: settings.objects]
-    rest = proposed.boxes[settings.objects :]
-    made.skipped += [
-        leave_out("objects_many", f"the clip has more than {settings.objects} boxes", box=list(each.box_xyxy))
-        for each in rest
-    ]
     kept: list[tuple[list[float], Moved]] = []
-    for proposal, moved in zip(boxes, follow(clip, boxes, LucasKanade(), settings), strict=True):
+    for proposal, moved in zip(proposed.boxes, follow(clip, proposed.boxes, LucasKanade(), settings), strict=True):
         box = [float(value) for value in proposal.box_xyxy]
-        if isinstance(moved, Moved):
-            kept.append((box, moved))
-        else:
+        if not isinstance(moved, Moved):
             made.skipped.append(leave_out(moved.code, moved.message, box=box))
+        elif len(kept) == settings.objects:
+            message = f"more than {settings.objects} of the clip's boxes move"
+            made.skipped.append(leave_out("objects_many", message, box=box))
+        else:
+            kept.append((box, moved))
     if not kept:
         made.skipped.append(leave_out("clip_static", "none of its boxes has a path"))
         return

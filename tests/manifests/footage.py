@@ -1,4 +1,4 @@
-"""Videos whose motion is known: textured discs that move over a photograph, written as any kind of file."""
+"""Videos whose motion is known: textured discs that move over sand, written as any kind of file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from manifests.boxes.proposer import Proposal, Proposed
 
 WIDTH, HEIGHT = 640, 360
 TIME_BASE = Fraction(1, 90_000)
-TEXTURES: tuple[Callable[[], Any], ...] = (skimage.data.astronaut, skimage.data.chelsea, skimage.data.coffee)
+TEXTURES: tuple[Callable[[], Any], ...] = (skimage.data.astronaut, skimage.data.chelsea)
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,14 @@ def _photograph(number: int) -> Any:
 
 
 @cache
-def background(number: int = 2) -> Any:
-    """A smoothed photograph in the size of the frames."""
-    return cv2.GaussianBlur(cv2.resize(_photograph(number), (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA), (0, 0), 1)
+def background(seed: int = 0) -> Any:
+    """Sand: smooth random spots of little contrast, in a colour of the seed, uint8 [HEIGHT, WIDTH, 3]."""
+    rng = np.random.default_rng(seed)
+    spots = cv2.GaussianBlur(rng.normal(size=(HEIGHT, WIDTH, 1)), (0, 0), 2)[..., None]
+    return np.clip(rng.uniform(70, 190, 3) + 8 * spots / spots.std(), 0, 255).astype(np.uint8)
 
 
-def render(discs: Sequence[Disc], times: Sequence[float], ground: int = 2) -> np.ndarray:
+def render(discs: Sequence[Disc], times: Sequence[float], ground: int = 0) -> np.ndarray:
     """Frames at these times, uint8 [T, H, W, 3]. Edges are exact to a fraction of a pixel."""
     return np.stack([_frame(discs, s, ground) for s in times])
 
@@ -69,6 +71,8 @@ def _frame(discs: Sequence[Disc], s: float, ground: int) -> np.ndarray:
         (x, y), radius, angle = disc.centre(s), disc.radius(s), disc.angle(s)
         x0, y0 = (max(math.floor(middle - radius) - 2, 0) for middle in (x, y))
         part = frame[y0 : math.ceil(y + radius) + 2, x0 : math.ceil(x + radius) + 2]
+        if not part.size:
+            continue
         scale = 2 * radius / 300
         turn = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
         # in OpenCV the centre of the first pixel is 0

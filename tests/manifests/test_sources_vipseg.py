@@ -13,8 +13,16 @@ from PIL import Image
 from manifests.io import read_manifest, write_manifest
 from manifests.schema import parse_row
 from manifests.sources.made import Made
-from manifests.sources.vipseg import OWN_COLUMNS, VideoFolders, VipsegSettings, class_of, from_vipseg, read_mask
-from manifests.sources.vipseg import recipe_of, row_of_video
+from manifests.sources.vipseg import (
+    OWN_COLUMNS,
+    VideoFolders,
+    VipsegSettings,
+    class_of,
+    from_vipseg,
+    read_mask,
+    recipe_of,
+    row_of_video,
+)
 from manifests.validate import validate
 from sgi2v.errors import ConfigError, ManifestError
 
