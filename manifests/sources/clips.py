@@ -111,8 +111,8 @@ def clips_of(video: SourceVideo, settings: ClipSettings) -> Iterator[Clip | NoCl
     if unusable := _unusable(video, settings):
         yield unusable
         return
-    starts = repeat(0.0) if settings.clips is None else _spread(latest, settings.clips)
-    free, is_shot_start = 0.0, True
+    starts = repeat(0.0) if settings.clips is None else _spread(video.times_T, latest, settings.clips)
+    free, is_shot_start = 0.0, True  # `free` is the time of a frame
     for earliest in starts:
         if earliest > free:
             free, is_shot_start = earliest, False
@@ -120,7 +120,8 @@ def clips_of(video: SourceVideo, settings: ClipSettings) -> Iterator[Clip | NoCl
             found = _next_clip(video, free, settings)
             if isinstance(found, Clip):
                 yield found
-                free, is_shot_start = found.start_s + settings.seconds, False
+                end = found.start_s + settings.seconds - TIME_SLACK_S
+                free, is_shot_start = float(video.times_T[np.searchsorted(video.times_T, end)]), False
                 break
             if is_shot_start or found.code == "gap":
                 yield found
@@ -143,12 +144,14 @@ def _unusable(video: SourceVideo, settings: ClipSettings) -> NoClip | None:
     return None
 
 
-def _spread(latest: float, clips: int) -> Iterator[float]:
-    return (latest * (number + 0.5) / clips for number in range(clips))
+def _spread(times_T: Floats, latest: float, clips: int) -> Iterator[float]:
+    """Times of frames, evenly spread up to the latest start of a clip."""
+    wanted = latest * (np.arange(clips) + 0.5) / clips
+    yield from times_T[np.searchsorted(times_T, wanted, side="right") - 1].tolist()
 
 
 def _next_clip(video: SourceVideo, begin: float, settings: ClipSettings) -> Clip | NoClip:
-    """The clip that begins with the first frame at or after `begin`; where a shot ends in it, the reason."""
+    """The clip that begins with the frame at `begin`; where a shot ends in it, the reason."""
     import cv2
 
     indices = _tracked_frames(video.times_T, begin, settings.seconds)

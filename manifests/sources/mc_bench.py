@@ -38,7 +38,7 @@ OWN_COLUMNS = [
     pa.field("drag_starts", pa.list_(pa.list_(pa.float64()))),
     pa.field("metadata_file", pa.string()),
 ]
-"""Which boxes are told to stay, the class, where each drag starts (xy, pixels of the image), and the file it is from."""
+"""Which boxes are told to stay, the class, where each drag starts (xy, pixels of the image), and its file."""
 
 
 class McBenchSettings(Settings):

@@ -113,8 +113,10 @@ def list_videos(place: str) -> list[VideoFile]:
     """The videos of a place in the order of their names, subfolders included. Raises ManifestError and StorageError."""
     try:
         file_system, root = open_store(place)
-        if file_system.exists(root):
-            paths = [root] if file_system.isfile(root) else file_system.find(root)
+        if file_system.isdir(root):
+            paths = file_system.find(root)
+        elif file_system.exists(root):
+            root, paths = root.rpartition("/")[0], [root]
         else:
             root, paths = _fixed_part(root), file_system.glob(root)
     except (ValueError, ImportError) as error:
@@ -122,14 +124,20 @@ def list_videos(place: str) -> list[VideoFile]:
     except Exception as error:  # each fsspec file system raises its own library's errors
         advice = credentials_advice(error, place)
         raise StorageError(f"{display_uri(place)} cannot be listed: {type(error).__name__}: {error}{advice}") from error
-    found = [path for path in sorted(paths) if PurePosixPath(path).suffix.lower() in ENDINGS]
+    found = [path for path in sorted(paths) if _is_video(path.removeprefix(root))]
     if not found:
         raise _no_videos(place, f"no video is there: its name must end in one of {', '.join(sorted(ENDINGS))}")
-    keys = [path.removeprefix(root).lstrip("/") or PurePosixPath(path).name for path in found]
+    keys = [path.removeprefix(root).lstrip("/") for path in found]
     is_local = isinstance(file_system, LocalFileSystem)
     uris = found if is_local else [file_system.unstrip_protocol(path) for path in found]
     names = names_of([str(PurePosixPath(key).with_suffix("")) for key in keys])
     return [VideoFile(*each) for each in zip(uris, keys, names, strict=True)]
+
+
+def _is_video(path: str) -> bool:
+    """Whether the name of a file says so, and no part of the path is hidden."""
+    is_hidden = any(part.startswith(".") for part in path.split("/"))
+    return not is_hidden and PurePosixPath(path).suffix.lower() in ENDINGS
 
 
 def _fixed_part(pattern: str) -> str:

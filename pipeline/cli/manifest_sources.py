@@ -61,7 +61,7 @@ def from_videos(
     clips: Annotated[
         int | None, option("Clips of one video, at most, spread evenly over it.  [default: as many as fit]")
     ] = None,
-    objects: Annotated[int | None, option("Boxes of one clip, at most.  [default: 4]")] = None,
+    objects: Annotated[int | None, option("Boxes of one clip that move, at most.  [default: 4]")] = None,
     min_path: Annotated[
         float | None,
         option("Smallest distance from an object's start, as a share of the picture's diagonal.  [default: 0.02]"),
@@ -69,6 +69,10 @@ def from_videos(
     min_zoom: Annotated[
         float | None, option("Change of an object's size that counts as motion too.  [default: 0.1]")
     ] = None,
+    height: Annotated[
+        int | None, option("Height of the videos to make, pixels, by which small boxes are left out.  [default: 576]")
+    ] = None,
+    width: Annotated[int | None, option("Width of these videos, pixels.  [default: 1024]")] = None,
     processes: Processes = None,
 ) -> None:
     """Make a manifest of what moves in videos: the first frame of a clip, boxes in it, and their true paths.
@@ -84,7 +88,16 @@ def from_videos(
 
     with errors_name_flags("videos"):
         settings = ClipSettings(
-            **_given(frames=frames, fps=fps, clips=clips, objects=objects, min_path=min_path, min_zoom=min_zoom)
+            **_given(
+                frames=frames,
+                fps=fps,
+                clips=clips,
+                objects=objects,
+                min_path=min_path,
+                min_zoom=min_zoom,
+                height=height,
+                width=width,
+            )
         )
     proposer = load_proposer(boxes, **_named_values(boxes_option, "--boxes-option"))
     chosen = FilteredBoxes(proposer, BoxFilters(**_named_values(filter, "--filter")), settings.height, settings.width)
@@ -268,7 +281,8 @@ def _write_made(
     from manifests.io import write_manifest
     from sgi2v.errors import ConfigError
 
-    skipped = f"{folder_of(output)}/{SKIPPED}"
+    folder = folder_of(output)
+    skipped = SKIPPED if folder == "." else f"{folder}/{SKIPPED}"
     write_manifest(made.skipped_table(), skipped)
     reasons = [f"{number:6}  {code}" for code, number in made.skipped_by_code.items()]
     lines = [f"left out, by reason (see {skipped}):", *reasons[:SHOWN_CODES]] if reasons else ["nothing was left out"]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,29 +22,49 @@ TIME_BASE = Fraction(1, 90_000)
 TEXTURES: tuple[Callable[[], Any], ...] = (skimage.data.astronaut, skimage.data.chelsea)
 
 
+def line(x: float, y: float, vx: float, vy: float) -> Callable[[float], tuple[float, float]]:
+    """A centre that starts at xy and moves by this many pixels a second."""
+    return partial(_on_line, x, y, vx, vy)
+
+
+def _on_line(x: float, y: float, vx: float, vy: float, s: float) -> tuple[float, float]:
+    return x + vx * s, y + vy * s
+
+
+def arc(x: float, y: float, radius: float, turn: float) -> Callable[[float], tuple[float, float]]:
+    """A centre that goes around xy by this many radians a second."""
+    return partial(_on_arc, x, y, radius, turn)
+
+
+def _on_arc(x: float, y: float, radius: float, turn: float, s: float) -> tuple[float, float]:
+    return x + radius * math.cos(turn * s), y + radius * math.sin(turn * s)
+
+
+def constant(value: float) -> Callable[[float], float]:
+    """The same at every time."""
+    return partial(_constant, value)
+
+
+def _constant(value: float, s: float) -> float:
+    return value
+
+
+RADIUS, UPRIGHT = constant(45.0), constant(0.0)
+
+
 @dataclass(frozen=True)
 class Disc:
     """A round piece of a photograph. Its centre, radius and angle are functions of the time in seconds; pixels."""
 
     centre: Callable[[float], tuple[float, float]]
-    radius: Callable[[float], float] = lambda s: 45.0
-    angle: Callable[[float], float] = lambda s: 0.0
+    radius: Callable[[float], float] = RADIUS
+    angle: Callable[[float], float] = UPRIGHT
     texture: int = 0
 
     def box(self, s: float) -> list[float]:
         """Around the disc at a time."""
         (x, y), r = self.centre(s), self.radius(s)
         return [x - r, y - r, x + r, y + r]
-
-
-def line(x: float, y: float, vx: float, vy: float) -> Callable[[float], tuple[float, float]]:
-    """A centre that starts at xy and moves by this many pixels a second."""
-    return lambda s: (x + vx * s, y + vy * s)
-
-
-def arc(x: float, y: float, radius: float, turn: float) -> Callable[[float], tuple[float, float]]:
-    """A centre that goes around xy by this many radians a second."""
-    return lambda s: (x + radius * math.cos(turn * s), y + radius * math.sin(turn * s))
 
 
 @cache

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ from manifests.boxes.proposer import PictureError, Proposal, Proposed
 from manifests.io import read_manifest, write_manifest
 from manifests.sources.clips import ClipSettings
 from manifests.sources.made import Made, names_of
-from manifests.sources.processes import in_processes
 from manifests.sources.videos import (
     OWN_COLUMNS,
     FilteredBoxes,
@@ -37,6 +34,7 @@ from tests.manifests.footage import (
     Disc,
     TrueBoxes,
     arc,
+    constant,
     constant_rate,
     line,
     render,
@@ -109,10 +107,10 @@ def test_a_row_has_its_picture_and_its_reference(tmp_path: Path) -> None:
     target = Target(str(tmp_path / "out"), "m-frames")
     made = rows_of_video(video, target, TrueBoxes((RIGHT,)).propose, ClipSettings(clips=1))
     (row,) = made.rows
-    assert row["sample_id"] == "a-b-00000033"
-    assert row["image"] == "m-frames/a-b-00000033.png"
+    assert row["sample_id"] == "a-b-00000000"
+    assert row["image"] == "m-frames/a-b-00000000.png"
     assert Image.open(tmp_path / "out" / row["image"]).size == (WIDTH, HEIGHT)  # turned upright
-    assert row["reference"] == {"uri": "../a b.mp4", "start_s": 0.033333, "end_s": round(0.033333 + 13 / 7, 6)}
+    assert row["reference"] == {"uri": "../a b.mp4", "start_s": 0.0, "end_s": round(13 / 7, 6)}
     out = str(tmp_path / "out" / "m.parquet")
     boxes = FilteredBoxes(TrueBoxes((RIGHT,)), BoxFilters(), 576, 1024)
     write_manifest(made.manifest(OWN_COLUMNS, recipe_of(ClipSettings(clips=1), boxes), "videos"), out)
@@ -129,10 +127,10 @@ def test_objects_that_do_not_move_are_lost_or_leave_are_left_out(tmp_path: Path)
     discs = (STILL, gone, leaving, RIGHT)
     made = made_of(filmed(tmp_path / "a.mp4", *discs), *discs)
     (row,) = made.rows
-    assert row["boxes"] == [RIGHT.box(0.033)]
+    assert row["boxes"] == [RIGHT.box(0)]
     assert codes(made) == ["object_static", "object_lost", "object_leaves"]
     assert made.skipped[0].box == STILL.box(0)
-    assert made.skipped[0].start_s == pytest.approx(0.033, abs=0.001)
+    assert made.skipped[0].start_s == 0
     none = made_of(tmp_path / "a.mp4", STILL)
     assert (none.rows, codes(none)) == ([], ["object_static", "clip_static"])
     assert none.skipped[0].message.startswith("it moves by 0.")
@@ -146,9 +144,7 @@ def test_clips_lie_within_shots(tmp_path: Path) -> None:
     shots = [(2.5, 0), (1.0, 1), (4.0, 2)]
     frames, begin = [], 0.0
     for seconds, ground in shots:
-        frames.append(
-            render([Disc(line(150 - 20 * begin, 180, 20, 0))], np.arange(begin, begin + seconds, 0.05), ground)
-        )
+        frames.append(render([], np.arange(begin, begin + seconds, 0.05), ground))
         begin += seconds
     film = np.concatenate(frames)
     path = write_video(tmp_path / "a.mp4", film, [t / 20 for t in range(len(film))])
@@ -209,19 +205,20 @@ def test_what_is_wrong_with_a_file_or_a_box_is_an_entry(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_folder_gives_the_same_manifest_for_any_number_of_processes(tmp_path: Path) -> None:
+def test_a_folder_gives_the_same_rows_in_several_processes(tmp_path: Path) -> None:
     for name in ("b/1.mp4", "a.mp4"):
         filmed(tmp_path / "in" / name, RIGHT, times=constant_rate(2, 10))
     (tmp_path / "in" / "broken.mov").write_text("no video")
     (tmp_path / "in" / "notes.txt").write_text("not a video")
-    tables = []
-    for processes in (1, 2):
-        target = Target(str(tmp_path / f"out{processes}"), "f")
-        made = from_videos(str(tmp_path / "in"), target, TrueBoxes((RIGHT,)).propose, ClipSettings(clips=1), processes)
-        tables.append(made.manifest(OWN_COLUMNS, {}, "in"))
-        assert [(one.key, one.code) for one in made.skipped] == [("broken.mov", "video_undecodable")]
-    assert tables[0].equals(tables[1])
-    assert tables[0]["sample_id"].to_pylist() == ["a-00000100", "b-1-00000100"]
+    propose, settings = TrueBoxes((RIGHT,)).propose, ClipSettings(clips=1)
+    made = from_videos(str(tmp_path / "in"), Target(str(tmp_path / "out"), "f"), propose, settings, processes=2)
+    alone = [
+        rows_of_video(video, Target(str(tmp_path / "out"), "g"), propose, settings)
+        for video in list_videos(str(tmp_path / "in"))
+    ]
+    assert [row | {"image": row["image"].replace("g/", "f/")} for part in alone for row in part.rows] == made.rows
+    assert [(one.key, one.code) for one in made.skipped] == [("broken.mov", "video_undecodable")]
+    assert [row["sample_id"] for row in made.rows] == ["a-00000000", "b-1-00000000"]
 
 
 def test_videos_of_a_folder_a_glob_and_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +235,7 @@ def test_videos_of_a_folder_a_glob_and_a_store(tmp_path: Path, monkeypatch: pyte
     store = fsspec.filesystem("memory")
     store.pipe("/videos/one/a.mp4", (tmp_path / "b.MP4").read_bytes())
     assert list_videos("memory://videos") == [VideoFile("memory:///videos/one/a.mp4", "one/a.mp4", "one-a")]
-    with pytest.raises(ManifestError, match="no video is there: its name must end in one of .avi"):
+    with pytest.raises(ManifestError, match="no video is there: its name must end in one of"):
         list_videos("c.txt")
     with pytest.raises(ManifestError, match="no video is there"):
         list_videos("none")
@@ -256,38 +253,20 @@ def test_videos_and_pictures_in_a_store(tmp_path: Path) -> None:
 
 
 def test_names_are_valid_and_distinct() -> None:
-    assert names_of(["cat", "Cat", "-dog", "ä/ö", "", "x" * 200]) == [
-        "cat",
-        "Cat-2",
-        "dog",
-        "sample",
-        "sample-2",
-        "x" * 100,
-    ]
-
-
-def die_at_three(number: int) -> int:
-    if number == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return 10 * number
-
-
-@pytest.mark.slow
-def test_only_the_item_that_kills_its_process_is_lost() -> None:
-    results = dict(in_processes(die_at_three, range(6), 2))
-    assert results == {0: 0, 1: 10, 2: 20, 3: None, 4: 40, 5: 50}
+    stems = ["cat", "Cat", "-dog", "ä/ö", "", "x" * 200]
+    assert names_of(stems) == ["cat", "Cat-2", "dog", "sample", "sample-2", "x" * 100]
 
 
 def test_filters_apply_to_boxes_of_things_only() -> None:
     image_HWC = render([RIGHT], [0.0])[0]
-    boxes = FilteredBoxes(TrueBoxes((RIGHT, Disc(line(300, 60, 0, 0), radius=lambda s: 5.0))), BoxFilters(), 576, 1024)
+    boxes = FilteredBoxes(TrueBoxes((RIGHT, Disc(line(300, 60, 0, 0), radius=constant(5.0)))), BoxFilters(), 576, 1024)
     kept, notes = boxes.propose(image_HWC, "a-00000000.png")
     assert [each.box_xyxy for each in kept] == [tuple(RIGHT.box(0))]
     assert [note.code for note in notes] == ["area_small"]
 
 
 def test_settings_that_cannot_be_used() -> None:
-    with pytest.raises(ConfigError, match="videos.frames must be 2 or more"):
+    with pytest.raises(ConfigError, match=r"videos\.frames must be 2 or more"):
         ClipSettings(frames=1)
     assert ClipSettings(fps=13).seconds == pytest.approx(1)
     assert math.isclose(ClipSettings().seconds, 13 / 7)

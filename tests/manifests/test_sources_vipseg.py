@@ -244,5 +244,5 @@ def test_folders_and_settings_that_cannot_be_used(tmp_path: Path) -> None:
     write_video(tmp_path, "a", square(6100, 40, 50))
     with pytest.raises(ManifestError, match="no such file: give a list of ids"):
         from_vipseg(str(tmp_path), str(tmp_path), VipsegSettings(), list_file=str(tmp_path / "none.txt"))
-    with pytest.raises(ConfigError, match="vipseg.path must be one of centroid, box"):
+    with pytest.raises(ConfigError, match=r"vipseg\.path must be one of centroid, box"):
         VipsegSettings(path="middle")
