@@ -30,7 +30,7 @@ from tests.manifests.footage import Disc, TrueBoxes, arc, constant_rate, line, r
 SECONDS = 6.0
 SCENES: dict[str, tuple[Disc, ...]] = {
     "translation": (Disc(line(80, 150, 75, 10)),),
-    "fast translation, 1/3 of the width a second": (Disc(lambda s: (80 + 213 * (s % 2.2), 180)),),
+    "there and back, 1/3 of the width a second": (Disc(lambda s: (80 + 213 * (2.2 - abs(s % 4.4 - 2.2)), 180)),),
     "arc": (Disc(arc(320, 180, 100, 0.9)),),
     "zoom in and out": (Disc(line(300, 180, 10, 0), radius=lambda s: 45 * math.exp(0.35 * math.sin(s))),),
     "turn by 23 degrees a second": (Disc(line(150, 180, 50, 0), angle=lambda s: 0.4 * s),),
@@ -91,10 +91,8 @@ def main(boxes: str = "truth") -> None:
                 scale = f"{max(scales):.3f}" if scales else ""
                 clips = int(SECONDS // (13 / 7))
                 left_out = ", ".join(f"{number} {code}" for code, number in skipped.items())
-                print(
-                    f"{name:45}{rate:15}{clips:6}{rows:6}{mean:>9}{most:>8}{scale:>7}{seconds:7.1f}  {left_out}",
-                    flush=True,
-                )
+                numbers = f"{clips:6}{rows:6}{mean:>9}{most:>8}{scale:>7}{seconds:7.1f}"
+                print(f"{name:45}{rate:15}{numbers}  {left_out}", flush=True)
 
 
 if __name__ == "__main__":
