@@ -86,6 +86,7 @@ class SourceVideo:
         try:
             import decord
 
+            decord.logging.set_level(decord.logging.QUIET)  # FFmpeg's lines about damaged frames, without a file name
             reader = decord.VideoReader(self.path, num_threads=1)
             times_T = reader.get_frame_timestamp(range(len(reader)))[:, 0]
             is_same = len(times_T) == len(self.times_T) and np.allclose(
@@ -114,7 +115,7 @@ class SourceVideo:
                     return
                 index = following
         except (OSError, ValueError) as error:  # PyAV's errors derive from these
-            raise self._damaged(index, f" ({error})") from error
+            raise self._damaged(index, f" ({getattr(error, 'strerror', None) or error})") from error
         raise self._damaged(index)
 
     def _pictures_from(self, pts: int) -> Iterator[Any]:
@@ -171,7 +172,8 @@ def open_video(path: str) -> SourceVideo:
     except SGI2VError:
         raise
     except (OSError, ValueError) as error:  # PyAV's errors derive from these
-        message = f"it is truncated or not a video ({error}): check the file with a player"
+        reason = getattr(error, "strerror", None) or error  # without the path
+        message = f"it is truncated or not a video ({reason}): check the file with a player"
         raise SourceVideoError("video_undecodable", message) from error
     if first is None:
         raise SourceVideoError("video_undecodable", "no frame of it can be decoded: check the file with a player")

@@ -163,6 +163,9 @@ def rows_of_video(video: VideoFile, target: Target, propose: Propose, settings: 
                     made.skipped.append(Skipped(video.key, clip.code, clip.message, clip.start_s))
                 else:
                     _add_clip(made, clip, video, target, propose, settings)
+        if not made.rows and not made.skipped:
+            message = f"no shot was found in it that is {settings.seconds:.2f} s long, as a clip is"
+            made.skipped.append(Skipped(video.key, "shot_short", message))
     except SourceVideoError as error:
         made.skipped.append(Skipped(video.key, error.code, error.message))
     except MemoryError:

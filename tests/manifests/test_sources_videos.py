@@ -53,7 +53,7 @@ def made_of(path: Path, *discs: Disc, **settings: Any) -> Made:
 
 
 def filmed(path: Path, *discs: Disc, times: list[float] | None = None, **options: Any) -> Path:
-    times = times or constant_rate(1.9, 30)
+    times = times or constant_rate(1.9, 15)
     return write_video(path, render(discs, times), times, **options)
 
 
@@ -101,8 +101,9 @@ def test_paths_are_those_of_the_motion(
 
 @pytest.mark.slow
 def test_a_row_has_its_picture_and_its_reference(tmp_path: Path) -> None:
-    lying = np.rot90(render([RIGHT], constant_rate(1.9, 30)), -1, axes=(1, 2))
-    path = write_video(tmp_path / "a b.mp4", lying, constant_rate(1.9, 30), turn=90)
+    times = constant_rate(1.9, 15)
+    lying = np.rot90(render([RIGHT], times), -1, axes=(1, 2))
+    path = write_video(tmp_path / "a b.mp4", lying, times, turn=90)
     (video,) = list_videos(str(path))
     target = Target(str(tmp_path / "out"), "m-frames")
     made = rows_of_video(video, target, TrueBoxes((RIGHT,)).propose, ClipSettings(clips=1))
@@ -146,7 +147,7 @@ def test_clips_lie_within_shots(tmp_path: Path) -> None:
     for seconds, ground in shots:
         frames.append(render([], np.arange(begin, begin + seconds, 0.05), ground))
         begin += seconds
-    film = np.concatenate(frames)
+    film = np.concatenate(frames)[:, ::2, ::4]
     path = write_video(tmp_path / "a.mp4", film, [t / 20 for t in range(len(film))])
     seen: list[tuple[float, int]] = []
 
@@ -163,6 +164,10 @@ def test_clips_lie_within_shots(tmp_path: Path) -> None:
     seen.clear()
     rows_of_video(video, Target(str(tmp_path), "f"), propose, ClipSettings(clips=2))
     assert [start for start, _ in seen] == [3.5, 5.4]
+    # the one clip would begin in the middle of the first of two short shots
+    write_video(path, film[20:70], [t / 20 for t in range(50)])
+    none = rows_of_video(video, Target(str(tmp_path), "f"), propose, ClipSettings(clips=1))
+    assert [one.message for one in none.skipped] == ["no shot was found in it that is 1.86 s long, as a clip is"]
 
 
 @pytest.mark.slow
