@@ -19,6 +19,8 @@ BELOW_MANIFESTS = (
     "sgi2v.errors",
     "sgi2v.locations",
     "sgi2v.settings",
+    "sgi2v.source_video",
+    "sgi2v.tracking",
     "sgi2v.trajectory",
     "sgi2v.video",
     "sgi2v.wording",

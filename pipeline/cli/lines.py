@@ -17,12 +17,13 @@ def print_progress(line: str) -> None:
 
 
 class Checked:
-    """Prints how many images are checked, at most once in QUIET_S."""
+    """Prints how many images, or things of another name, are checked, at most once in QUIET_S."""
 
-    def __init__(self) -> None:
+    def __init__(self, noun: str = "image") -> None:
+        self.noun = noun
         self.said_at = time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
         if (now := time.monotonic()) - self.said_at >= QUIET_S:
             self.said_at = now
-            print_progress(f"checked {done} of {counted(total, 'image')}")
+            print_progress(f"checked {done} of {counted(total, self.noun)}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli import exit_codes, manifest_draw
+from pipeline.cli import exit_codes, manifest_draw, manifest_sources
 from pipeline.cli.options import CheckOptions, errors_name_flags, settings_of, takes
 from pipeline.cli.run import Manifest
 from sgi2v.wording import counted, did_you_mean
@@ -18,6 +18,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(manifest_draw.app)
+app.add_typer(manifest_sources.app)
 
 
 @app.command(epilog="Example: sgi2v-batch manifest validate manifest.parquet")
@@ -104,21 +105,6 @@ def show(
     typer.echo(f"wrote {target}")
     for line in describe(list(row_warnings(sample, image_size, video_size))):
         typer.echo(line)
-
-
-@app.command("from-sgi2v", epilog="Example: sgi2v-batch manifest from-sgi2v examples -o manifest.parquet")
-def from_sgi2v(
-    folder: Annotated[str, typer.Argument(help="Folder of example folders that hold img.png and traj.npy each.")],
-    output: Annotated[str, typer.Option("--output", "-o", help="Manifest to write: .parquet, .csv or .jsonl.")],
-) -> None:
-    """Make a manifest of example folders in the layout that SG-I2V was published with."""
-    from manifests.io import write_manifest
-    from manifests.sources.sgi2v import from_sgi2v as read_folders
-
-    table = read_folders(folder, relative_to=output if "://" in output else str(Path(output).parent))
-    write_manifest(table, output)
-    typer.echo(f"wrote {output}: {counted(table.num_rows, 'sample')}")
-    typer.echo(f"next: sgi2v-batch manifest validate {output}")
 
 
 def _unknown_id(manifest: str, wanted: str, ids: list[str]) -> str:
