@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,8 @@ def say(line: str) -> None:
 
 def finish(code: int) -> None:
     """End the process at once: an interrupted compiler may have left processes that would be waited for."""
+    for child in active_children():  # a count that is not done
+        child.terminate()
     sys.stdout.flush()
     os._exit(code)
 

@@ -25,8 +25,10 @@ def describe(report: Figures) -> Iterator[str]:
     if "of_counted" in units.get("counted", {}):
         peak, share = units["counted"]["peak_bytes"] / 2**30, units["counted"]["of_counted"]
         yield f"Its peak beside the weights is {peak:.1f} GiB, {share:.2f} of what is counted."
-    yield ""
     measured = {name: values for name, values in units.items() if "sample_s" in values}
+    if not measured:
+        return
+    yield ""
     yield _row(["variant", *(f"{unit} s" for unit in UNITS), "video s"])
     yield _row(["---"] * (len(UNITS) + 2))
     for name in sorted(measured, key=lambda name: float(measured[name]["sample_s"])):
