@@ -121,7 +121,7 @@ def choose_tier(memory: str, model: VideoModel, sampler: SamplerConfig, guidance
         return MemoryTier(memory)
     if model.device.type != "cuda":
         return MemoryTier.HIGH
-    cost = estimate_cost(model.checkpoint, sampler, guidance, model.dtype, model.vae.dtype)
+    cost = estimate_cost(model.checkpoint, sampler, guidance, model.dtype, _decoder_dtype(model))
     if (tier := fitting_tier(cost, free_bytes(model.device))) is not None:
         return tier
     most = most_bytes(model.device)
@@ -138,9 +138,15 @@ def choose_chunk(model: VideoModel, sampler: SamplerConfig, guidance: GuidanceCo
     whole = min(sampler.decode_chunk_size, sampler.num_frames)
     if model.device.type != "cuda":
         return whole
-    names = dtype_name(model.dtype), dtype_name(model.vae.dtype)
+    names = dtype_name(model.dtype), dtype_name(_decoder_dtype(model))
     cost = known_cost(cost_key(model.checkpoint, sampler, guidance, *names))
     return whole if cost is None else fitting_chunk(cost, sampler, free_bytes(model.device))
+
+
+def _decoder_dtype(model: VideoModel) -> torch.dtype:
+    """Type of the VAE decoder's weights, which is what a decoded frame is computed in."""
+    dtype: torch.dtype = next(model.vae.decoder.parameters()).dtype
+    return dtype
 
 
 def dtype_name(dtype: torch.dtype) -> str:
