@@ -40,7 +40,21 @@ def limit_process(device: torch.device, share: float) -> None:
 
     if share < 1:
         _, total_bytes = torch.cuda.mem_get_info(device)
-        torch.cuda.set_per_process_memory_fraction(max(share - CONTEXT_BYTES / total_bytes, 0.0), device)
+        torch.cuda.set_per_process_memory_fraction(max(share - CONTEXT_BYTES / total_bytes, 0.0), _index(device))
+
+
+def _index(device: torch.device) -> int:
+    """The device's number, which torch asks for here: that of the current GPU for `cuda`."""
+    import torch
+
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
+def _share(device: torch.device) -> float:
+    """The fraction of a GPU that torch may allocate in this process."""
+    import torch
+
+    return torch.cuda.get_per_process_memory_fraction(_index(device))
 
 
 def free_bytes(device: torch.device) -> int:
@@ -50,14 +64,14 @@ def free_bytes(device: torch.device) -> int:
     free, total = torch.cuda.mem_get_info(device)
     held = torch.cuda.memory_allocated(device)
     free += torch.cuda.memory_reserved(device) - held  # torch reuses what it has reserved
-    return min(free, int(total * torch.cuda.get_per_process_memory_fraction(device)) - held)
+    return min(free, int(total * _share(device)) - held)
 
 
 def most_bytes(device: torch.device) -> int:
     """As `free_bytes`, but what other processes hold of a shared GPU is not missing: they may free it again."""
     import torch
 
-    share = torch.cuda.get_per_process_memory_fraction(device)
+    share = _share(device)
     if share == 1:
         return free_bytes(device)
     _, total = torch.cuda.mem_get_info(device)
@@ -83,7 +97,7 @@ def does_not_fit(model: VideoModel, sampler: SamplerConfig, cost: Cost, free: in
     needed = cost.working_bytes(MemoryTier.LOW, frames_at_once=1)
     whole = cost.weights_bytes + needed * ALLOCATOR_SLACK + CONTEXT_BYTES
     advice = [f"use a GPU with {math.ceil(whole / GIB)} GiB or more"]
-    if torch.cuda.get_per_process_memory_fraction(model.device) < 1:
+    if _share(model.device) < 1:
         advice.insert(0, "give each worker more of the GPU (--gpus-per-worker)")
     shrink = math.sqrt(max(free, 0) / (needed * ALLOCATOR_SLACK))  # of each side: memory grows with the pixels
     multiple = model.checkpoint.size_multiple

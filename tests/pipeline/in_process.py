@@ -27,7 +27,8 @@ from tests.pipeline.runs import TINY
 from tests.stand_in import StandIn
 
 ONE_ACTOR = Pool(1, 1, num_cpus=1.0)
-A_COST = Cost({"guide": 3e12, "denoise": 1e12}, 10**8, dict.fromkeys(MemoryTier, 10**9))
+PARTS = ("encode", "update", "step", "frame", *(f"update_{tier}" for tier in MemoryTier))
+A_COST = Cost(10**8, dict.fromkeys(PARTS, 1e12), dict.fromkeys(PARTS, 10**9))
 """What a dry run here says of a sample."""
 
 

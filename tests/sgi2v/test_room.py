@@ -48,10 +48,15 @@ class Card:
     def memory_reserved(self, _: object) -> int:
         return int((4 + self.reserved_gib) * GIB)
 
-    def get_per_process_memory_fraction(self, _: object) -> float:
+    def current_device(self) -> int:
+        return 0
+
+    def get_per_process_memory_fraction(self, device: int | torch.device) -> float:
+        assert device == 0, "torch takes no device without a number here"
         return self.share
 
-    def set_per_process_memory_fraction(self, share: float, _: object) -> None:
+    def set_per_process_memory_fraction(self, share: float, device: int | torch.device) -> None:
+        assert device == 0, "torch takes no device without a number here"
         self.share = share
 
     def get_device_name(self, _: object = None) -> str:

@@ -23,7 +23,7 @@ def describe(report: Figures) -> Iterator[str]:
         if "seconds" in sample:
             yield f"A whole {name}, takes {sample['seconds']:.1f} s."
     if "of_counted" in units.get("counted", {}):
-        peak, share = units["counted"]["peak_bytes"] / 2**30, units["counted"]["of_counted"]
+        peak, share = units["counted"]["measured_bytes"] / 2**30, units["counted"]["of_counted"]
         yield f"Its peak beside the weights is {peak:.1f} GiB, {share:.2f} of what is counted."
     measured = {name: values for name, values in units.items() if "sample_s" in values}
     if not measured:

@@ -24,7 +24,14 @@ from sgi2v.config import DType, GuidanceConfig, MemoryTier, SamplerConfig
 from sgi2v.costs import Cost
 from sgi2v.estimate import BytesAlive, count_cost, matrix_rate
 from sgi2v.guidance import guided_features, optimize_latents, plan_loss
-from sgi2v.model import VideoModel, decode_latents, encode_image, load_model
+from sgi2v.model import (
+    VideoModel,
+    decode_latents,
+    encode_image,
+    load_model,
+    resolve_dtype,
+    resolve_vae_dtype,
+)
 from sgi2v.sampling import CONDITIONAL, Schedule, denoise, draw_noise, unet_inputs
 from sgi2v.trial import moving_box
 from tests.benchmarks.gpu_lease.lease import Figures, RunningPart, release_memory
@@ -116,7 +123,8 @@ def run(part: RunningPart, bench: Bench) -> None:
     for variant in (*dtypes, *KERNELS, *TIERS, *CHUNKS):
         bench.measure(part, variant)
     if base:
-        part.figure("counted", lambda: _counted(counting, base, part.left_s / 3))
+        frames_at_once = min(bench.work.sampler.decode_chunk_size, bench.work.sampler.num_frames)
+        part.figure("counted", lambda: _counted(counting, base, frames_at_once, part.left_s / 3))
     together = fastest(part.figures)
     if together.kernels or together.dtype != BASE.dtype:
         bench.measure(part, together)
@@ -267,12 +275,14 @@ def _count(work: Work) -> Cost:
 
     torch.set_num_threads(1)
     checkpoint: Checkpoint = open_checkpoint(ModelConfig(source=work.source), weights=False)
-    dtype = torch.bfloat16 if work.device.type == "cuda" else torch.float32
-    return count_cost(checkpoint, work.sampler, work.guidance, dtype)
+    dtype = resolve_dtype("auto", work.device)
+    vae_dtype = resolve_vae_dtype(checkpoint.configs["vae"], dtype, work.device)
+    return count_cost(checkpoint, work.sampler, work.guidance, dtype, vae_dtype)
 
 
-def _counted(counting: Future[Cost], base: Figures, timeout_s: float) -> Figures:
+def _counted(counting: Future[Cost], base: Figures, frames_at_once: int, timeout_s: float) -> Figures:
     """What was counted, beside what was measured for the model as it is."""
     cost = counting.result(timeout_s)
     measured = max(base[unit]["peak_bytes"] for unit in UNITS)
-    return {**cost.plain(), "peak_bytes": measured, "of_counted": measured / cost.working_bytes[MemoryTier.HIGH]}
+    working = cost.working_bytes(MemoryTier.HIGH, frames_at_once)
+    return {**cost.plain(), "measured_bytes": measured, "of_counted": measured / working}
