@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli import exit_codes
+from pipeline.cli import exit_codes, manifest_make
 from pipeline.cli.options import CheckOptions, errors_name_flags, settings_of, takes
 from pipeline.cli.run import Manifest
 from sgi2v.wording import counted
@@ -17,6 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+app.add_typer(manifest_make.app)
 
 
 @app.command(epilog="Example: sgi2v-batch manifest validate manifest.parquet")
