@@ -79,7 +79,9 @@ class Made:
     rows: int = 0
     """Samples in the manifest."""
     asked: int = 0
-    """Samples that were asked for."""
+    """Samples that were planned: as many as were asked for, but for `per_image`."""
+    left_out: list[str] = field(default_factory=list)
+    """Motions that no picture has enough boxes for."""
     skipped: Counter[str] = field(default_factory=Counter)
     """Pictures and boxes that were left out, by code."""
     refused: Refused = field(default_factory=Refused)
@@ -192,10 +194,11 @@ def make_manifest(
             skipped.add(Skipped(None, error.code, str(error)))
         pictures = list(_look_at_all(found, folder, recipe, proposer, pool, skipped, progress))
         try:
-            plan = make_plan(recipe, [bool(picture.proposals) for picture in pictures])
+            plan = make_plan(recipe, [picture.apart for picture in pictures])
         except NoPictureError:
             raise ConfigError(_nothing_made(place, made, skipped.first)) from None
-        made.used, made.asked = len(set(plan.picture.tolist())), len(plan)
+        made.used, made.asked = len(np.unique(plan.picture)), len(plan)
+        made.left_out = plan.left_out
         for table, refused in _in_order(pool, _draw_rows, _row_jobs(plan, pictures, recipe, tracks)):
             made.refused.add(refused)
             made.rows += table.num_rows
@@ -362,7 +365,7 @@ def _row_jobs(plan: Plan, pictures: Sequence[Picture], recipe: Recipe, tracks: t
     digits = max(6, len(str(len(plan) - 1)))
     for first in range(0, len(plan), ROWS_A_JOB):
         samples = range(first, min(first + ROWS_A_JOB, len(plan)))
-        part = plan.part(samples)
+        part = plan.part(slice(samples.start, samples.stop))
         yield _RowJob(samples, part, {n: pictures[n] for n in set(part.picture.tolist())}, digits, recipe, tracks)
 
 
@@ -430,5 +433,6 @@ def _real_tracks(manifest: str | None) -> tuple[Floats, ...]:
 
 
 def _nothing_made(place: str, made: Made, first: Skipped | None) -> str:
-    why = f"; the first: {first.key or place}: {first.message}" if first else ""
-    return f"none of the {counted(made.pictures, 'picture')} of {place} can be used: see {SKIPPED}{why}"
+    why = f" ({describe(made.skipped)}; the first: {first.key or place}: {first.message})" if first else ""
+    pictures = counted(made.pictures, "picture")
+    return f"{place}: its {pictures} have no boxes for the motions of the recipe: see {SKIPPED}{why}"

@@ -330,22 +330,26 @@ def _between(start_2: Floats, end_2: Floats) -> tuple[complex, float]:
 
 def _along(curve_K: Curve, start_2: Floats, ask: Ask) -> Motion:
     """Along a curve at the speed asked for, whatever the distances between its points are."""
-    curve_K, travelled_K = _fitted(curve_K, ask)
-    return _from(start_2, np.interp(ask.way_P() * travelled_K[-1], travelled_K, curve_K))
+    return _from(start_2, _fitted(_sampled(curve_K, ask.way_P()), ask))
 
 
 def _timed(curve_K: Curve, start_2: Floats, ask: Ask) -> Motion:
     """Along a curve whose points are evenly spaced in time, which keeps its faster and slower parts."""
-    curve_K, _ = _fitted(curve_K, ask)
-    return _from(start_2, np.interp(ask.way_P() * (len(curve_K) - 1), np.arange(len(curve_K)), curve_K))
+    path_P = np.interp(ask.way_P() * (len(curve_K) - 1), np.arange(len(curve_K)), curve_K)
+    return _from(start_2, _fitted(path_P, ask))
 
 
-def _fitted(curve_K: Curve, ask: Ask) -> tuple[Curve, Floats]:
-    """The curve from 0 on, in the direction and of the length asked for, and the way up to each of its points [K]."""
+def _sampled(curve_K: Curve, way_P: Floats) -> Curve:
+    """[P]: the points of a curve at these shares of its length."""
     travelled_K = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(curve_K)))])
-    stretch, way = ask.length / max(travelled_K[-1], 1e-9), curve_K[-1] - curve_K[0]
+    return np.interp(way_P * travelled_K[-1], travelled_K, curve_K)
+
+
+def _fitted(path_P: Curve, ask: Ask) -> Curve:
+    """The path from 0 on, in the direction and of the length asked for."""
+    length, way = float(np.abs(np.diff(path_P)).sum()), path_P[-1] - path_P[0]
     turn = ask.ahead * (way.conjugate() / abs(way) if way else 1)
-    return (curve_K - curve_K[0]) * (stretch * turn), stretch * travelled_K
+    return (path_P - path_P[0]) * (ask.length / max(length, 1e-9) * turn)
 
 
 def _bowed(start_2: Floats, end_2: Floats, bow: float, ask: Ask, seconds: float | None = None) -> Motion:
@@ -353,11 +357,11 @@ def _bowed(start_2: Floats, end_2: Floats, bow: float, ask: Ask, seconds: float 
 
     seconds: of the movement; None moves at the speed asked for.
     """
-    curve_K = _SHARE_K + 1j * bow * np.sin(np.pi * _SHARE_K)
     ahead, distance = _between(start_2, end_2)
-    length = max(float(np.abs(np.diff(curve_K)).sum()) * distance, 1e-9)
-    speed = ask.speed if seconds is None else length / seconds
-    return _along(curve_K, start_2, replace(ask, direction=cmath.phase(ahead), length=length, speed=speed))
+    curve_K = (_SHARE_K + 1j * bow * np.sin(np.pi * _SHARE_K)) * (distance * ahead)
+    length = max(float(np.abs(np.diff(curve_K)).sum()), 1e-9)
+    own = ask if seconds is None else replace(ask, speed=length / seconds)
+    return _from(start_2, _sampled(curve_K, own.way_P(length)))
 
 
 def _smooth(points_K: Curve) -> Curve:

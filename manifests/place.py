@@ -11,6 +11,7 @@ from manifests.access import display_uri
 from manifests.urls import relative_path
 from sgi2v.errors import ConfigError, StorageError
 from sgi2v.locations import credentials_advice, is_chained, local_path, open_store, split_protocol
+from sgi2v.wording import counted
 
 SUFFIXES = frozenset(
     ".avif .bmp .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
@@ -59,7 +60,7 @@ def find_pictures(place: str) -> Place:
     seen = [(key, name) for key, name in found if not any(part.startswith(".") for part in key.split("/"))]
     pictures = [(key, name) for key, name in seen if is_glob or PurePosixPath(key).suffix.lower() in SUFFIXES]
     if not pictures:
-        what = "the glob matches no file" if is_glob else f"none of its {len(seen)} files has a picture's ending"
+        what = "the glob matches no file" if is_glob else f"no picture's ending among its {counted(len(seen), 'file')}"
         raise ConfigError(f"{display_uri(place)} has no pictures: {what if seen or is_glob else 'it is empty'}")
     protocol = split_protocol(place)[0]
     uris = [_uri(protocol, name) for _, name in pictures]

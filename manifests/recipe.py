@@ -67,7 +67,7 @@ class SampleRecipe(Settings):
     """Write the objects' masks, where the proposer knows them."""
     fit: Literal["crop", "pad", "stretch", "bucket"] | None = None
     """How pictures get the shape of the video, in column `fit`; None leaves it to the run."""
-    tries: Count = 24
+    tries: Count = 10
     """Draws for one object before its sample leaves its stratum, and again before the sample is dropped."""
 
     @field_validator("shares")
@@ -117,11 +117,11 @@ class _Strata(Settings):
 
     lengths: Annotated[tuple[Positive, Positive], Field(strict=False)] = (0.05, 0.3)
     """Shortest and longest path."""
-    length_bins: Count = 3
+    length_bins: Count = 5
     """Strata of the lengths, equally wide."""
     speeds: Annotated[tuple[Positive, Positive], Field(strict=False)] = (0.05, 0.3)
     """Slowest and fastest movement. A box that arrives before the clip's end stands still from then on."""
-    speed_bins: Count = 3
+    speed_bins: Count = 5
     """Strata of the speeds, equally wide. Those too slow for a length within the clip are left out."""
     directions: Count = 8
     """Strata of the directions, equally wide."""
@@ -130,8 +130,8 @@ class _Strata(Settings):
 
     @model_validator(mode="after")
     def _ranges_rise(self) -> Self:
-        for name in ("lengths", "speeds", "zoom"):
-            low, high = getattr(self, name)
+        for name in ("lengths", "speeds", "zoom", "turns"):
+            low, high = getattr(self, name, (0, 0))
             if low > high:
                 raise ValueError(f"{self.section}.{name} must rise, such as [{high}, {low}], not {[low, high]}")
         return self

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -38,13 +38,15 @@ from sgi2v.errors import SGI2VError
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+Bins = tuple[int, int, int]
+"""0-based bins of direction, length and speed."""
 
 CELL_PX = 8
 """Pixels of the video along one side of a latent cell, which still boxes keep away from what moves."""
 ANY = -1
 """In place of a bin: any."""
 ANY_BINS = (ANY, ANY, ANY)
-"""Of direction, length and speed."""
+"""In place of bins: any."""
 LEAST_WAY = 0.01
 """A path shorter than this share of the diagonal, of a box that does not change its size, does not count as motion."""
 
@@ -90,6 +92,15 @@ class Picture:
         """Whether two of them overlap."""
         return [[collide(one[None], other[None]) for other in self.boxes_N4] for one in self.boxes_N4]
 
+    @property
+    def apart(self) -> int:
+        """How many of them can be in one sample, because they do not overlap; taken in their order."""
+        taken: list[int] = []
+        for n in range(len(self.proposals)):
+            if not any(self.overlaps_NN[n][other] for other in taken):
+                taken.append(n)
+        return len(taken)
+
 
 class Stratum(NamedTuple):
     """What one sample is asked to be."""
@@ -120,15 +131,16 @@ class Plan:
     """Per sample: the other fields of its Stratum."""
     picture: Integers
     """Per sample: index of its picture."""
+    left_out: list[str] = field(default_factory=list)
+    """Motions that no picture has enough boxes for."""
 
     def __len__(self) -> int:
         return len(self.kind)
 
-    def part(self, samples: range) -> Plan:
+    def part(self, which: slice | Integers) -> Plan:
         """The plan of some samples."""
-        which = slice(samples.start, samples.stop)
         columns = {name: column[which] for name, column in self.columns.items()}
-        return Plan(self.names, self.kind[which], columns, self.picture[which])
+        return Plan(self.names, self.kind[which], columns, self.picture[which], self.left_out)
 
     def stratum(self, sample: int) -> Stratum:
         """The stratum of one sample."""
@@ -136,53 +148,65 @@ class Plan:
         return Stratum(motion, move, **{name: int(column[sample]) for name, column in self.columns.items()})
 
 
-def make_plan(recipe: Recipe, has_boxes: Sequence[bool]) -> Plan:
+def make_plan(recipe: Recipe, apart: Sequence[int]) -> Plan:
     """Spread the samples of a recipe evenly over its strata and over the pictures.
 
-    has_boxes: whether each picture has a box for an object. Pictures without one get samples of the camera only. The
-    number of samples follows from `samples` and `per_image`. Raises NoPictureError.
+    apart: how many objects each picture can have in a sample. A sample goes to a picture that has enough for it, or to
+    one that has most. Motions of two boxes are left out where no picture has two. Raises NoPictureError.
     """
     rng = np.random.default_rng([recipe.sample.seed, 0])
-    names, shares = list(recipe.kinds), list(recipe.kinds.values())
-    moves_objects = np.array([motion is not None for motion, _ in names])
-    any_picture, with_boxes = np.arange(len(has_boxes)), np.flatnonzero(has_boxes)
-    if not len(any_picture) or (moves_objects.any() and not len(with_boxes)):
-        raise NoPictureError("no picture has a box of an object")
-    count = _count(recipe, len(any_picture), len(with_boxes), float(np.array(shares)[moves_objects].sum()))
+    boxes = np.array(apart, np.int64)
+    most = int(boxes.max(initial=0))
+    kinds = {(motion, move): share for (motion, move), share in recipe.kinds.items() if motion not in PAIRS or most > 1}
+    if not len(boxes) or not kinds or (most < 1 and any(motion for motion, _ in kinds)):
+        raise NoPictureError("no picture has the boxes that the motions need")
+    names, shares = list(kinds), list(kinds.values())
+    count = _count(recipe, len(boxes))
     kind = np.repeat(np.arange(len(names)), _whole_numbers(shares, count))
     rng.shuffle(kind)
+    has_motion = np.array([motion is not None for motion, _ in names])[kind]
     columns = {name: np.zeros(count, np.int64) for name in Stratum._fields[2:]}
-    for moves in (False, True):
-        which = np.flatnonzero(moves_objects[kind] == moves)
-        here = recipe.motion if moves else recipe.camera
-        its_cells = np.array(recipe.cells[here.section])
-        pairs = its_cells[_balanced(rng, len(its_cells), len(which))]
+    for here in (recipe.motion, recipe.camera):
+        which = np.flatnonzero(has_motion == (here is recipe.motion))
+        pairs = np.array(recipe.cells[here.section])
+        pairs = pairs[_balanced(rng, len(pairs), len(which))]
         columns["direction"][which] = _balanced(rng, here.directions, len(which))
         columns["length"][which], columns["speed"][which] = pairs[:, 0], pairs[:, 1]
-        columns["size"][which] = _balanced(rng, len(recipe.motion.sizes) + 1, len(which))
-        columns["objects"][which] = np.array(recipe.motion.objects)[
-            _balanced(rng, len(recipe.motion.objects), len(which))
-        ]
-    of_objects = moves_objects[kind]
-    picture = np.zeros(count, np.int64)
-    if of_objects.any():
-        picture[of_objects] = with_boxes[np.arange(of_objects.sum()) % len(with_boxes)]
-    # the camera's samples level out how often each picture is used
-    used = np.bincount(picture[of_objects], minlength=len(any_picture))
-    left = np.repeat(any_picture, np.maximum(-(-count // len(any_picture)) - used, 0))
-    picture[~of_objects] = rng.permutation(left)[: count - of_objects.sum()]
-    return Plan(names, kind, columns, picture)
+    numbers = np.array(recipe.motion.objects)
+    which = np.flatnonzero(has_motion)
+    columns["size"][which] = _balanced(rng, len(recipe.motion.sizes) + 1, len(which))
+    columns["objects"][which] = numbers[_balanced(rng, len(numbers), len(which))]
+    columns["objects"][np.array([motion in PAIRS for motion, _ in names])[kind]] = 2
+    picture = _level_out(rng, boxes, np.minimum(columns["objects"], most))
+    left_out = sorted({motion for motion, _ in recipe.kinds if motion} - {motion for motion, _ in kinds})
+    plan = Plan(names, kind, columns, picture, left_out)
+    if recipe.sample.per_image is None:
+        return plan
+    rank = np.empty(count, np.int64)
+    order = np.argsort(picture, kind="stable")
+    rank[order] = np.arange(count) - np.searchsorted(picture[order], picture[order])
+    return plan.part(np.flatnonzero(rank < recipe.sample.per_image))
 
 
-def _count(recipe: Recipe, pictures: int, with_boxes: int, object_share: float) -> int:
-    """The number of samples, of which no picture gets more than `per_image`."""
+def _count(recipe: Recipe, pictures: int) -> int:
     samples, per_image = recipe.sample.samples, recipe.sample.per_image
-    if samples is not None and per_image is None:
-        return samples
-    most = (per_image or 1) * (pictures if object_share < 1 else with_boxes)
-    if object_share > 0:
-        most = min(most, int((per_image or 1) * with_boxes / object_share + 1e-9))
-    return max(most if samples is None else min(samples, most), 1)
+    if samples is None:
+        return pictures * (per_image or 1)
+    return samples if per_image is None else min(samples, pictures * per_image)
+
+
+def _level_out(rng: np.random.Generator, boxes: Integers, needs: Integers) -> Integers:
+    """A picture with enough boxes for each sample, such that all pictures are used as equally often as can be."""
+    picture, used = np.zeros(len(needs), np.int64), np.zeros(len(boxes), np.int64)
+    for need in sorted(set(needs.tolist()), reverse=True):
+        which, able = np.flatnonzero(needs == need), np.flatnonzero(boxes >= need)
+        level = -(-(len(which) + used[able].sum()) // len(able))
+        room = np.maximum(level - used[able], 0)
+        slots = np.repeat(able, room)
+        levels = np.arange(len(slots)) - np.repeat(np.cumsum(room) - room - used[able], room)
+        picture[which] = slots[np.lexsort((rng.random(len(slots)), levels))[: len(which)]]
+        used += np.bincount(picture[which], minlength=len(boxes))
+    return picture
 
 
 def _whole_numbers(shares: Sequence[float], count: int) -> Integers:
@@ -242,9 +266,10 @@ def draw_sample(
 ) -> tuple[dict[str, Any] | None, Refused]:
     """A row of the manifest without its id, or None where the constraints cannot be met; and the draws thrown away."""
     refused, tries = Refused(), recipe.sample.tries
-    anything = stratum._replace(direction=ANY, length=ANY, speed=ANY, size=ANY)
+    wishes = _wishes(rng, stratum, recipe)
+    anything = replace(wishes, size=ANY, camera=ANY_BINS, objects=[(name, ANY_BINS) for name, _ in wishes.objects])
     for number in range(2 * tries):
-        within = stratum if number < tries else anything
+        within = wishes if number < tries else anything
         camera, maps_P23 = _draw_camera(rng, picture, within, recipe)
         objects = _draw_objects(rng, picture, within, recipe, tracks, maps_P23)
         if isinstance(objects, str):
@@ -252,9 +277,41 @@ def draw_sample(
             continue
         if within is anything:
             refused.moved[refused.worst] += 1
-        return _row(picture, objects, camera, maps_P23, recipe), refused
+        row = _row(picture, objects, camera, maps_P23, recipe)
+        row["recipe"]["stratum"] = list(stratum[2:]) if within is wishes else None
+        return row, refused
     refused.dropped[refused.worst] += 1
     return None, refused
+
+
+@dataclass(frozen=True)
+class _Wishes:
+    """What one sample is to be, before boxes are chosen. Draws that break a constraint do not change it."""
+
+    move: str | None
+    camera: Bins
+    objects: list[tuple[str, Bins]]
+    """The motion of each object; a motion of two boxes once."""
+    count: int
+    """Number of objects."""
+    size: int
+
+
+def _wishes(rng: np.random.Generator, stratum: Stratum, recipe: Recipe) -> _Wishes:
+    """A sample's stratum is its first object's, or the camera's; the others' bins and motions are drawn here."""
+    own: Bins = (stratum.direction, stratum.length, stratum.speed)
+    if stratum.motion is None:
+        return _Wishes(stratum.move, own, [], 0, ANY)
+    objects = [(stratum.motion, own)]
+    for _ in range(stratum.objects - 1 if stratum.motion in MOTIONS else 0):
+        name = recipe.single_motions[rng.integers(len(recipe.single_motions))]
+        objects.append((name, _draw_bins(rng, recipe.motion, recipe)))
+    return _Wishes(stratum.move, _draw_bins(rng, recipe.camera, recipe), objects, stratum.objects, stratum.size)
+
+
+def _draw_bins(rng: np.random.Generator, here: MotionRecipe | CameraRecipe, recipe: Recipe) -> Bins:
+    pairs = recipe.cells[here.section]
+    return (int(rng.integers(here.directions)), *pairs[rng.integers(len(pairs))])
 
 
 def _draw_ask(
@@ -262,16 +319,13 @@ def _draw_ask(
     here: MotionRecipe | CameraRecipe,
     recipe: Recipe,
     diagonal: float,
-    bins: tuple[int, int, int],
+    bins: Bins,
     tracks: tuple[Floats, ...] = (),
 ) -> Ask:
     """Draw evenly within bins of direction, length and speed."""
     seconds = recipe.sample.seconds
-    of_direction, of_length, of_speed, of_easing, of_zoom, of_turn, of_cell, any_direction = rng.random(8).tolist()
-    if bins == ANY_BINS:
-        pairs = recipe.cells[here.section]
-        bins = (int(any_direction * here.directions), *pairs[int(of_cell * len(pairs))])
-    direction, length_bin, speed_bin = bins
+    of_direction, of_length, of_speed, of_easing, of_zoom, of_turn = rng.random(6).tolist()
+    direction, length_bin, speed_bin = _draw_bins(rng, here, recipe) if bins == ANY_BINS else bins
     length = _between(bin_range(here.lengths, here.length_bins, length_bin), of_length)
     slowest, fastest = bin_range(here.speeds, here.speed_bins, speed_bin)
     return Ask(
@@ -293,55 +347,50 @@ def _between(limits: tuple[float, float], share: float) -> float:
 
 
 def _draw_camera(
-    rng: np.random.Generator, picture: Picture, stratum: Stratum, recipe: Recipe
+    rng: np.random.Generator, picture: Picture, wishes: _Wishes, recipe: Recipe
 ) -> tuple[dict[str, Any] | None, Floats | None]:
     """What the camera is asked to do, and its maps [P, 2, 3]; None for a camera that stands still."""
-    if stratum.move is None:
+    if wishes.move is None:
         return None, None
     diagonal = math.hypot(picture.width, picture.height)
-    any_bin = stratum.motion is not None  # whose strata are the object's
-    bins = ANY_BINS if any_bin else (stratum.direction, stratum.length, stratum.speed)
-    ask = _draw_ask(rng, recipe.camera, recipe, diagonal, bins)
-    return _asked(stratum.move, ask, diagonal), MOVES[stratum.move](rng, picture.size_2, ask)
+    ask = _draw_ask(rng, recipe.camera, recipe, diagonal, wishes.camera)
+    return _asked(wishes.move, ask, diagonal), MOVES[wishes.move](rng, picture.size_2, ask)
 
 
 def _draw_objects(
     rng: np.random.Generator,
     picture: Picture,
-    stratum: Stratum,
+    wishes: _Wishes,
     recipe: Recipe,
     tracks: tuple[Floats, ...],
     maps_P23: Floats | None,
 ) -> list[_Object] | str:
     """The objects of a sample with their motions, or the name of the constraint that the draw broke."""
-    if stratum.motion is None:
+    if not wishes.objects:
         return []
-    is_pair = stratum.motion in PAIRS
-    chosen = _choose(rng, picture, stratum.size, 2 if is_pair else stratum.objects, recipe)
-    if is_pair and len(chosen) < 2:
-        return "two_boxes"
+    chosen = _choose(rng, picture, wishes.size, wishes.count, recipe)
     diagonal = math.hypot(picture.width, picture.height)
     boxes_N4 = picture.boxes_N4[chosen]
     centres_N2, sides_N2 = (boxes_N4[:, :2] + boxes_N4[:, 2:]) / 2, boxes_N4[:, 2:] - boxes_N4[:, :2]
     objects: list[_Object] = []
-    while len(objects) < len(chosen):
-        n = len(objects)
-        bins = (stratum.direction, stratum.length, stratum.speed) if n == 0 else ANY_BINS
-        name = stratum.motion if n == 0 else recipe.single_motions[rng.integers(len(recipe.single_motions))]
+    for n, (name, bins) in enumerate(wishes.objects[: len(chosen)]):
         ask = _draw_ask(rng, recipe.motion, recipe, diagonal, bins, tracks)
-        moved = (
-            PAIRS[name](rng, centres_N2, sides_N2, ask) if is_pair else (MOTIONS[name](rng, centres_N2[n], ask),)
-        )
-        for motion in moved:
-            n = len(objects)
-            if is_pair and path_length(motion.path_P2) < LEAST_WAY * diagonal:
+        if name in PAIRS:
+            if len(chosen) < 2:
+                return "two_boxes"
+            moved: tuple[Motion, ...] = PAIRS[name](rng, centres_N2, sides_N2, ask)
+            if any(path_length(motion.path_P2) < LEAST_WAY * diagonal for motion in moved):
                 return "hardly_moves"
+        else:
+            moved = (MOTIONS[name](rng, centres_N2[n], ask),)
+        for motion in moved:
+            box = boxes_N4[len(objects)]
             seen = motion if maps_P23 is None else with_camera(motion, maps_P23, picture.size_2)
-            scene_P4 = boxes_P4(boxes_N4[n], motion)
-            seen_P4 = scene_P4 if maps_P23 is None else boxes_P4(boxes_N4[n], seen)
+            scene_P4 = boxes_P4(box, motion)
+            seen_P4 = scene_P4 if maps_P23 is None else boxes_P4(box, seen)
             if recipe.motion.stay_inside and not stays_inside(seen_P4, picture.size_2):
                 return "stay_inside"
-            objects.append(_Object(chosen[n], seen, seen_P4, scene_P4, _asked(name, ask, diagonal)))
+            objects.append(_Object(chosen[len(objects)], seen, seen_P4, scene_P4, _asked(name, ask, diagonal)))
     if recipe.motion.collisions != "any" and len(objects) > 1:
         pairs = [(one, other) for n, one in enumerate(objects) for other in objects[:n]]
         collides = any(collide(one.seen_P4, other.seen_P4) for one, other in pairs)

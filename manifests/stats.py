@@ -164,6 +164,7 @@ def _boxes_of(table: pa.Table) -> _Boxes:
     first_N = np.cumsum(points_N) - points_N
     step_P = np.hypot(*np.diff(point_P2, axis=0, append=point_P2[-1:]).T)
     step_P[first_N + points_N - 1] = 0  # to the next path
+    steps_N = np.add.reduceat((step_P > LEAST_STEP).astype(np.int64), first_N)
     away_P2 = point_P2 - np.repeat(point_P2[first_N], points_N, axis=0)
     way_N2, length_N = away_P2[first_N + points_N - 1], np.add.reduceat(step_P, first_N)
     for n in np.flatnonzero(np.hypot(*way_N2.T) < COMES_BACK * length_N):
@@ -174,7 +175,8 @@ def _boxes_of(table: pa.Table) -> _Boxes:
         box_N4=boxes.flatten().flatten().to_numpy(zero_copy_only=False).reshape(-1, 4),
         way_N2=way_N2,
         length_N=length_N,
-        moving_N=np.add.reduceat((step_P > LEAST_STEP).astype(float), first_N) / (points_N - 1),
+        # of the step in which it stops, half is counted
+        moving_N=np.where(steps_N < points_N - 1, np.maximum(steps_N - 0.5, 0.5), steps_N) / (points_N - 1),
     )
 
 

@@ -130,6 +130,8 @@ def _summary(made: Made, output: str) -> list[str]:
     lines = [f"wrote {output}: {counted(made.rows, 'sample')} of {counted(made.used, 'picture')}"]
     if made.skipped:
         lines.append(f"left out, see {SKIPPED}: {describe(made.skipped)}")
+    if made.left_out:
+        lines.append(f"no picture has two boxes that lie apart, so there is no {', '.join(made.left_out)}")
     moved, dropped = made.refused.moved, made.refused.dropped
     if moved:
         lines.append(

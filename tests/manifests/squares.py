@@ -8,17 +8,16 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from manifests.boxes.proposer import PictureError, Proposal, Proposed
 from sgi2v.settings import Settings
 
 WIDTH, HEIGHT = 256, 144
-COLOURS = ("red", "lime", "blue")
 
 
 def boxes_of(number: int) -> list[tuple[int, int, int, int]]:
-    """The boxes of a picture: one to three squares that do not touch."""
+    """The boxes of a picture: one to three squares that do not touch, red, green and blue, with texture."""
     rng = np.random.default_rng(number)
     middles = [(48, 60), (128, 80), (208, 64)][: 1 + number % 3]
     sides = rng.integers(16, 40, len(middles)) // 2 * 2
@@ -28,10 +27,11 @@ def boxes_of(number: int) -> list[tuple[int, int, int, int]]:
 def draw_squares(number: int) -> Image.Image:
     """The picture with these boxes. Another number is another file."""
     picture = Image.new("RGB", (WIDTH, HEIGHT), (40, 40, number % 200))
-    draw = ImageDraw.Draw(picture)
-    for box, colour in zip(boxes_of(number), COLOURS, strict=False):
-        draw.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), fill=colour)
-    return picture
+    pixels_HWC = np.array(picture)
+    for channel, (x0, y0, x1, y1) in enumerate(boxes_of(number)):
+        pixels_HWC[y0:y1, x0:x1] = 0
+        pixels_HWC[y0:y1, x0:x1, channel] = np.random.default_rng(number).integers(100, 256, (y1 - y0, x1 - x0))
+    return Image.fromarray(pixels_HWC)
 
 
 def write_squares(folder: Path, count: int) -> Path:
@@ -59,8 +59,8 @@ class Squares(Settings):
         if image_HWC.shape[:2] != (HEIGHT, WIDTH):
             raise PictureError("picture_size", "not a picture of squares")
         boxes = []
-        for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255)):
-            mask_HW = (image_HWC == colour).all(2)
+        for channel in range(3):
+            mask_HW = (image_HWC[..., channel] >= 100) & (image_HWC.sum(2) == image_HWC[..., channel])
             if mask_HW.any():
                 (y0, y1), (x0, x1) = (np.flatnonzero(mask_HW.any(axis))[[0, -1]] for axis in (1, 0))
                 box = (float(x0), float(y0), float(x1 + 1), float(y1 + 1))
