@@ -119,7 +119,7 @@ def spline(rng: np.random.Generator, start_2: Floats, ask: Ask) -> Motion:
 def there_and_back(rng: np.random.Generator, start_2: Floats, ask: Ask) -> Motion:
     """Straight ahead for half of the length, and back to the start."""
     out_P = 1 - np.abs(1 - 2 * ask.way_P())
-    return _from(start_2, out_P * (ask.length / 2 * ask.ahead))
+    return _from(start_2, out_P * (ask.length / float(np.abs(np.diff(out_P)).sum()) * ask.ahead))
 
 
 def walk(rng: np.random.Generator, start_2: Floats, ask: Ask) -> Motion:

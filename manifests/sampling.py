@@ -433,33 +433,33 @@ def _row(
 ) -> dict[str, Any]:
     """The row of a sample. Boxes of objects come first, then the background's, then those that are told to stay."""
     boxes = [picture.boxes_N4[each.index] for each in objects]
-    motions = [each.motion for each in objects]
+    paths, scales = [each.motion.path_P2 for each in objects], [each.motion.scales_P for each in objects]
     masks = [picture.masks[each.index] for each in objects]
-    still = [False] * len(objects)
+    held: list[Proposal] = []
     if maps_P23 is not None:
         grid_N4 = background_boxes(picture.size_2, recipe.camera.rows, recipe.camera.columns)
         paths_NP2, scales_P = with_camera(at_rest(grid_N4, recipe.sample.frames), maps_P23, picture.size_2)
-        for box, path_P2 in zip(grid_N4, paths_NP2, strict=True):
-            if not any(collide(box[None], each.scene_P4) for each in objects):
-                boxes.append(box)
-                motions.append(Motion(path_P2, scales_P))
+        free = [n for n, box in enumerate(grid_N4) if not any(collide(box[None], each.scene_P4) for each in objects)]
+        boxes, paths = [*boxes, *grid_N4[free]], [*paths, *paths_NP2[free]]
+        scales += [scales_P] * len(free)
     elif recipe.sample.still == "others":
         moving_TN4 = np.stack([each.seen_P4 for each in objects], 1)
         margin = CELL_PX / min(recipe.sample.output_scale(picture.width, picture.height))
-        for held in still_boxes(picture.others, moving_TN4, margin, MAX_BOXES - len(boxes)):
-            boxes.append(np.array(held.box_xyxy))
-            motions.append(at_rest(boxes[-1], 2))
-            still.append(True)
-    resized = any((motion.scales_P != motion.scales_P[0]).any() for motion in motions)
+        held = still_boxes(picture.others, moving_TN4, margin, MAX_BOXES - len(boxes))
+        for each in held:
+            boxes.append(np.array(each.box_xyxy))
+            paths.append(at_rest(boxes[-1], 2).path_P2)
+            scales.append(np.ones(2))
+    resized = any((scales_P != scales_P[0]).any() for scales_P in scales)
     asked = {"picture": picture.key, "frame": [picture.width, picture.height]}
     asked |= {"objects": [each.ask for each in objects]} if objects else {}
     asked |= {"camera": camera} if camera else {}
     return {
         "image": picture.image,
-        "boxes": [np.round(box, 2).tolist() for box in boxes],
-        "trajectories": [np.round(motion.path_P2, 2).tolist() for motion in motions],
-        "scales": [np.round(motion.scales_P, 4).tolist() for motion in motions] if resized else None,
-        "still": still + [False] * (len(boxes) - len(still)),
+        "boxes": np.round(boxes, 2).tolist(),
+        "trajectories": [path_P2.round(2).tolist() for path_P2 in paths],
+        "scales": [scales_P.round(4).tolist() for scales_P in scales] if resized else None,
+        "still": [False] * (len(boxes) - len(held)) + [True] * len(held),
         "masks": masks + [None] * (len(boxes) - len(masks)),
         "recipe": asked,
     }

@@ -145,7 +145,7 @@ def test_asked_lengths_and_speeds_are_kept(folder: Path) -> None:
             steps = np.linalg.norm(np.diff(np.array(path), axis=0), axis=1)
             if asked["name"] in OWN_LENGTH:
                 continue
-            assert steps.sum() / diagonal == pytest.approx(asked["length"], rel=0.06)
+            assert steps.sum() / diagonal == pytest.approx(asked["length"], rel=0.02, abs=0.002)
             if asked["easing"] == "linear" and asked["name"] != "walk":
                 moving = np.count_nonzero(steps > 0.03) / 28
                 assert steps.sum() / diagonal / moving == pytest.approx(asked["speed"], rel=0.15)
