@@ -13,7 +13,7 @@ from __future__ import annotations
 import cmath
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -42,7 +42,7 @@ SPLINE_POINTS, SPLINE_SPREAD = 5, 0.25
 INERTIA, WALK_NOISE = 0.8, 0.35
 """Share of a push that is left of a walk's velocity after each step, and the size of a push, in mean steps."""
 BOW = 0.25
-"""Bow of paths that pass each other, as a share of their length."""
+"""Height of the bows in which two boxes swap their places, as a share of their distance."""
 SHAKE, SHAKE_ROLL, SHAKE_HERTZ, SHAKE_WAVES = 0.01, math.radians(0.7), (0.3, 2.0), 4
 """A hand-held camera: its largest shift as a share of the diagonal, its largest roll, and how fast and how many waves
 are added up in each."""
@@ -119,7 +119,7 @@ def spline(rng: np.random.Generator, start_2: Floats, ask: Ask) -> Motion:
 def there_and_back(rng: np.random.Generator, start_2: Floats, ask: Ask) -> Motion:
     """Straight ahead for half of the length, and back to the start."""
     out_P = 1 - np.abs(1 - 2 * ask.way_P())
-    return _from(start_2, out_P * (ask.length / float(np.abs(np.diff(out_P)).sum()) * ask.ahead))
+    return _from(start_2, _of_length(out_P * ask.ahead, ask.length))
 
 
 def walk(rng: np.random.Generator, start_2: Floats, ask: Ask) -> Motion:
@@ -133,7 +133,7 @@ def walk(rng: np.random.Generator, start_2: Floats, ask: Ask) -> Motion:
 def spin(rng: np.random.Generator, start_2: Floats, ask: Ask) -> Motion:
     """Around a point beside the start, which it leaves in the direction asked for."""
     turn = rng.uniform(*SPIN_TURN) * rng.choice((-1, 1))
-    return _from(start_2, (np.exp(1j * turn * ask.way_P()) - 1) / 1j * (ask.length / turn * ask.ahead))
+    return _from(start_2, _of_length((np.exp(1j * turn * ask.way_P()) - 1) / (1j * turn) * ask.ahead, ask.length))
 
 
 def towards(rng: np.random.Generator, start_2: Floats, ask: Ask) -> Motion:
@@ -176,15 +176,19 @@ def part(rng: np.random.Generator, starts_22: Floats, sides_22: Floats, ask: Ask
 
 
 def overtake(rng: np.random.Generator, starts_22: Floats, sides_22: Floats, ask: Ask) -> tuple[Motion, Motion]:
-    """The box in front goes straight ahead; the other passes it in a bow and ends as far in front as it was behind.
+    """The box in front goes straight ahead; the other passes it beside its way, and ends in front of it.
 
-    The direction is the way from the second box to the first.
+    The direction is the way from the second box to the first, and the length is that of the first.
     """
     front_2, behind_2 = starts_22
-    ahead, _ = _between(behind_2, front_2)
-    slow = _from(front_2, ask.way_P() * (ask.length * ahead))
-    end_2 = front_2 + ask.length * np.array([ahead.real, ahead.imag]) + front_2 - behind_2
-    return slow, _bowed(behind_2, end_2, rng.choice((-BOW, BOW)), ask, ask.length / ask.speed)
+    ahead, distance = _between(behind_2, front_2)
+    width, height = sides_22.sum(0) / 2
+    along = width * abs(ahead.real) + height * abs(ahead.imag)
+    across = (width * abs(ahead.imag) + height * abs(ahead.real)) * rng.choice((-1.1, 1.1))
+    aside_K = np.minimum(2 * _SHARE_K, 1)
+    curve_K = ((distance + ask.length + along) * _SHARE_K + 1j * across * aside_K**2 * (3 - 2 * aside_K)) * ahead
+    way_P = ask.way_P()
+    return _from(front_2, way_P * (ask.length * ahead)), _from(behind_2, _sampled(curve_K, way_P))
 
 
 MOTIONS: Mapping[str, OneBox] = {
@@ -347,21 +351,20 @@ def _sampled(curve_K: Curve, way_P: Floats) -> Curve:
 
 def _fitted(path_P: Curve, ask: Ask) -> Curve:
     """The path from 0 on, in the direction and of the length asked for."""
-    length, way = float(np.abs(np.diff(path_P)).sum()), path_P[-1] - path_P[0]
-    turn = ask.ahead * (way.conjugate() / abs(way) if way else 1)
-    return (path_P - path_P[0]) * (ask.length / max(length, 1e-9) * turn)
+    way = path_P[-1] - path_P[0]
+    return _of_length((path_P - path_P[0]) * (ask.ahead * (way.conjugate() / abs(way) if way else 1)), ask.length)
 
 
-def _bowed(start_2: Floats, end_2: Floats, bow: float, ask: Ask, seconds: float | None = None) -> Motion:
-    """From one point to another in half a sine wave, whose height is a share `bow` of their distance.
+def _of_length(path_P: Curve, length: float) -> Curve:
+    """The path stretched to a length from point to point."""
+    return path_P * (length / max(float(np.abs(np.diff(path_P)).sum()), 1e-9))
 
-    seconds: of the movement; None moves at the speed asked for.
-    """
+
+def _bowed(start_2: Floats, end_2: Floats, bow: float, ask: Ask) -> Motion:
+    """From one point to another in half a sine wave, whose height is a share `bow` of their distance."""
     ahead, distance = _between(start_2, end_2)
     curve_K = (_SHARE_K + 1j * bow * np.sin(np.pi * _SHARE_K)) * (distance * ahead)
-    length = max(float(np.abs(np.diff(curve_K)).sum()), 1e-9)
-    own = ask if seconds is None else replace(ask, speed=length / seconds)
-    return _from(start_2, _sampled(curve_K, own.way_P(length)))
+    return _from(start_2, _sampled(curve_K, ask.way_P(float(np.abs(np.diff(curve_K)).sum()))))
 
 
 def _smooth(points_K: Curve) -> Curve:

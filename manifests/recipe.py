@@ -68,7 +68,7 @@ class SampleRecipe(Settings):
     fit: Literal["crop", "pad", "stretch", "bucket"] | None = None
     """How pictures get the shape of the video, in column `fit`; None leaves it to the run."""
     tries: Count = 10
-    """Draws for one object before its sample leaves its stratum, and again before the sample is dropped."""
+    """Draws of a sample before it leaves its stratum; after three times as many more it is dropped."""
 
     @field_validator("shares")
     @classmethod

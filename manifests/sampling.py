@@ -47,6 +47,8 @@ ANY = -1
 """In place of a bin: any."""
 ANY_BINS = (ANY, ANY, ANY)
 """In place of bins: any."""
+ANY_TRIES = 3
+"""Times `tries` that a sample is drawn outside its stratum before it is dropped."""
 LEAST_WAY = 0.01
 """A path shorter than this share of the diagonal, of a box that does not change its size, does not count as motion."""
 
@@ -268,7 +270,7 @@ def draw_sample(
     refused, tries = Refused(), recipe.sample.tries
     wishes = _wishes(rng, stratum, recipe)
     anything = replace(wishes, size=ANY, camera=ANY_BINS, objects=[(name, ANY_BINS) for name, _ in wishes.objects])
-    for number in range(2 * tries):
+    for number in range((1 + ANY_TRIES) * tries):
         within = wishes if number < tries else anything
         camera, maps_P23 = _draw_camera(rng, picture, within, recipe)
         objects = _draw_objects(rng, picture, within, recipe, tracks, maps_P23)

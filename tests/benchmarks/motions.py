@@ -4,7 +4,7 @@
 
 Samples are drawn by the recipe's defaults in one picture of 1024 x 576 with boxes at random places, one motion or move
 at a time. Directions and lengths are measured on the coordinates in the manifest; a direction is right within half a
-degree, a length and a speed within 5 %. Motions whose direction or length the boxes decide have no such number.
+degree (`spin`: 3, since it is measured on a circle), a length within 5 %, a speed where the box stops in the right frame. Motions whose direction or length the boxes decide have no such number.
 """
 
 from __future__ import annotations
@@ -61,11 +61,18 @@ def measured(name: str, row: dict[str, Any], seconds: float) -> dict[str, float]
     """What is right of a sample's first box: 1 or 0 each; and whether its boxes are inside in all frames."""
     tracks = sample_of(row).tracks(14, HEIGHT, WIDTH).boxes_NT4
     low, high = tracks[..., :2], tracks[..., 2:]
-    found = {"inside": float((low >= -0.6).all() and (high <= np.array([WIDTH, HEIGHT]) + 0.6).all())}
-    if name in MOVES:
-        return found
-    asked, path_P2 = row["recipe"]["objects"][0], np.array(row["trajectories"][0])
+    path_P2 = np.array(row["trajectories"][0])
     way_2 = path_P2[-1] - path_P2[0]
+    if name in MOVES:
+        asked = row["recipe"]["camera"]
+        if name not in {"pan", "tilt"}:
+            return {}
+        due_2 = np.array([math.cos(asked["direction"]), math.sin(asked["direction"])]) * ((1, 0) if name == "pan" else (0, 1))
+        length = np.linalg.norm(way_2) / math.hypot(WIDTH, HEIGHT)
+        turned = math.acos(float(np.clip(way_2 @ due_2 / np.linalg.norm(way_2) / np.linalg.norm(due_2), -1, 1)))
+        return {"direction": float(turned < 0.01), "length": float(abs(length / asked["length"] - 1) < 0.05)}
+    found = {"inside": float((low >= -0.6).all() and (high <= np.array([WIDTH, HEIGHT]) + 0.6).all())}
+    asked = row["recipe"]["objects"][0]
     if name in {"there-and-back", "spin"}:
         way_2 = path_P2[1] - path_P2[0] if name == "there-and-back" else spin_heading(path_P2)
     if name not in OWN_DIRECTION:
@@ -83,15 +90,12 @@ def measured(name: str, row: dict[str, Any], seconds: float) -> dict[str, float]
 
 
 def spin_heading(path_P2: Floats) -> Floats:
-    """The direction in which a circle is left at its first point: across the radius."""
-    points = [path_P2[0], path_P2[2], path_P2[4]]
-    (ax, ay), (bx, by), (cx, cy) = points
-    d = 2 * (ax * (by - cy) + bx * (cy - ay) + cx * (ay - by))
-    square = [x * x + y * y for x, y in points]
-    ux = (square[0] * (by - cy) + square[1] * (cy - ay) + square[2] * (ay - by)) / d
-    uy = (square[0] * (cx - bx) + square[1] * (ax - cx) + square[2] * (bx - ax)) / d
-    across = np.array([-(ay - uy), ax - ux])
-    return across if across @ (path_P2[1] - path_P2[0]) > 0 else -across
+    """The direction in which a circle is left at its first point: across the radius of the circle that fits best."""
+    moving_P2 = path_P2[: np.flatnonzero(np.linalg.norm(np.diff(path_P2, axis=0), axis=1) > 0.02)[-1] + 2] - path_P2[0]
+    factors = np.column_stack([2 * moving_P2, np.ones(len(moving_P2))])
+    centre_2 = np.linalg.lstsq(factors, (moving_P2**2).sum(1), rcond=None)[0][:2]
+    across_2 = np.array([centre_2[1], -centre_2[0]])
+    return across_2 if across_2 @ moving_P2[1] > 0 else -across_2
 
 
 def drawn(name: str, row: dict[str, Any]) -> Image.Image:

@@ -121,10 +121,16 @@ def test_boxes_that_part_go_opposite_ways_by_the_length() -> None:
     assert np.linalg.norm(one[-1] - other[-1]) == pytest.approx(400 + np.linalg.norm(STARTS[0] - STARTS[1]))
 
 
-def test_the_box_behind_ends_as_far_in_front() -> None:
+def test_the_box_behind_passes_beside_and_ends_in_front() -> None:
     front, behind = pair("overtake")
-    assert behind[-1] - front[-1] == pytest.approx(front[0] - behind[0])
+    ahead = (STARTS[0] - STARTS[1]) / np.linalg.norm(STARTS[0] - STARTS[1])
     assert path_length(front) == pytest.approx(200)
+    lead = (behind - front) @ ahead
+    assert lead[0] == pytest.approx(-np.linalg.norm(STARTS[0] - STARTS[1]))
+    assert lead[-1] > 40
+    aside = np.abs((behind - front) @ np.array([-ahead[1], ahead[0]]))
+    assert aside[np.abs(lead).argmin()] == pytest.approx(aside.max())
+    assert aside.max() > 40
 
 
 def test_pairs_at_one_place_give_numbers() -> None:
