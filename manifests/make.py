@@ -30,7 +30,7 @@ from manifests.boxes.filters import filtered
 from manifests.boxes.proposer import BoxProposer, PictureError, Proposal
 from manifests.decode import decode_image
 from manifests.io import read_manifest
-from manifests.place import Place, find_pictures
+from manifests.place import Place, find_pictures, name_in_manifest
 from manifests.recipe import METADATA_KEY, Recipe
 from manifests.sampling import Floats, NoPictureError, Picture, Plan, Refused, draw_sample, make_plan
 from manifests.schema import MANIFEST_SCHEMA
@@ -115,7 +115,9 @@ class ManifestWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.writer.close()
         try:
             if kind is None:
@@ -162,7 +164,9 @@ class SkippedTable:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         with self.writer:
             self._flush()
 
@@ -177,8 +181,8 @@ def make_manifest(
 ) -> Made:
     """Write a manifest of samples of the pictures of a place, and `skipped.parquet` beside it.
 
-    processes: None takes one per CPU where that pays. Raises ConfigError where nothing can be made, with `skipped.parquet`
-    written, and StorageError.
+    processes: None takes one per CPU where that pays. Raises ConfigError where nothing can be made (`skipped.parquet`
+    is written then too), and StorageError.
     """
     found = find_pictures(place)
     tracks = _real_tracks(recipe.motion.tracks)
@@ -224,17 +228,19 @@ def manifest_schema(recipe: Recipe) -> pa.Schema:
 
 def describe(counts: Mapping[str, int]) -> str:
     """`stay_inside 12, collisions_none 3`."""
-    return ", ".join(f"{name} {number}" for name, number in sorted(counts.items(), key=lambda each: (-each[1], each[0])))
+    return ", ".join(
+        f"{name} {number}" for name, number in sorted(counts.items(), key=lambda each: (-each[1], each[0]))
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class _LookJob:
     """Pictures of which one process looks for boxes."""
 
-    numbers: range
     keys: tuple[str, ...]
     uris: tuple[str, ...]
-    images: tuple[str, ...]
+    folder: str
+    """Of the manifest."""
     recipe: Recipe
     proposer: BoxProposer
 
@@ -260,16 +266,8 @@ def _look_at_all(
 ) -> Iterator[Picture]:
     """The pictures that can be used, with their boxes. What cannot be is added to `skipped`."""
     total = len(found.keys)
-    jobs = (
-        _LookJob(
-            numbers := range(first, min(first + PICTURES_A_JOB, total)),
-            *(tuple(each[n] for n in numbers) for each in (found.keys, found.uris)),
-            images=tuple(found.image(n, folder) for n in numbers),
-            recipe=recipe,
-            proposer=proposer,
-        )
-        for first in range(0, total, PICTURES_A_JOB)
-    )
+    parts = (slice(first, first + PICTURES_A_JOB) for first in range(0, total, PICTURES_A_JOB))
+    jobs = (_LookJob(found.keys[part], found.uris[part], folder, recipe, proposer) for part in parts)
     first_of: dict[bytes, str] = {}
     done = 0
     for batch in _in_order(pool, _look_at, jobs):
@@ -291,8 +289,8 @@ def _look_at(job: _LookJob) -> list[_Looked]:
     with ThreadPoolExecutor(READERS) as readers:
         reads = list(readers.map(_read, job.uris))
     return [
-        _look_at_one(key, image, data, job.recipe, job.proposer)
-        for key, image, data in zip(job.keys, job.images, reads, strict=True)
+        _look_at_one(key, name_in_manifest(uri, job.folder), data, job.recipe, job.proposer)
+        for key, uri, data in zip(job.keys, job.uris, reads, strict=True)
     ]
 
 
@@ -335,8 +333,8 @@ def _look_at_one(
         notes.append(PictureError("no_box", "no box of an object is left"))
         return _Looked(key, digest, None, [Skipped(key, note.code, str(note)) for note in notes])
     masks = [_png(each) if recipe.sample.masks else None for each in kept]
-    without_mask = [[replace(each, mask_HW=None) for each in boxes] for boxes in (kept, proposed.boxes)]
-    picture = Picture(key, image, height, width, *without_mask, masks)
+    movable, every = ([replace(each, mask_HW=None) for each in boxes] for boxes in (kept, proposed.boxes))
+    picture = Picture(key, image, height, width, movable, every, masks)
     return _Looked(key, digest, picture, [Skipped(key, note.code, str(note)) for note in notes])
 
 
@@ -405,9 +403,7 @@ def _pool(processes: int | None, pictures: int, recipe: Recipe) -> Iterator[Exec
         pool.shutdown(cancel_futures=True)
 
 
-def _in_order(
-    pool: Executor | None, work: Callable[[JobT], ResultT], jobs: Iterable[JobT]
-) -> Iterator[ResultT]:
+def _in_order(pool: Executor | None, work: Callable[[JobT], ResultT], jobs: Iterable[JobT]) -> Iterator[ResultT]:
     """The results of the jobs in their order. Few results wait at a time, however slow the reader is."""
     if pool is None:
         yield from map(work, jobs)
@@ -435,4 +431,4 @@ def _real_tracks(manifest: str | None) -> tuple[Floats, ...]:
 def _nothing_made(place: str, made: Made, first: Skipped | None) -> str:
     why = f" ({describe(made.skipped)}; the first: {first.key or place}: {first.message})" if first else ""
     pictures = counted(made.pictures, "picture")
-    return f"{place}: its {pictures} have no boxes for the motions of the recipe: see {SKIPPED}{why}"
+    return f"{place}: none of its {pictures} has the boxes that the motions need: see {SKIPPED}{why}"

@@ -1,7 +1,7 @@
 """How boxes and the camera move: every motion is a small function from a random generator and parameters to a path.
 
-A motion of one box is `motion(rng, start_2, ask)`, a motion of two boxes is `motion(rng, starts_22, sides_22, ask)`, and
-a camera move is `move(rng, size_2, ask)`. They stand in tables by name: MOTIONS, PAIRS, MOVES.
+A motion of one box is `motion(rng, start_2, ask)`, a motion of two boxes is `motion(rng, starts_22, sides_22, ask)`,
+and a camera move is `move(rng, size_2, ask)`. They stand in tables by name: MOTIONS, PAIRS, MOVES.
 
 Axes: P path points, N boxes, K points of a curve; 2 is xy, 4 is xyxy, 23 an affine map. Pixels of the source image. A
 direction is an angle in radians: 0 is right, pi / 2 is down. Lengths are lengths along the path. Curves are complex

@@ -13,8 +13,9 @@ from sgi2v.errors import ConfigError, StorageError
 from sgi2v.locations import credentials_advice, is_chained, local_path, open_store, split_protocol
 from sgi2v.wording import counted
 
-SUFFIXES = frozenset(
-    ".avif .bmp .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
+SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
+    *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
 )
 """Endings of files that are taken for pictures in a folder. A glob may name others too."""
 
@@ -32,11 +33,11 @@ class Place:
     others: int
     """Files of a folder that are no pictures by their names."""
 
-    def image(self, number: int, manifest_folder: str) -> str:
-        """How a manifest in this folder names a picture."""
-        uri = self.uris[number]
-        path = local_path(uri)
-        return uri if path is None else relative_path(path, manifest_folder)
+
+def name_in_manifest(uri: str, folder: str) -> str:
+    """How a manifest in this folder names a picture: local ones relative to the folder, where that is possible."""
+    path = local_path(uri)
+    return uri if path is None else relative_path(path, folder)
 
 
 def find_pictures(place: str) -> Place:

@@ -276,7 +276,13 @@ class Recipe:
         if unknown:
             hint = did_you_mean(unknown[0], SECTIONS)
             raise ConfigError(f"unknown section [{unknown[0]}]{hint}: a recipe has {', '.join(SECTIONS)}")
-        return cls(**{name: SECTIONS[name].parse(values) for name, values in sections.items()})
+        return cls(
+            SampleRecipe.parse(sections.get("sample", {})),
+            BoxesRecipe.parse(sections.get("boxes", {})),
+            BoxFilters.parse(sections.get("filters", {})),
+            MotionRecipe.parse(sections.get("motion", {})),
+            CameraRecipe.parse(sections.get("camera", {})),
+        )
 
     def with_boxes(self, proposer: BoxProposer) -> Recipe:
         """The same recipe with every option of the proposer, also those that have their defaults.

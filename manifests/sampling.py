@@ -33,7 +33,6 @@ from manifests.motion import (
 )
 from manifests.recipe import CameraRecipe, MotionRecipe, Recipe, bin_range
 from manifests.schema import MAX_BOXES
-from sgi2v.canonical import canonical_json
 from sgi2v.errors import SGI2VError
 
 Floats = NDArray[np.float64]
@@ -453,7 +452,7 @@ def _row(
             paths.append(at_rest(boxes[-1], 2).path_P2)
             scales.append(np.ones(2))
     resized = any((scales_P != scales_P[0]).any() for scales_P in scales)
-    asked = {"picture": picture.key, "frame": [picture.width, picture.height]}
+    asked: dict[str, Any] = {"picture": picture.key, "frame": [picture.width, picture.height]}
     asked |= {"objects": [each.ask for each in objects]} if objects else {}
     asked |= {"camera": camera} if camera else {}
     return {

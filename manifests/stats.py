@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from manifests.io import read_manifest
 from manifests.images import load_image
+from manifests.io import read_manifest
 from manifests.motion import OWN_DIRECTION, OWN_LENGTH, PAIRS
 from manifests.recipe import METADATA_KEY, Recipe, bin_range
 from manifests.schema import MANIFEST_SCHEMA, conform, row_problems, rows_of
@@ -206,7 +206,8 @@ def _count(stats: Stats, table: pa.Table, manifest: str, sizes: dict[str, tuple[
     stats.motions.update(names)
     images = table.column("image").to_pylist()
     size_R2 = np.array(
-        [(ask and ask["frame"]) or _image_size(name, manifest, sizes) for ask, name in zip(asks, images, strict=True)], float
+        [(ask and ask["frame"]) or _image_size(name, manifest, sizes) for ask, name in zip(asks, images, strict=True)],
+        float,
     )
     stats.unmeasured += int(np.isnan(size_R2[:, 0]).sum())
     measured = np.isfinite(size_R2[boxes.row_N[at], 0])
@@ -262,7 +263,9 @@ def _histogram(values: Floats, edges: Floats) -> Floats:
 
 
 def _ranked(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {number}" for name, number in sorted(counts.items(), key=lambda each: (-each[1], each[0])))
+    return ", ".join(
+        f"{name} {number}" for name, number in sorted(counts.items(), key=lambda each: (-each[1], each[0]))
+    )
 
 
 @dataclass(frozen=True)
@@ -281,36 +284,41 @@ class Asked:
         """The shares of a recipe."""
         motion, kinds = recipe.motion, recipe.kinds
         single, cells = recipe.single_motions, recipe.cells["motion"]
-        motions: Counter[str] = Counter()
-        boxes: Counter[int] = Counter()
-        for (name, _), share in kinds.items():
-            for count in (2,) if name in PAIRS else motion.objects if name else (0,):
-                part = share if name in PAIRS or not name else share / len(motion.objects)
+        motions: defaultdict[str, float] = defaultdict(float)
+        moves: defaultdict[str, float] = defaultdict(float)
+        boxes: defaultdict[int, float] = defaultdict(float)
+        for (name, move), share in kinds.items():
+            if move is not None:
+                moves[move] += share
+            counts = (0,) if name is None else (2,) if name in PAIRS else motion.objects
+            for count in counts:
+                part = share / len(counts)
                 boxes[count] += part
                 if name in PAIRS:
                     motions[name] += 2 * part
-                elif name:
+                elif name is not None:
                     motions[name] += part
                     for other in single:
                         motions[other] += part * (count - 1) / len(single)
-        borders = [recipe.filters.min_area, *motion.sizes, recipe.filters.max_area]
+        borders = np.clip([recipe.filters.min_area, *motion.sizes, recipe.filters.max_area], AREAS[0], AREAS[-1])
         return cls(
             lengths=_spread([bin_range(motion.lengths, motion.length_bins, each) for each, _ in cells], SHARES),
             speeds=_spread([bin_range(motion.speeds, motion.speed_bins, each) for _, each in cells], SHARES),
             sizes=_spread(list(zip(np.log(borders[:-1]), np.log(borders[1:]), strict=True)), np.log(AREAS)),
             motions=_normed(motions),
-            moves=_normed(Counter({each: sum(s for (_, m), s in kinds.items() if m == each) for _, each in kinds if each})),
+            moves=_normed(moves),
             boxes=_normed(boxes),
         )
 
 
 def _spread(ranges: Sequence[tuple[float, float]], edges: Floats) -> Floats:
     """Shares of bins, where each range has the same share, spread evenly over its width."""
-    shares = np.zeros(len(edges) - 1)
+    shares: Floats = np.zeros(len(edges) - 1)
     for low, high in ranges:
         overlap = np.clip(np.minimum(edges[1:], high) - np.maximum(edges[:-1], low), 0, None)
         shares += overlap / max(overlap.sum(), 1e-12)
-    return shares / max(shares.sum(), 1e-12)
+    normed: Floats = shares / max(shares.sum(), 1e-12)
+    return normed
 
 
 def _normed(counts: Mapping[Any, float]) -> dict[Any, float]:
@@ -340,14 +348,20 @@ def draw_stats(stats: Stats, title: str) -> Image.Image:
         (MARGIN + n % 4 * (side + MARGIN), 2 * MARGIN + 24 + n // 4 * (tall + MARGIN), side, tall) for n in range(8)
     ]
     _rose(draw, panels[0], stats.directions, is_even=asked is not None)
-    _bins(draw, panels[1], "lengths of paths, diagonals", stats.lengths, asked and asked.lengths, SHARES)
-    _bins(draw, panels[2], "speeds, diagonals a second", stats.speeds, asked and asked.speeds, SHARES)
-    _bins(draw, panels[3], "sizes of boxes, share of the picture", stats.sizes, asked and asked.sizes, AREAS)
+    _bins(draw, panels[1], "lengths of paths, diagonals", stats.lengths, asked.lengths if asked else None, SHARES)
+    _bins(draw, panels[2], "speeds, diagonals a second", stats.speeds, asked.speeds if asked else None, SHARES)
+    _bins(draw, panels[3], "sizes of boxes, share of the picture", stats.sizes, asked.sizes if asked else None, AREAS)
     _starts(draw, panels[4], stats.starts)
-    _bars(draw, panels[5], "motions of objects", stats.motions, asked and asked.motions)
-    _bars(draw, panels[6], "camera moves", stats.moves, asked and asked.moves)
+    _bars(draw, panels[5], "motions of objects", stats.motions, asked.motions if asked else None)
+    _bars(draw, panels[6], "camera moves", stats.moves, asked.moves if asked else None)
     boxes = {str(n): stats.boxes[n] for n in sorted(stats.boxes)}
-    _bars(draw, panels[7], "objects a sample", boxes, asked and {str(n): share for n, share in asked.boxes.items()})
+    _bars(
+        draw,
+        panels[7],
+        "objects a sample",
+        boxes,
+        {str(n): share for n, share in asked.boxes.items()} if asked else None,
+    )
     return picture
 
 
@@ -355,7 +369,9 @@ Panel = tuple[int, int, int, int]
 """x, y, width, height."""
 
 
-def _text(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int, anchor: str = "la", ink: RGB = INK) -> None:
+def _text(
+    draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int, anchor: str = "la", ink: RGB = INK
+) -> None:
     draw.text(at, text, font=ImageFont.load_default(size), fill=ink, anchor=anchor)
 
 
@@ -378,7 +394,9 @@ def _around(middle: tuple[float, float], radius: float) -> tuple[float, float, f
     return middle[0] - radius, middle[1] - radius, middle[0] + radius, middle[1] + radius
 
 
-def _bins(draw: ImageDraw.ImageDraw, panel: Panel, title: str, counts: Floats, asked: Floats | None, edges: Floats) -> None:
+def _bins(
+    draw: ImageDraw.ImageDraw, panel: Panel, title: str, counts: Floats, asked: Floats | None, edges: Floats
+) -> None:
     """A histogram of the bins that hold anything."""
     x, y, width, height = panel
     _text(draw, (x, y), title, 16)
@@ -394,7 +412,9 @@ def _bins(draw: ImageDraw.ImageDraw, panel: Panel, title: str, counts: Floats, a
     for n, share in enumerate(share_N):
         draw.rectangle((x + n * step + 1, bottom - share / top * tall, x + (n + 1) * step - 1, bottom), fill=MADE)
     if asked_N is not None:
-        line = [(x + (n + end) * step, bottom - share / top * tall) for n, share in enumerate(asked_N) for end in (0, 1)]
+        line = [
+            (x + (n + end) * step, bottom - share / top * tall) for n, share in enumerate(asked_N) for end in (0, 1)
+        ]
         draw.line([(x, bottom), *line, (x + width, bottom)], fill=ASKED, width=3)
     for n in sorted({0, (last - first) // 2, last - first}):
         anchor = "la" if n == 0 else "ra" if n == last - first else "ma"

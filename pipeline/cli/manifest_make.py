@@ -35,7 +35,7 @@ def make(
     motions: Annotated[
         str | None,
         option(
-            "Share of the samples for each of objects, camera and both, or for single motions and camera moves by name.  "
+            "Share of the samples for each of objects, camera and both, or for motions and camera moves by name.  "
             "[default: objects=0.7,camera=0.2,both=0.1]"
         ),
     ] = None,
@@ -54,7 +54,9 @@ def make(
         str | None,
         option("Column `fit` of every row: crop, pad, stretch or bucket.  [default: no column; the run decides]"),
     ] = None,
-    recipe: Annotated[str | None, option("TOML file of all settings; options win over it.", metavar="FILE.toml")] = None,
+    recipe: Annotated[
+        str | None, option("TOML file of all settings; options win over it.", metavar="FILE.toml")
+    ] = None,
     print_recipe: Annotated[bool, option("Print the settings as TOML, and make nothing.")] = False,
     processes: Annotated[int | None, option("Processes that work.  [default: one per CPU, where that pays]")] = None,
 ) -> None:

@@ -4,7 +4,8 @@
 
 Samples are drawn by the recipe's defaults in one picture of 1024 x 576 with boxes at random places, one motion or move
 at a time. Directions and lengths are measured on the coordinates in the manifest; a direction is right within half a
-degree (`spin`: 3, since it is measured on a circle), a length within 5 %, a speed where the box stops in the right frame. Motions whose direction or length the boxes decide have no such number.
+degree (`spin`: 3, since it is measured on a circle), a length within 5 %, a speed where the box stops in the right
+frame. Motions whose direction or length the boxes decide have no such number.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ def measured(name: str, row: dict[str, Any], seconds: float) -> dict[str, float]
         asked = row["recipe"]["camera"]
         if name not in {"pan", "tilt"}:
             return {}
-        due_2 = np.array([math.cos(asked["direction"]), math.sin(asked["direction"])]) * ((1, 0) if name == "pan" else (0, 1))
+        due_2 = np.array([math.cos(asked["direction"]), math.sin(asked["direction"])]) * (
+            (1, 0) if name == "pan" else (0, 1)
+        )
         length = np.linalg.norm(way_2) / math.hypot(WIDTH, HEIGHT)
         turned = math.acos(float(np.clip(way_2 @ due_2 / np.linalg.norm(way_2) / np.linalg.norm(due_2), -1, 1)))
         return {"direction": float(turned < 0.01), "length": float(abs(length / asked["length"] - 1) < 0.05)}

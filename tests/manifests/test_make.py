@@ -32,7 +32,9 @@ def recipe_of(samples: int = 100, **sections: dict[str, Any]) -> Recipe:
     return Recipe.parse({"sample": sample, **sections})
 
 
-def made_of(folder: Path, recipe: Recipe, processes: int | None = 1, **options: Any) -> tuple[Made, list[dict[str, Any]]]:
+def made_of(
+    folder: Path, recipe: Recipe, processes: int | None = 1, **options: Any
+) -> tuple[Made, list[dict[str, Any]]]:
     """What was made of `folder/pictures`, and the rows."""
     output = folder / "m.parquet"
     made = make_manifest(str(folder / "pictures"), str(output), recipe, Squares(**options), processes)
@@ -209,7 +211,10 @@ def test_pictures_without_boxes_are_used_for_the_camera(folder: Path) -> None:
     [
         ([], "pictures has no pictures: it is empty"),
         (["a.txt"], "pictures has no pictures: no picture's ending among its 1 file"),
-        (["a.png"], "pictures: its 1 picture have no boxes for the motions of the recipe: see skipped.parquet (image_undecodable 1"),
+        (
+            ["a.png"],
+            "pictures: none of its 1 picture has the boxes that the motions need: see skipped.parquet (image_undecodable 1",
+        ),
         (None, "there is no such folder or file"),
     ],
 )
@@ -263,7 +268,12 @@ def test_real_tracks_are_replayed(folder: Path) -> None:
     path = [[0.0, 0.0], [10.0, 0.0], [10.0, 30.0]]
     still = row(sample_id="still", trajectories=[[[5.0, 5.0], [5.0, 5.0]]])
     write_manifest(table(row(trajectories=[path]), still), str(folder / "tracks.parquet"))
-    motion = {"tracks": str(folder / "tracks.parquet"), "easings": ["linear"], "lengths": [0.1, 0.1], "speeds": [0.06, 0.06]}
+    motion = {
+        "tracks": str(folder / "tracks.parquet"),
+        "easings": ["linear"],
+        "lengths": [0.1, 0.1],
+        "speeds": [0.06, 0.06],
+    }
     _, rows = made_of(folder, recipe_of(20, sample={"shares": {"replay": 1.0}}, motion=motion))
     for each in rows:
         for points in each["trajectories"]:

@@ -111,7 +111,7 @@ def test_boxes_that_meet_touch_or_overlap(overlap: bool) -> None:
     boxes = [np.concatenate([start - side / 2, start + side / 2]) for start, side in zip(STARTS, SIDES, strict=True)]
     one, other = (boxes_P4(box, motion) for box, motion in zip(boxes, motions, strict=True))
     assert collide(one, other) is overlap
-    assert collide(one + [-1, -1, 1, 1], other)
+    assert collide(one + np.array([-1, -1, 1, 1]), other)
 
 
 def test_boxes_that_part_go_opposite_ways_by_the_length() -> None:
@@ -206,11 +206,11 @@ def test_inside_means_the_whole_box_at_every_point() -> None:
     path = np.array([[950.0, 150], [974, 150]])
     motion = at_rest(box, 2)
     assert stays_inside(boxes_P4(box, motion._replace(path_P2=path)), SIZE)
-    assert not stays_inside(boxes_P4(box, motion._replace(path_P2=path + [[0, 0], [1, 0]])), SIZE)
+    assert not stays_inside(boxes_P4(box, motion._replace(path_P2=path + np.array([[0, 0], [1, 0]]))), SIZE)
     assert not stays_inside(boxes_P4(box, motion._replace(scales_P=np.array([1, 1.6]))), SIZE)
 
 
 def test_boxes_that_only_touch_do_not_collide() -> None:
     box = np.array([[0.0, 0, 10, 10]])
-    assert not collide(box, box + [10, 0, 10, 0])
-    assert collide(box, box + [9, 9, 9, 9])
+    assert not collide(box, box + np.array([10, 0, 10, 0]))
+    assert collide(box, box + 9)

@@ -26,7 +26,10 @@ from tests.manifests.squares import Squares
         ({"motion": {"motions": ["replay"]}}, "motion.tracks is missing"),
         ({"motion": {"lengths": [0.3, 0.1]}}, "motion.lengths must rise, such as [0.1, 0.3], not [0.3, 0.1]"),
         ({"motion": {"easings": ["bounce"]}}, "there is no easing 'bounce'"),
-        ({"motion": {"speeds": [0.01, 0.02]}}, "no speed of motion.speeds is enough for motion.lengths in a clip of 1.86 s"),
+        (
+            {"motion": {"speeds": [0.01, 0.02]}},
+            "no speed of motion.speeds is enough for motion.lengths in a clip of 1.86 s",
+        ),
         ({"camera": {"moves": ["zoom"]}}, "there is no camera move 'zoom'"),
         ({"camera": {"rows": 20, "columns": 20}}, "is 400: make the grid at most 128 boxes"),
         ({"camera": {"turns": [20.0, 5.0]}}, "camera.turns must rise"),

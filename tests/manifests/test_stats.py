@@ -43,7 +43,11 @@ def test_a_manifest_without_a_recipe_is_counted(folder: Path) -> None:
     assert stats.boxes == {1: 3, 2: 1}
     assert stats.motions["moves"] == 4
     assert stats.motions["on the spot"] == 1
-    assert {n: count for n, count in enumerate(stats.directions) if count} == {0: 1, DIRECTIONS // 4: 1, DIRECTIONS * 3 // 4: 1}
+    assert {n: count for n, count in enumerate(stats.directions) if count} == {
+        0: 1,
+        DIRECTIONS // 4: 1,
+        DIRECTIONS * 3 // 4: 1,
+    }
     lengths = {round(float(SHARES[n]), 2): count for n, count in enumerate(stats.lengths) if count}
     assert lengths == {0.1: 1, 0.2: 1, 0.4: 1}
     assert stats.starts.sum() == 4
@@ -63,8 +67,10 @@ def test_a_recipe_is_drawn_beside(folder: Path) -> None:
     asked = {"name": "line", "direction": 0.0, "length": 0.1, "speed": 0.1, "easing": "linear"}
     path = [[20.0, 20.0], [30.0, 20.0]]
     rows = [
-        moved("a", path, path) | {"recipe": json.dumps({"frame": [80, 60], "objects": [asked]}), "still": [False, True]},
-        moved("b", path, path) | {"recipe": json.dumps({"frame": [80, 60], "camera": {"name": "pan"}}), "still": [False] * 2},
+        moved("a", path, path)
+        | {"recipe": json.dumps({"frame": [80, 60], "objects": [asked]}), "still": [False, True]},
+        moved("b", path, path)
+        | {"recipe": json.dumps({"frame": [80, 60], "camera": {"name": "pan"}}), "still": [False] * 2},
     ]
     fields = [*MANIFEST_SCHEMA, pa.field("recipe", pa.string()), pa.field("still", pa.list_(pa.bool_()))]
     schema = pa.schema({field.name: field.type for field in fields}, metadata={METADATA_KEY: recipe.json()})
