@@ -14,13 +14,13 @@ import cmath
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-Curve = NDArray[np.complex128]
+Curve = NDArray[np.complexfloating[Any, Any]]
 
 EASINGS: Mapping[str, Callable[[Floats], Floats]] = {
     "linear": lambda u: u,
@@ -346,7 +346,8 @@ def _timed(curve_K: Curve, start_2: Floats, ask: Ask) -> Motion:
 def _sampled(curve_K: Curve, way_P: Floats) -> Curve:
     """[P]: the points of a curve at these shares of its length."""
     travelled_K = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(curve_K)))])
-    return np.interp(way_P * travelled_K[-1], travelled_K, curve_K)
+    curve_P: Curve = np.interp(way_P * travelled_K[-1], travelled_K, curve_K)
+    return curve_P
 
 
 def _fitted(path_P: Curve, ask: Ask) -> Curve:

@@ -294,10 +294,10 @@ class Asked:
             for count in counts:
                 part = share / len(counts)
                 boxes[count] += part
-                if name in PAIRS:
-                    motions[name] += 2 * part
-                elif name is not None:
-                    motions[name] += part
+                if name is None:
+                    continue
+                motions[name] += 2 * part if name in PAIRS else part
+                if name not in PAIRS:
                     for other in single:
                         motions[other] += part * (count - 1) / len(single)
         borders = np.clip([recipe.filters.min_area, *motion.sizes, recipe.filters.max_area], AREAS[0], AREAS[-1])

@@ -213,7 +213,7 @@ def test_pictures_without_boxes_are_used_for_the_camera(folder: Path) -> None:
         (["a.txt"], "pictures has no pictures: no picture's ending among its 1 file"),
         (
             ["a.png"],
-            "pictures: none of its 1 picture has the boxes that the motions need: see skipped.parquet (image_undecodable 1",
+            "pictures: none of its 1 picture has the boxes that the motions need: see skipped.parquet (image_und",
         ),
         (None, "there is no such folder or file"),
     ],
