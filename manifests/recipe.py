@@ -267,7 +267,7 @@ class Recipe:
     @cached_property
     def single_motions(self) -> list[str]:
         """Those of the motions asked for that one box can make, which further objects of a sample are given."""
-        return sorted({motion for motion, _ in self.kinds if motion in MOTIONS})
+        return sorted({motion for motion, _ in self.kinds if motion is not None and motion in MOTIONS})
 
     @classmethod
     def parse(cls, sections: Mapping[str, Any]) -> Recipe:
