@@ -323,6 +323,9 @@ def _look_at_one(
         return _Looked(key, digest, None, [Skipped(key, error.code, error.message)])
     except PictureError as error:
         return _Looked(key, digest, None, [Skipped(key, error.code, str(error))])
+    except Exception as error:  # one picture must not end the work on all others
+        message = f"{proposer.name} failed on this picture: {type(error).__name__}: {error}"
+        return _Looked(key, digest, None, [Skipped(key, "unknown", message)])
     height, width = pixels_HWC.shape[:2]
     notes, kept = list(proposed.notes), list[Proposal]()
     if proposer.finds_objects:

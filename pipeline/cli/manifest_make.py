@@ -78,9 +78,11 @@ def make(
         "fit": fit,
     }
     _put(sections, "sample", given)
-    from_file = sections.get("boxes", {}) if boxes is None else {}
-    options = {**from_file.get("options", {}), **dict(map(_boxes_option, boxes_option or ()))}
-    _put(sections, "boxes", {"name": boxes, "options": options})
+    if boxes is not None:  # the file's options are those of another proposer
+        sections["boxes"] = {"name": boxes}
+    _put(sections, "boxes", {})
+    if boxes_option:
+        _put(sections["boxes"], "options", dict(map(_boxes_option, boxes_option)))
     resolved = Recipe.parse(sections)
     proposer = load_proposer(resolved.boxes.name, **resolved.boxes.options)
     resolved = resolved.with_boxes(proposer)
@@ -90,7 +92,7 @@ def make(
     if place is None or output is None:
         raise ConfigError("give a PLACE of pictures, and the manifest to write with --output")
     made = make_manifest(place, output, resolved, proposer, processes, _Progress())
-    for line in _summary(made, output):
+    for line in _summary(made, output, resolved.sample.samples or made.asked):
         typer.echo(line)
 
 
@@ -98,7 +100,7 @@ def _put(sections: dict[str, Any], name: str, given: dict[str, Any]) -> None:
     """Let the options that were given win over the file's."""
     section = sections.setdefault(name, {})
     if not isinstance(section, dict):
-        raise ConfigError(f"{name} must be a section of the recipe, not {section!r}")
+        raise ConfigError(f"{name} must be a section of settings, not {section!r}")
     section.update({key: value for key, value in given.items() if value is not None})
 
 
@@ -125,11 +127,13 @@ class _Progress:
             print_progress(f"{done} of {counted(total, what)}")
 
 
-def _summary(made: Made, output: str) -> list[str]:
+def _summary(made: Made, output: str, asked: int) -> list[str]:
     """What was made, what was left out, and what to do next."""
     from manifests.make import SKIPPED, describe
 
     lines = [f"wrote {output}: {counted(made.rows, 'sample')} of {counted(made.used, 'picture')}"]
+    if made.asked < asked:
+        lines.append(f"{counted(asked, 'sample')} were asked for, and --per-image allows {made.asked}")
     if made.skipped:
         lines.append(f"left out, see {SKIPPED}: {describe(made.skipped)}")
     if made.left_out:

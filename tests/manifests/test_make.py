@@ -179,6 +179,7 @@ def test_what_cannot_be_used_is_listed_and_the_rest_is_made(folder: Path) -> Non
     (pictures / "sub").mkdir()
     draw_squares(0).save(pictures / "sub" / "again.png")
     Image.new("RGB", (30, 30)).save(pictures / "small.png")
+    Image.new("RGB", (30, 1)).save(pictures / "thin.png")
     Image.new("RGB", (WIDTH, HEIGHT)).save(pictures / "empty.png")
     (pictures / ".hidden.png").write_bytes(b"nothing")
     (pictures / "notes.txt").write_bytes(b"nothing")
@@ -191,10 +192,12 @@ def test_what_cannot_be_used_is_listed_and_the_rest_is_made(folder: Path) -> Non
         ("empty.png", "no_box"),
         ("small.png", "picture_size"),
         ("sub/again.png", "duplicate"),
+        ("thin.png", "unknown"),
     ]
-    assert skipped[-1]["message"] == "it is the same file as 00.png"
-    assert made.skipped.total() == 5
-    assert (made.pictures, made.used) == (10, 6)
+    assert skipped[-2]["message"] == "it is the same file as 00.png"
+    assert skipped[-1]["message"].endswith("ZeroDivisionError: a fault of the proposer")
+    assert made.skipped.total() == 6
+    assert (made.pictures, made.used) == (11, 6)
     assert len(rows) > 90
 
 

@@ -50,6 +50,8 @@ def test_the_recipe_is_printed_and_options_win_over_it(place: Path) -> None:
     assert again.stdout == printed.stdout
     made = here("manifest", "make", place, "-o", "m.parquet", "--recipe", "r.toml", "--samples", "4", "--fit", "crop")
     assert made.returncode == 0, made.stderr
+    limited = here("manifest", "make", place, "-o", "n.parquet", "--recipe", "r.toml", "--per-image", "1")
+    assert limited.stdout.splitlines()[1] == "8 samples were asked for, and --per-image allows 4"
     table = pq.read_table("m.parquet")
     assert table.num_rows == 4
     assert table.column("fit").unique().to_pylist() == ["crop"]
