@@ -215,14 +215,13 @@ def make_manifest(
 
 def manifest_schema(recipe: Recipe) -> pa.Schema:
     """The columns of a manifest that is made by this recipe, which is in the metadata."""
-    fields = [*MANIFEST_SCHEMA.remove_metadata(), pa.field("recipe", pa.string())]
-    names = {each.name for each in fields}
+    fields = [*MANIFEST_SCHEMA, pa.field("recipe", pa.string())]
     if recipe.sample.still != "none":
-        fields += [pa.field("still", pa.list_(pa.bool_()))] * ("still" not in names)
+        fields.append(pa.field("still", pa.list_(pa.bool_())))
     if recipe.sample.masks:
-        fields += [pa.field("masks", pa.list_(pa.binary()))] * ("masks" not in names)
+        fields.append(pa.field("masks", pa.list_(pa.binary())))
     if recipe.sample.fit is not None:
-        fields += [pa.field("fit", pa.string())] * ("fit" not in names)
+        fields.append(pa.field("fit", pa.string()))
     return pa.schema(fields, metadata={METADATA_KEY: recipe.json()})
 
 
