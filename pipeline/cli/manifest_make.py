@@ -54,6 +54,13 @@ def make(
         str | None,
         option("Column `fit` of every row: crop, pad, stretch or bucket.  [default: no column; the run decides]"),
     ] = None,
+    height: Annotated[
+        int | None, option("Height of the videos, by which small boxes are left out.  [default: 576]")
+    ] = None,
+    width: Annotated[int | None, option("Width of the videos.  [default: 1024]")] = None,
+    frames: Annotated[
+        int | None, option("Frames of the videos; each path has a point for each.  [default: 14]")
+    ] = None,
     recipe: Annotated[
         str | None, option("TOML file of all settings; options win over it.", metavar="FILE.toml")
     ] = None,
@@ -76,6 +83,9 @@ def make(
         "seed": seed,
         "still": still,
         "fit": fit,
+        "height": height,
+        "width": width,
+        "frames": frames,
     }
     _put(sections, "sample", given)
     if boxes is not None:  # the file's options are those of another proposer

@@ -40,15 +40,40 @@ def test_make_then_validate_then_stats(place: Path) -> None:
 
 
 def test_the_recipe_is_printed_and_options_win_over_it(place: Path) -> None:
-    words = ("--samples", "8", "--motions", "line=0.5,pan=0.5", "--boxes", "squares", "--boxes-option", "unused=x.png")
+    words: tuple[str, ...] = (
+        "--samples",
+        "8",
+        "--motions",
+        "line=0.5,pan=0.5",
+        "--boxes",
+        "squares",
+        "--boxes-option",
+        "unused=x.png",
+    )
+    words += ("--height", "432", "--width", "768", "--frames", "7")
     printed = here("manifest", "make", "--print-recipe", *words, "--still", "others", "--fit", "pad")
     Path("r.toml").write_text(printed.stdout)
     recipe = tomllib.loads(printed.stdout)
     assert recipe["sample"]["shares"] == {"line": 0.5, "pan": 0.5}
+    assert [recipe["sample"][name] for name in ("height", "width", "frames")] == [432, 768, 7]
     assert recipe["boxes"] == {"name": "squares", "options": {"unused": "x.png"}}
     again = here("manifest", "make", "--recipe", "r.toml", "--print-recipe")
     assert again.stdout == printed.stdout
-    made = here("manifest", "make", place, "-o", "m.parquet", "--recipe", "r.toml", "--samples", "4", "--fit", "crop")
+    made = here(
+        "manifest",
+        "make",
+        place,
+        "-o",
+        "m.parquet",
+        "--recipe",
+        "r.toml",
+        "--samples",
+        "4",
+        "--fit",
+        "crop",
+        "--width",
+        "1024",
+    )
     assert made.returncode == 0, made.stderr
     limited = here("manifest", "make", place, "-o", "n.parquet", "--recipe", "r.toml", "--per-image", "1")
     assert limited.stdout.splitlines()[1] == "8 samples were asked for, and --per-image allows 4"
