@@ -16,6 +16,7 @@ PACKAGES = ("sgi2v", "manifests", "pipeline", "jobs", "tools")
 SGI2V = ("sgi2v",)
 BELOW_MANIFESTS = (
     "sgi2v.canonical",
+    "sgi2v.config",
     "sgi2v.errors",
     "sgi2v.locations",
     "sgi2v.settings",
@@ -116,7 +117,10 @@ def test_ray_is_imported_in_its_rooms_only() -> None:
             "import sgi2v.trajectory, sgi2v.errors, sgi2v.checkpoint",
             {"torch", "ray", "diffusers", "pyarrow", "av", "cv2"},
         ),
-        ("import manifests.schema, manifests.validate, manifests.io", {"torch", "ray", "diffusers"}),
+        (
+            "import manifests.schema, manifests.validate, manifests.io, manifests.make, manifests.stats",
+            {"torch", "ray", "diffusers"},
+        ),
         ("import sgi2v.generate", {"ray", "pyarrow", "pandas", "fsspec", "av", "decord", "cv2"}),
         ("import pipeline.cli.main", {"torch", "ray", "diffusers", "transformers", "pyarrow", "pandas", "numpy"}),
         ("import jobs.submit", {"torch", "ray", "pyarrow"}),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli import exit_codes, manifest_draw, manifest_sources
+from pipeline.cli import exit_codes, manifest_draw, manifest_make, manifest_sources
 from pipeline.cli.options import CheckOptions, errors_name_flags, settings_of, takes
 from pipeline.cli.run import Manifest
 from sgi2v.wording import counted, did_you_mean
@@ -17,6 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+app.add_typer(manifest_make.app)
 app.add_typer(manifest_draw.app)
 app.add_typer(manifest_sources.app)
 

@@ -1,0 +1,92 @@
+"""A place of pictures: a folder, a glob or one file, on a disk or in any fsspec store."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from manifests.access import display_uri
+from manifests.urls import relative_path
+from sgi2v.errors import ConfigError, StorageError
+from sgi2v.locations import credentials_advice, is_chained, local_path, open_store, split_protocol
+from sgi2v.wording import counted
+
+SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
+    *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+)
+"""Endings of files that are taken for pictures in a folder. A glob may name others too."""
+
+_MAGIC = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True)
+class Place:
+    """The pictures of a place."""
+
+    keys: tuple[str, ...]
+    """Locations relative to the place, sorted; with `/`, and without one in front."""
+    uris: tuple[str, ...]
+    """Absolute locations, one per key."""
+    others: int
+    """Files of a folder that are no pictures by their names."""
+
+
+def name_in_manifest(uri: str, folder: str) -> str:
+    """How a manifest in this folder names a picture: local ones relative to the folder, where that is possible."""
+    path = local_path(uri)
+    return uri if path is None else relative_path(path, folder)
+
+
+def find_pictures(place: str) -> Place:
+    """The pictures of a folder and the folders in it, of a glob, or of one file. Hidden files are left out.
+
+    Raises ConfigError where there is no such place or no picture in it, and StorageError where it cannot be read.
+    """
+    if not place.strip() or is_chained(place) or split_protocol(place)[0] == "data":
+        raise ConfigError(f"{display_uri(place)!r} is no place of pictures: give a folder, a glob or a URL of one")
+    try:
+        file_system, root = open_store(place)
+        root, names, is_glob = _list(file_system, root)
+    except (ValueError, ImportError) as error:
+        raise ConfigError(f"{display_uri(place)} cannot be opened: {error}") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ConfigError(f"{display_uri(place)}: there is no such folder or file: check the path") from error
+    except Exception as error:  # each fsspec file system raises its own library's errors
+        advice = credentials_advice(error, place)
+        raise StorageError(f"{display_uri(place)} cannot be read: {type(error).__name__}: {error}{advice}") from error
+    found = [(name.removeprefix(root).lstrip("/"), name) for name in sorted(names)]
+    seen = [(key, name) for key, name in found if not any(part.startswith(".") for part in key.split("/"))]
+    pictures = [(key, name) for key, name in seen if is_glob or PurePosixPath(key).suffix.lower() in SUFFIXES]
+    if not pictures:
+        what = "the glob matches no file" if is_glob else f"no picture's ending among its {counted(len(seen), 'file')}"
+        raise ConfigError(f"{display_uri(place)} has no pictures: {what if seen or is_glob else 'it is empty'}")
+    protocol = split_protocol(place)[0]
+    uris = [_uri(protocol, name) for _, name in pictures]
+    return Place(tuple(key for key, _ in pictures), tuple(uris), len(seen) - len(pictures))
+
+
+def _list(file_system: Any, root: str) -> tuple[str, list[str], bool]:
+    """The folder that keys are relative to, the names of all files, and whether they were named by a glob or as one.
+
+    A name with `*` or `[` that exists is not a glob.
+    """
+    root = root.rstrip("/") or "/"
+    if file_system.isdir(root):
+        return root, file_system.find(root), False
+    if file_system.isfile(root):
+        return root.rpartition("/")[0], [root], True
+    magic = _MAGIC.search(root)
+    if magic is None:
+        raise FileNotFoundError(root)
+    names = [name for name, info in file_system.glob(root, detail=True).items() if info["type"] == "file"]
+    return root[: magic.start()].rpartition("/")[0], names, True
+
+
+def _uri(protocol: str, name: str) -> str:
+    """The absolute location of a name in a file system."""
+    if protocol in ("file", "local"):
+        return str(Path(name).absolute())
+    return name if "://" in name else f"{protocol}://{name}"

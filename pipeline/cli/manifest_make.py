@@ -1,0 +1,179 @@
+"""`sgi2v-batch manifest make` and `stats`: a manifest from pictures, and a picture of what a manifest holds."""
+
+from __future__ import annotations
+
+import time
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.cli.lines import QUIET_S, print_progress
+from pipeline.cli.options import option
+from sgi2v.errors import ConfigError
+from sgi2v.wording import counted
+
+if TYPE_CHECKING:
+    from manifests.make import Made
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command(
+    epilog="Example: sgi2v-batch manifest make photos -o manifest.parquet --samples 1000 "
+    "--motions objects=0.7,camera=0.2,both=0.1"
+)
+def make(
+    place: Annotated[
+        str | None,
+        typer.Argument(help="Folder, glob or fsspec URL of pictures.", metavar="PLACE", show_default=False),
+    ] = None,
+    output: Annotated[str | None, option("Manifest to write, .parquet.", "--output", "-o")] = None,
+    samples: Annotated[int | None, option("Samples to make.  [default: one per picture]")] = None,
+    per_image: Annotated[int | None, option("Most samples of one picture.  [default: no limit]")] = None,
+    motions: Annotated[
+        str | None,
+        option(
+            "Share of the samples for each of objects, camera and both, or for motions and camera moves by name.  "
+            "[default: objects=0.7,camera=0.2,both=0.1]"
+        ),
+    ] = None,
+    seed: Annotated[int | None, option("The same seed and pictures give the same manifest.  [default: 0]")] = None,
+    boxes: Annotated[
+        str | None, option("Where boxes come from: salient, masks, detections, grid or whole.  [default: salient]")
+    ] = None,
+    boxes_option: Annotated[
+        list[str] | None,
+        option("Option of --boxes as NAME=VALUE; may be given more than once.", metavar="NAME=VALUE"),
+    ] = None,
+    still: Annotated[
+        str | None, option("others: boxes that do not move are told to stay. none: no such boxes.  [default: none]")
+    ] = None,
+    fit: Annotated[
+        str | None,
+        option("Column `fit` of every row: crop, pad, stretch or bucket.  [default: no column; the run decides]"),
+    ] = None,
+    height: Annotated[
+        int | None, option("Height of the videos, by which small boxes are left out.  [default: 576]")
+    ] = None,
+    width: Annotated[int | None, option("Width of the videos.  [default: 1024]")] = None,
+    frames: Annotated[
+        int | None, option("Frames of the videos; each path has a point for each.  [default: 14]")
+    ] = None,
+    recipe: Annotated[
+        str | None, option("TOML file of all settings; options win over it.", metavar="FILE.toml")
+    ] = None,
+    print_recipe: Annotated[bool, option("Print the settings as TOML, and make nothing.")] = False,
+    processes: Annotated[int | None, option("Processes that work.  [default: one per CPU, where that pays]")] = None,
+) -> None:
+    """Make a manifest from pictures: boxes, paths, sizes and camera moves, spread evenly over their strata.
+
+    What was left out and why is in skipped.parquet beside the manifest. The settings are stored in the manifest.
+    """
+    from manifests.boxes import load_proposer
+    from manifests.make import make_manifest
+    from manifests.recipe import Recipe, parse_shares, read_recipe
+
+    sections: dict[str, Any] = read_recipe(recipe) if recipe else {}
+    given = {
+        "samples": samples,
+        "per_image": per_image,
+        "shares": None if motions is None else parse_shares(motions),
+        "seed": seed,
+        "still": still,
+        "fit": fit,
+        "height": height,
+        "width": width,
+        "frames": frames,
+    }
+    _put(sections, "sample", given)
+    if boxes is not None:  # the file's options are those of another proposer
+        sections["boxes"] = {"name": boxes}
+    _put(sections, "boxes", {})
+    if boxes_option:
+        _put(sections["boxes"], "options", dict(map(_boxes_option, boxes_option)))
+    resolved = Recipe.parse(sections)
+    proposer = load_proposer(resolved.boxes.name, **resolved.boxes.options)
+    resolved = resolved.with_boxes(proposer)
+    if print_recipe:
+        typer.echo(resolved.toml(), nl=False)
+        return
+    if place is None or output is None:
+        raise ConfigError("give a PLACE of pictures, and the manifest to write with --output")
+    made = make_manifest(place, output, resolved, proposer, processes, _Progress())
+    for line in _summary(made, output, resolved.sample.samples or made.asked):
+        typer.echo(line)
+
+
+def _put(sections: dict[str, Any], name: str, given: dict[str, Any]) -> None:
+    """Let the options that were given win over the file's."""
+    section = sections.setdefault(name, {})
+    if not isinstance(section, dict):
+        raise ConfigError(f"{name} must be a section of settings, not {section!r}")
+    section.update({key: value for key, value in given.items() if value is not None})
+
+
+def _boxes_option(text: str) -> tuple[str, Any]:
+    """`columns=4` as a name and a value, which is read as TOML, or else as text."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--boxes-option must be NAME=VALUE, not {text!r}")
+    try:
+        return name, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name, value
+
+
+class _Progress:
+    """Prints what is done, at most once in QUIET_S."""
+
+    def __init__(self) -> None:
+        self.said_at = time.monotonic()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if (now := time.monotonic()) - self.said_at >= QUIET_S:
+            self.said_at = now
+            print_progress(f"{done} of {counted(total, what)}")
+
+
+def _summary(made: Made, output: str, asked: int) -> list[str]:
+    """What was made, what was left out, and what to do next."""
+    from manifests.make import SKIPPED, describe
+
+    lines = [f"wrote {output}: {counted(made.rows, 'sample')} of {counted(made.used, 'picture')}"]
+    if made.asked < asked:
+        lines.append(f"{counted(asked, 'sample')} were asked for, and --per-image allows {made.asked}")
+    if made.skipped:
+        lines.append(f"left out, see {SKIPPED}: {describe(made.skipped)}")
+    if made.left_out:
+        lines.append(f"no picture has two boxes that lie apart, so there is no {', '.join(made.left_out)}")
+    moved, dropped = made.refused.moved, made.refused.dropped
+    if moved:
+        lines.append(
+            f"{counted(moved.total(), 'sample')} left their direction, length, speed and size, because no draw met "
+            f"the constraints: {describe(moved)}"
+        )
+    if dropped:
+        lines.append(f"{counted(dropped.total(), 'sample')} dropped, by constraint: {describe(dropped)}")
+    lines.append(f"next: sgi2v-batch manifest validate {output}, sgi2v-batch manifest stats {output}")
+    return lines
+
+
+@app.command(epilog="Example: sgi2v-batch manifest stats manifest.parquet -o stats.png")
+def stats(
+    manifest: Annotated[str, typer.Argument(help="Manifest: .parquet, .csv or .jsonl.", show_default=False)],
+    output: Annotated[Path, option("Picture to write.  [default: stats.png]", "--output", "-o")] = Path("stats.png"),
+) -> None:
+    """Draw what a manifest asks for: directions, lengths, speeds, sizes, starts, motions, boxes a sample.
+
+    Beside it stands what its recipe asked for, if it has one.
+    """
+    from manifests.draw import save_picture
+    from manifests.stats import draw_stats, measure
+
+    measured = measure(manifest)
+    save_picture(draw_stats(measured, manifest), output)
+    for line in measured.lines():
+        typer.echo(line)
+    typer.echo(f"wrote {output}")
