@@ -13,7 +13,6 @@ from sgi2v.attention import TORCH, SelfAttention, attend, self_attentions
 from sgi2v.config import KernelConfig
 from sgi2v.convolution import ConvolutionForm, replace_temporal_convolutions
 from sgi2v.errors import ConfigError
-from sgi2v.wording import counted
 
 if TYPE_CHECKING:
     from sgi2v.model import VideoModel
@@ -48,7 +47,8 @@ def use_kernels(model: VideoModel, config: KernelConfig) -> VideoModel:
     words = [f"spatial {spatial}", f"frame0 {frame0}", f"temporal {temporal}", form]
     if config.channels_last:
         words.append("channels-last")
-    words.append(f"cfg in {counted(config.cfg_passes, 'pass')}")
+    if config.cfg_passes == 2:
+        words.append("cfg in 2 passes")
     return dataclasses.replace(model, kernels=", ".join(words), cfg_passes=config.cfg_passes)
 
 

@@ -34,7 +34,7 @@ class StandIn(Generate):
         self.ledger = ledger
         self.device = device
         self.memory = MemoryTier.HIGH
-        self.model: Any = SimpleNamespace(dtype="torch.float32")
+        self.model: Any = SimpleNamespace(dtype="torch.float32", kernels="none")
 
     def _sample(
         self,

@@ -134,7 +134,8 @@ def test_a_trained_model_computes_the_same_with_every_choice_of_kernels() -> Non
     assert len(descriptions) == len(VARIANTS) + 1
     restored = use_kernels(model, KernelConfig())
     assert torch.equal(features_and_gradient(restored)[1], gradient)
-    assert restored.kernels == "spatial torch, frame0 torch, temporal torch, conv2d, cfg in 1 pass"
+    assert restored.kernels == "spatial torch, frame0 torch, temporal torch, conv2d"
+    assert use_kernels(model, KernelConfig(cfg_passes=2)).kernels == f"{restored.kernels}, cfg in 2 passes"
 
 
 @pytest.mark.whole
