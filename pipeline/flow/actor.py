@@ -24,12 +24,12 @@ def in_actor(target: type, arguments: tuple[Any, ...]) -> tuple[type, tuple[Pack
     """
 
     class Actor:
-        def __init__(self, packed: tuple[None, str, dict[str, str], type, tuple[Any, ...]]) -> None:
+        def __init__(self, packed: tuple[None, str, tuple[tuple[str, str], ...], type, tuple[Any, ...]]) -> None:
             from pipeline.flow.actor import exit_at_once
 
             exit_at_once()  # before the target's libraries register their own handlers: the first one runs last
             _, folder, variables, target, arguments = packed
-            for name, value in variables.items():
+            for name, value in variables:
                 os.environ.setdefault(name, value)  # what the node has of its own comes first
             with suppress(OSError):  # another node may not have the driver's folder
                 os.chdir(folder)
@@ -44,7 +44,7 @@ def in_actor(target: type, arguments: tuple[Any, ...]) -> tuple[type, tuple[Pack
 
     Actor.__name__ = target.__name__  # Ray names the process after it
     # not in Ray's own environment for workers, which its dashboard shows
-    variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    variables = tuple((name, os.environ[name]) for name in PASSED_ON if name in os.environ)  # Ray Data hashes it
     return Actor, (Packed(str(Path.cwd()), variables, target, arguments),)
 
 

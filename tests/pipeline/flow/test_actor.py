@@ -83,6 +83,7 @@ def test_an_actor_gets_what_it_needs_to_download_the_model(monkeypatch: pytest.M
     packed = in_actor(Greeter, ("a",))
     assert "hf_secret" not in repr(packed), "Ray's dashboard shows it"
     pickled = cloudpickle.dumps(packed)
+    assert hash(cloudpickle.loads(cloudpickle.dumps(in_actor(Greeter, ())[1]))), "Ray Data hashes the arguments"
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setenv("HF_ENDPOINT", "http://node")
     code = f"{UNPICKLE} actor(*arguments); import os; print(os.environ['HF_TOKEN'], os.environ['HF_ENDPOINT'])"
