@@ -23,7 +23,7 @@ from sgi2v.checkpoint import Checkpoint
 from sgi2v.config import GuidanceConfig, MemoryTier, SamplerConfig
 from sgi2v.costs import Cost, cost_key, counting_alone, keep_cost, known_cost
 from sgi2v.guidance import LossPlan, guided_features, plan_loss, trajectory_loss
-from sgi2v.model import VideoModel
+from sgi2v.model import VideoModel, encoder_dtype
 from sgi2v.room import does_not_fit, fitting_chunk, fitting_tier, free_bytes, most_bytes
 from sgi2v.trajectory import BoxTracks
 
@@ -121,7 +121,7 @@ def choose_tier(memory: str, model: VideoModel, sampler: SamplerConfig, guidance
         return MemoryTier(memory)
     if model.device.type != "cuda":
         return MemoryTier.HIGH
-    cost = estimate_cost(model.checkpoint, sampler, guidance, model.dtype, _decoder_dtype(model))
+    cost = estimate_cost(model.checkpoint, sampler, guidance, model.dtype, model.decoder_dtype)
     if (tier := fitting_tier(cost, free_bytes(model.device))) is not None:
         return tier
     most = most_bytes(model.device)
@@ -138,15 +138,9 @@ def choose_chunk(model: VideoModel, sampler: SamplerConfig, guidance: GuidanceCo
     whole = min(sampler.decode_chunk_size, sampler.num_frames)
     if model.device.type != "cuda":
         return whole
-    names = dtype_name(model.dtype), dtype_name(_decoder_dtype(model))
+    names = dtype_name(model.dtype), dtype_name(model.decoder_dtype)
     cost = known_cost(cost_key(model.checkpoint, sampler, guidance, *names))
     return whole if cost is None else fitting_chunk(cost, sampler, free_bytes(model.device))
-
-
-def _decoder_dtype(model: VideoModel) -> torch.dtype:
-    """Type of the VAE decoder's weights, which is what a decoded frame is computed in."""
-    dtype: torch.dtype = next(model.vae.decoder.parameters()).dtype
-    return dtype
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -176,8 +170,11 @@ class FakeModel:
         configs = checkpoint.configs
         self.sampler = sampler
         self.unet: Any = UNetSpatioTemporalConditionModel.from_config(dict(configs["unet"])).requires_grad_(False)
-        with _default_dtype(vae_dtype):
+        self.vae_dtype = vae_dtype
+        self.encode_dtype = encoder_dtype(configs["vae"], vae_dtype)
+        with _default_dtype(self.encode_dtype):
             self.vae: Any = AutoencoderKLTemporalDecoder.from_config(dict(configs["vae"])).requires_grad_(False)
+        self.vae.decoder.to(vae_dtype)
         self.clip: Any = CLIPVisionModelWithProjection(CLIPVisionConfig(**configs["image_encoder"]))
         replace_cross_attention(self.unet)
         self.cell_px = checkpoint.cell_px
@@ -230,7 +227,7 @@ class FakeModel:
 
     def _encode(self) -> None:
         side = self.clip.config.image_size
-        self.vae.encode(torch.zeros(1, 3, self.sampler.height, self.sampler.width, dtype=self.vae.dtype))
+        self.vae.encode(torch.zeros(1, 3, self.sampler.height, self.sampler.width, dtype=self.encode_dtype))
         self.clip(torch.zeros(1, 3, side, side))
 
     def _step(self) -> None:
@@ -251,7 +248,7 @@ class FakeModel:
 
     def _decode_frame(self) -> None:
         """Decode one frame. Several at once take as many times its memory and its operations."""
-        latents = torch.zeros(1, self.vae.config.latent_channels, *self.cells, dtype=self.vae.dtype)
+        latents = torch.zeros(1, self.vae.config.latent_channels, *self.cells, dtype=self.vae_dtype)
         self.vae.decode(latents, num_frames=1)
 
 

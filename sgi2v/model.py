@@ -119,6 +119,14 @@ def resolve_vae_dtype(vae_config: Mapping[str, Any], dtype: torch.dtype, device:
     return torch.bfloat16 if _has_bfloat16(device) else torch.float32
 
 
+def encoder_dtype(vae_config: Mapping[str, Any], vae_dtype: torch.dtype) -> torch.dtype:
+    """The type of the VAE's encoder beside a decoder of type `vae_dtype`.
+
+    One whose config says force_upcast stays in float32: its latents steer every step, and it runs once.
+    """
+    return torch.float32 if vae_config.get("force_upcast", True) else vae_dtype
+
+
 def _has_bfloat16(device: torch.device) -> bool:
     """Whether the device computes in bfloat16 itself, and not by way of float32."""
     return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
@@ -151,9 +159,7 @@ def _load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, half
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise ModelError(f"{name} of {checkpoint.source} cannot be loaded: {error}") from error
 
-    # the encoder of such a VAE stays in float32: its latents steer every step, and it runs once
-    encode_dtype = torch.float32 if configs["vae"].get("force_upcast", True) else vae_dtype
-    vae = component(AutoencoderKLTemporalDecoder, "vae", encode_dtype)
+    vae = component(AutoencoderKLTemporalDecoder, "vae", encoder_dtype(configs["vae"], vae_dtype))
     vae.decoder.to(vae_dtype)
     extractor = configs["feature_extractor"]
     return VideoModel(

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.config import ExecutionConfig, RunConfig, cluster_address
-from sgi2v.checkpoint import open_checkpoint
+from sgi2v.checkpoint import open_checkpoint, pinned
 from sgi2v.errors import ConfigError
 from sgi2v.fetch import COMPONENTS, prefers_half, weight_files
 from sgi2v.tracking import TRACKERS
@@ -122,7 +122,7 @@ def worker_bytes(config: RunConfig) -> int | None:
     """Memory of a worker on a CPU of this machine; None on a cluster, or if the model has no weights yet."""
     if cluster_address(config.execution):
         return None
-    path = open_checkpoint(config.model, weights=False).path
+    path = open_checkpoint(pinned(config.model, config.model_revision), weights=False).path
     weights_bytes = 0
     for component in COMPONENTS:
         variant, files = weight_files(path, component, prefers_half(config.model))
