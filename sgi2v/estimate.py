@@ -6,7 +6,7 @@ FLOPs are torch's own count, attention included. Memory is the largest sum of by
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from time import perf_counter
@@ -164,7 +164,7 @@ class FakeModel:
     """A model and its inputs on fake tensors; use `fake_model` to make one."""
 
     def __init__(self, checkpoint: Checkpoint, sampler: SamplerConfig, vae_dtype: torch.dtype) -> None:
-        from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
+        from diffusers import UNetSpatioTemporalConditionModel
         from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
         configs = checkpoint.configs
@@ -172,9 +172,8 @@ class FakeModel:
         self.unet: Any = UNetSpatioTemporalConditionModel.from_config(dict(configs["unet"])).requires_grad_(False)
         self.vae_dtype = vae_dtype
         self.encode_dtype = encoder_dtype(configs["vae"], vae_dtype)
-        with _default_dtype(self.encode_dtype):
-            self.vae: Any = AutoencoderKLTemporalDecoder.from_config(dict(configs["vae"])).requires_grad_(False)
-        self.vae.decoder.to(vae_dtype)
+        self.vae: Any = _fake_vae(configs["vae"], self.encode_dtype)
+        self.vae.decoder = _fake_vae(configs["vae"], vae_dtype).decoder  # fake weights cannot be cast in place
         self.clip: Any = CLIPVisionModelWithProjection(CLIPVisionConfig(**configs["image_encoder"]))
         replace_cross_attention(self.unet)
         self.cell_px = checkpoint.cell_px
@@ -250,6 +249,13 @@ class FakeModel:
         """Decode one frame. Several at once take as many times its memory and its operations."""
         latents = torch.zeros(1, self.vae.config.latent_channels, *self.cells, dtype=self.vae_dtype)
         self.vae.decode(latents, num_frames=1)
+
+
+def _fake_vae(config: Mapping[str, Any], dtype: torch.dtype) -> Any:
+    from diffusers import AutoencoderKLTemporalDecoder
+
+    with _default_dtype(dtype):
+        return AutoencoderKLTemporalDecoder.from_config(dict(config)).requires_grad_(False)
 
 
 def _flops_of(computation: Callable[[], None]) -> float:
