@@ -143,6 +143,10 @@ def _shipped() -> dict[str, Any]:
 
 
 def _file(key: str) -> Path:
-    from sgi2v import __version__
+    from importlib.metadata import PackageNotFoundError
 
-    return cache_root() / "costs" / __version__ / f"{key}.json"
+    try:
+        from sgi2v import __version__ as version
+    except PackageNotFoundError:
+        version = "not-installed"  # a checkout on the path, as in a lease of a GPU
+    return cache_root() / "costs" / version / f"{key}.json"

@@ -77,17 +77,24 @@ def fetch_hub(config: ModelConfig, weights: bool) -> Fetched:
     """
     from filelock import FileLock
 
+    if (pinned := _pinned_in_cache(config, weights)) is not None:
+        return pinned  # without the lock: workers that start do not wait for each other, nor for a folder to write to
     lock = _records(config) / ".lock"
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock):
-            if is_commit(config.revision):
-                cached = _cached(config, weights)
-                if cached is not None and not cached.missing and cached.revision == config.revision:
-                    return cached
-            return _fetch(config, weights)
-    except OSError as error:  # of the lock, and of a disk
+            return _pinned_in_cache(config, weights) or _fetch(config, weights)
+    except OSError as error:  # of the lock
+        cached = _cached(config, weights)
+        if cached is not None and not cached.missing:  # a cache that is mounted to be read only
+            return Fetched(cached.path, cached.revision, _used_because(config, cached, str(error)))
         raise ModelError(f"{config.source} could not be fetched from Hugging Face: {error}") from error
+
+
+def _pinned_in_cache(config: ModelConfig, weights: bool) -> Fetched | None:
+    """The commit that is asked for, if all its files are in the local cache."""
+    cached = _cached(config, weights) if is_commit(config.revision) else None
+    return cached if cached is not None and not cached.missing and cached.revision == config.revision else None
 
 
 def _fetch(config: ModelConfig, weights: bool) -> Fetched:
@@ -237,7 +244,11 @@ def _note(config: ModelConfig, cached: Fetched, error: BaseException) -> str | N
     """What to say when the cached revision is used; nothing where the user has asked for that."""
     if _is_offline(error):
         return None
-    return f"{config.source}: {_reason(error)}, so the files in the local cache are used, at {cached.revision}"
+    return _used_because(config, cached, _reason(error))
+
+
+def _used_because(config: ModelConfig, cached: Fetched, reason: str) -> str:
+    return f"{config.source}: {reason}, so the files in the local cache are used, at {cached.revision}"
 
 
 def _failure(config: ModelConfig, cached: _Cached | None, error: BaseException) -> ModelError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import inspect
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -84,8 +85,8 @@ def test_a_shipped_cost_is_what_is_counted(embedded: Checkpoint) -> None:
 def test_the_shipped_cost_of_full_size_is_what_is_counted(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(ModelConfig(source=str(write_configs(tmp_path))), weights=False)
     settings = (checkpoint, SamplerConfig(), GuidanceConfig())
-    shipped = known_cost(cost_key(*settings, "float16", "float32"))
-    _is_what_is_counted(shipped, count_cost(*settings, torch.float16, torch.float32))
+    shipped = known_cost(cost_key(*settings, "float16", "bfloat16"))
+    _is_what_is_counted(shipped, count_cost(*settings, torch.float16, torch.bfloat16))
 
 
 def _is_what_is_counted(shipped: Cost | None, counted: Cost) -> None:
@@ -129,6 +130,21 @@ def test_a_cost_is_counted_once_and_again_if_its_file_is_damaged(
         costs._kept.clear()  # as in another process
     assert estimate_cost(*settings, on_count=lambda: announced.append(len(counted))) == COST
     assert len(counted) == len(announced) == (1 if damage is None else 2)
+
+
+def test_a_cost_is_looked_up_in_a_checkout_that_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setenv("SGI2V_CACHE", str(tmp_path))
+    monkeypatch.setattr(costs, "_kept", {})
+    assert known_cost("0" * 32) is None
+    costs.keep_cost("0" * 32, COST)
+    costs._kept.clear()
+    assert known_cost("0" * 32) == COST
 
 
 def test_where_nothing_can_be_kept_the_cost_is_counted_once_in_each_process(

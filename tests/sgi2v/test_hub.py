@@ -137,6 +137,26 @@ def test_workers_open_the_revision_of_the_plan_without_asking_the_hub(hub: Hub, 
     assert hub.requests == 0
 
 
+def test_a_full_cache_is_used_where_nothing_can_be_written(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container without a home folder, whose cache of the Hub is mounted to be read only."""
+    config = ModelConfig(source=MODEL)
+    plan = open_checkpoint(config)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SGI2V_CACHE", str(tmp_path / "file"))
+    hub.requests = 0
+    again = open_checkpoint(config)
+    assert (again.revision, again.path, hub.requests) == (plan.revision, plan.path, 0)
+    assert again.note is not None
+    assert "Not a directory" in again.note
+    worker = open_checkpoint(pinned(config, plan.revision))
+    assert (worker.revision, worker.note) == (COMMIT, None)
+    shutil.rmtree(plan.path / "vae")
+    with pytest.raises(ModelError, match=r"could not be fetched from Hugging Face: .*Not a directory"):
+        open_checkpoint(config)
+
+
 def test_only_a_source_of_the_hub_is_pinned(tmp_path: Path) -> None:
     for source in ("embedded", str(tmp_path), "s3://bucket/model"):
         assert pinned(ModelConfig(source=source), COMMIT).revision is None

@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from sgi2v.attention import LARGEST_BATCH
 from sgi2v.errors import ConfigError
 from tools.tiny import training
 from tools.tiny.__main__ import FURTHER, SHIPPED, TRAINING_FILE, UNET_FILE, adopt
 from tools.tiny.architecture import LATENT_CHANNELS, new_unet, new_vae
-from tools.tiny.latents import LINE_FRAMES
-from tools.tiny.train_unet import draw_frames
+from tools.tiny.latents import LINE_FRAMES, _rendered_beside
+from tools.tiny.train_unet import draw_frames, further_recipe
 from tools.tiny.train_vae import VaeTask
 from tools.tiny.training import Progress, Recipe, fit, load_trained, read_progress
 from tools.tiny.world import draw_scene
@@ -129,6 +130,23 @@ def test_further_training_becomes_the_checkpoints_unet(tmp_path: Path) -> None:
         "seconds": 3.5,
         "log": [{"samples": 512, "loss": 0.05}],
     }
+
+
+def test_attention_over_frames_of_a_batch_fits_into_cudas_grid() -> None:
+    side = json.loads((SHIPPED / "unet" / "config.json").read_text())["sample_size"]
+    assert further_recipe(on_gpu=True).batch * side**2 <= LARGEST_BATCH
+
+
+def test_a_gpu_renders_nothing_where_all_lines_are_encoded() -> None:
+    assert list(_rendered_beside([])) == []
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), False), ((8, 0), True)])
+def test_a_gpu_before_2020_trains_in_float32(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], expected: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert training.has_bfloat16(torch.device("cuda")) is expected
 
 
 def test_a_training_with_another_recipe_is_refused(tmp_path: Path) -> None:

@@ -85,6 +85,8 @@ def _encode(rank: int, processes: int, checkpoint: Path, folder: Path) -> None:
 
 def _rendered_beside(batches: list[list[int]]) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
     """Render batches of lines on all CPU cores while a GPU encodes: one core is too slow for it."""
+    if not batches:  # all lines were encoded before
+        return
     with get_context("spawn").Pool(min(len(batches), len(os.sched_getaffinity(0)))) as pool:
         yield from pool.imap(render_lines, batches)
 

@@ -23,8 +23,9 @@ from tools.tiny.training import Recipe, has_bfloat16
 
 UNET_RECIPE = Recipe(samples=120_000, batch=16, learning_rate=3e-3, warm_up=60, optimizer="muon")
 FURTHER_SAMPLES = 1_200_000
-FURTHER_GPU_BATCH = 256
-"""A GPU takes about the same time for an update with fewer samples."""
+FURTHER_GPU_BATCH = 192
+"""A GPU takes about the same time for an update with fewer samples. With 256, attention over frames would have 65 536
+sequences, one more than CUDA's grids."""
 LOG_SIGMA_MEAN, LOG_SIGMA_STD = 1.3, 1.5
 """Natural logarithm of the noise levels. Half of the samples fall between sigma 3 and 40, where motion is decided."""
 LOG_SIGMA_RANGE = (-4.0, 4.5)

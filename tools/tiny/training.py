@@ -170,8 +170,10 @@ def _work_and_exit(rank: int, work: Callable[..., None], count: int, *arguments:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device has arithmetic in bfloat16. A CPU without it takes many times as long as in float32."""
-    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {"amx_bf16": True}
+    """Whether the device has arithmetic in bfloat16. One without it takes many times as long as in float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
 
 

@@ -103,10 +103,12 @@ def test_weights_that_do_not_load_end_the_run_without_a_record(tmp_path: Path) -
 @pytest.mark.slow
 def test_a_store_that_refuses_ends_the_run(tmp_path: Path) -> None:
     manifest = write_good(tmp_path, 1)
-    config = dataclasses.replace(config_of(manifest), output=f"{manifest}/out")
-    (outcome,) = Commit(config, 1)(Generate(config, "cpu")(Load(config)(rows_of(manifest)))).to_pylist()
+    config = config_of(manifest)
+    commit = Commit(config, 1)
+    Path(config.output).write_text("a file has taken the folder's place")
+    (outcome,) = commit(Generate(config, "cpu")(Load(config)(rows_of(manifest)))).to_pylist()
     assert (outcome["record"], outcome["fatal"]) == (None, "StorageError")
-    assert f"writing {manifest}/out/videos/s00." in outcome["message"]
+    assert f"writing {config.output}/videos/s00." in outcome["message"]
 
 
 class LostLedger:
