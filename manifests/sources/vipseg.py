@@ -22,7 +22,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from manifests.sources.made import REFERENCE, Made, Skipped, names_of, together
+from manifests.schema import EXTENSION_SCHEMA
+from manifests.skipped import Skipped
+from manifests.sources.made import REFERENCE, Made, names_of, together
 from manifests.sources.processes import in_processes
 from manifests.urls import relative_path
 from sgi2v.errors import ManifestError, Problem
@@ -46,7 +48,7 @@ MASK_MODES = frozenset({"L", "I", "I;16", "I;16L", "I;16B"})
 Share = Annotated[float, Field(ge=0, le=1)]
 
 OWN_COLUMNS = [
-    pa.field("still", pa.list_(pa.bool_())),
+    EXTENSION_SCHEMA.field("still"),
     pa.field("reference", REFERENCE),
     pa.field("group", pa.string()),
     pa.field("path_source", pa.string()),
