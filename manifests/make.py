@@ -19,9 +19,10 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from manifests.boxes.filters import filtered
+from manifests.boxes.filters import described, filtered
 from manifests.boxes.proposer import BoxProposer, PictureError, Proposal
 from manifests.decode import decode_image
+from manifests.fit import place
 from manifests.io import read_manifest
 from manifests.masks import png_of
 from manifests.place import PICTURES, Place, find_files, name_in_manifest
@@ -33,6 +34,7 @@ from manifests.skipped import SKIPPED, Skipped, SkippedTable, folder_of
 from manifests.urls import read_image_bytes
 from sgi2v.canonical import canonical_json
 from sgi2v.errors import ConfigError, SampleError, StorageError
+from sgi2v.trajectory import BoxTracks
 from sgi2v.wording import counted
 
 READERS = 8
@@ -224,16 +226,25 @@ def _look_at_one(
         return _Looked(key, digest, None, [Skipped(key, "unknown", message)])
     height, width = pixels_HWC.shape[:2]
     notes, kept = list(proposed.notes), list[Proposal]()
+    placement = place(BoxTracks(np.empty((0, 1, 4)), height, width), recipe.sample.video_size)
+    x0, y0, x1, y1 = placement.source_box
+    shown_2 = x1 - x0, y1 - y0
     if proposer.finds_objects:
-        scale = recipe.sample.output_scale(width, height)
-        sifted = filtered(proposed.boxes, pixels_HWC, recipe.filters, scale)
-        kept, notes = sifted.kept, [*notes, *sifted.dropped]
+        sifted = filtered(proposed.boxes, pixels_HWC, recipe.filters, placement.scale)
+        notes += sifted.dropped
+        for each in sifted.kept:
+            left, top, right, bottom = each.box_xyxy
+            if right - left <= shown_2[0] and bottom - top <= shown_2[1]:
+                kept.append(each)
+            else:
+                message = f"{described(each.box_xyxy)} is larger than what fit = {placement.fit} keeps of the picture"
+                notes.append(PictureError(f"fit_{placement.fit}", f"{message}: use --fit pad"))
     if not kept and all(motion for motion, _ in recipe.kinds):
         notes.append(PictureError("no_box", "no box of an object is left"))
         return _Looked(key, digest, None, [Skipped(key, note.code, str(note)) for note in notes])
     masks = [png_of(each.mask_HW) if recipe.sample.masks and each.mask_HW is not None else None for each in kept]
     movable, every = ([replace(each, mask_HW=None) for each in boxes] for boxes in (kept, proposed.boxes))
-    picture = Picture(key, image, height, width, movable, every, masks)
+    picture = Picture(key, image, height, width, movable, every, masks, shown_2)
     return _Looked(key, digest, picture, [Skipped(key, note.code, str(note)) for note in notes])
 
 
