@@ -35,8 +35,8 @@ BUCKET_AREA = 0.85
 for the run's size holds for all of them."""
 BUCKET_SHAPE = 3.0
 """Longest bucket: its longer side in its shorter ones. Longer pictures are cropped: the model was trained on 16:9."""
-ROUNDING_PX = 1e-6
-"""A box that is larger than the window by less than this is held by it."""
+ROUNDING_PX = 0.1
+"""Boxes that reach this far out of the window are held by it: manifests have rounded coordinates."""
 FILLED_PX = 1.0
 """Boxes whose extent differs from the window's by less than this fill it."""
 
