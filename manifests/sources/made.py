@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from manifests.recipe import METADATA_KEY
-from manifests.schema import MANIFEST_SCHEMA, conform
+from manifests.schema import EXTENSION_SCHEMA, MANIFEST_SCHEMA, conform
 from manifests.skipped import Skipped
 from sgi2v.canonical import canonical_json
 
@@ -42,10 +42,11 @@ class Made:
     def manifest(self, own_columns: Sequence[pa.Field[Any]], recipe: dict[str, Any], source: str) -> pa.Table:
         """The conformed manifest with these columns, and with the recipe in its metadata and in every row.
 
-        Raises ManifestError where there are no rows.
+        Columns of EXTENSION_SCHEMA that no row uses are left out. Raises ManifestError where there are no rows.
         """
         text = canonical_json(recipe)
-        further = [column for column in own_columns if column.name not in MANIFEST_SCHEMA.names]
+        unused = [name for name in EXTENSION_SCHEMA.names if all(row.get(name) is None for row in self.rows)]
+        further = [column for column in own_columns if column.name not in unused]
         schema = pa.schema([*MANIFEST_SCHEMA, *further, pa.field("recipe", pa.string())])
         rows = [row | {"recipe": text} for row in self.rows]
         table = conform(pa.Table.from_pylist(rows, schema=schema), source)

@@ -57,7 +57,7 @@ class McBenchSettings(Settings):
     mask that it starts in."""
     one_point: Literal["published", "still"] = "published"
     """A drag of one point means stay. published: a path by (1, 1) px, as MotionPro makes it. still: a path that stays,
-    whose box is told to stay (column `still`)."""
+    whose box is told to stay (column `still`) if another box of the sample moves: a row must not only hold."""
 
 
 def from_mc_bench(folder: str, target_folder: str, settings: McBenchSettings) -> Made:
@@ -112,7 +112,7 @@ def _row(sample: Path, name: str, target_folder: str, settings: McBenchSettings)
         "image": relative_path(sample / IMAGE, target_folder),
         "boxes": boxes,
         "trajectories": paths,
-        "still": still,
+        "still": still if not all(still) else [False] * len(still),
         "group": sample.parent.name,
         "drag_starts": [drag_K2[0].tolist() for drag_K2 in drags],
         "metadata_file": file.name,

@@ -175,6 +175,13 @@ def from_vipseg(
             words=("still", "keep", "drop"),
         ),
     ] = None,
+    masks: Annotated[
+        str | None,
+        option(
+            "none: features are compared in the whole box; objects: under the object's mask.  [default: none]",
+            words=("none", "objects"),
+        ),
+    ] = None,
     processes: Processes = None,
 ) -> None:
     """Make a manifest of VIPSeg: boxes from the masks of the first frame, paths from those of the first frames.
@@ -203,6 +210,7 @@ def from_vipseg(
                 path=path,
                 min_path=min_path,
                 static=static,
+                masks=masks,
             )
         )
     made, listed_by = read_data_set(
