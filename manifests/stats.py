@@ -83,7 +83,8 @@ class Stats:
 
     def lines(self) -> Iterator[str]:
         """The counts that a person reads first."""
-        yield f"{counted(self.rows, 'row')}: {_ranked({str(key): n for key, n in self.boxes.items()})} (objects: rows)"
+        numbers = [f"{rows} with {counted(number, 'object')}" for number, rows in sorted(self.boxes.items())]
+        yield f"{counted(self.rows, 'row')}: {', '.join(numbers)}"
         if self.invalid:
             yield f"{counted(self.invalid, 'row')} left out: see sgi2v-batch manifest validate"
         if self.unmeasured:

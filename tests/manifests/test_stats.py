@@ -55,7 +55,7 @@ def test_a_manifest_without_a_recipe_is_counted(folder: Path) -> None:
     assert stats.sizes.sum() == 4
     lines = list(stats.lines())
     assert lines[:3] == [
-        "4 rows: 1 3, 2 1 (objects: rows)",
+        "4 rows: 3 with 1 object, 1 with 2 objects",
         "1 row left out: see sgi2v-batch manifest validate",
         "1 row without a picture that can be read: only counted",
     ]
