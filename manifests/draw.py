@@ -35,6 +35,9 @@ PALETTE: tuple[RGB, ...] = (
 )
 """Colours of the boxes, distinct for colour-blind readers too. Further boxes start again from the first."""
 
+HELD: RGB = (205, 209, 217)
+"""Colour of boxes that are told to stay."""
+
 MIN_WIDTH, MAX_SIDE = 768, 1600
 """Narrower images are enlarged to MIN_WIDTH; larger ones are reduced to MAX_SIDE. Display pixels."""
 
@@ -91,12 +94,16 @@ class _Canvas:
 def draw_sample(image_HWC: NDArray[np.uint8], tracks: BoxTracks, title: str | None) -> Image.Image:
     """The image with each box in frame 0, its path, and its outline in the last frame, dashed. A caption is below.
 
+    Boxes that are told to stay are grey, and have no path. Of a box with a mask, the object is tinted.
+
     image_HWC: uint8 RGB. tracks: in pixels of any frame size; they are rescaled to the image.
     """
     height, width = image_HWC.shape[:2]
     zoom = min(max(1.0, MIN_WIDTH / width), MAX_SIDE / max(height, width))
     picture = draw_conditions(image_HWC, tracks, zoom)
-    return _with_caption(picture, title, f"{width} x {height} px", tracks.num_boxes)
+    still = 0 if tracks.still_N is None else int(tracks.still_N.sum())
+    facts = f"{width} x {height} px  ·  {tracks.num_boxes} box{'' if tracks.num_boxes == 1 else 'es'}"
+    return _with_caption(picture, title, f"{facts}  ·  {still} told to stay" if still else facts)
 
 
 def draw_conditions(image_HWC: NDArray[np.uint8], tracks: BoxTracks, zoom: float, beyond: bool = True) -> Image.Image:
@@ -117,13 +124,16 @@ def draw_conditions(image_HWC: NDArray[np.uint8], tracks: BoxTracks, zoom: float
     line = SUPERSAMPLING * min(max(2.0, 0.0032 * max(shown)), 5.0)
     origin = (left * SUPERSAMPLING, top * SUPERSAMPLING)
     canvas = _Canvas(ImageDraw.Draw(overlay), overlay.size, zoom * SUPERSAMPLING, origin, line)
-    colours = [PALETTE[n % len(PALETTE)] for n in range(tracks.num_boxes)]
-    for boxes_T4, colour in zip(tracks.boxes_NT4, colours, strict=True):
-        _draw_first_box(canvas, boxes_T4[0], colour)
+    still_N = [False] * tracks.num_boxes if tracks.still_N is None else tracks.still_N.tolist()
+    colours = [HELD if still else PALETTE[n % len(PALETTE)] for n, still in enumerate(still_N)]
+    for n, (boxes_T4, colour) in enumerate(zip(tracks.boxes_NT4, colours, strict=True)):
+        if tracks.masks_NHW is not None:
+            _tint(overlay, canvas, tracks.masks_NHW[n], boxes_T4[0], colour, (shown[0], shown[1]))
+        _draw_first_box(canvas, boxes_T4[0], colour, is_filled=tracks.masks_NHW is None)
     for boxes_T4, colour in zip(tracks.boxes_NT4, colours, strict=True):
         _draw_last_box(canvas, boxes_T4, colour)
-    for path_T2, colour in zip(tracks.centres_NT2, colours, strict=True):
-        for part_P2 in _parts_within(canvas.place(path_T2), *canvas.near):
+    for path_T2, colour, still in zip(tracks.centres_NT2, colours, still_N, strict=True):
+        for part_P2 in [] if still else _parts_within(canvas.place(path_T2), *canvas.near):
             _draw_path(canvas, part_P2, colour)
     if tracks.num_boxes > 1:
         for n, (boxes_T4, colour) in enumerate(zip(tracks.boxes_NT4, colours, strict=True)):
@@ -172,11 +182,30 @@ def _margins(tracks: BoxTracks, zoom: float) -> tuple[int, int, int, int]:
     return left, top, right, bottom
 
 
-def _draw_first_box(canvas: _Canvas, box: Floats, colour: RGB) -> None:
+def _tint(
+    overlay: Image.Image,
+    canvas: _Canvas,
+    mask_HW: NDArray[np.uint8],
+    box: Floats,
+    colour: RGB,
+    shown: tuple[int, int],
+) -> None:
+    """Colour the object's pixels in its box. shown: width and height of the image, display pixels."""
+    size = (shown[0] * SUPERSAMPLING, shown[1] * SUPERSAMPLING)
+    left, top = (round(side) for side in canvas.origin)
+    x0, y0, x1, y1 = (round(side) for side in canvas.place_box(box))
+    object_HW = np.zeros(size[::-1], np.uint8)
+    in_box = (slice(max(y0 - top, 0), max(y1 - top, 0)), slice(max(x0 - left, 0), max(x1 - left, 0)))
+    object_HW[in_box] = np.asarray(Image.fromarray(mask_HW).resize(size))[in_box]
+    overlay.paste((*colour, 120), (left, top), Image.fromarray(object_HW))
+
+
+def _draw_first_box(canvas: _Canvas, box: Floats, colour: RGB, is_filled: bool = True) -> None:
     x0, y0, x1, y1 = canvas.place_box(box)
     width = canvas.line
     casing = 0.55 * width
-    canvas.draw.rectangle((x0, y0, x1, y1), fill=(*colour, 46))
+    if is_filled:
+        canvas.draw.rectangle((x0, y0, x1, y1), fill=(*colour, 46))
     canvas.draw.rectangle(_grown(x0, y0, x1, y1, width / 2 + casing), outline=(*_DARK, 170), width=round(casing * 2))
     canvas.draw.rectangle(_grown(x0, y0, x1, y1, width / 2), outline=(*colour, 255), width=round(width))
 
@@ -314,8 +343,8 @@ def _draw_number(canvas: _Canvas, box: Floats, n: int, colour: RGB) -> None:
     canvas.draw.text((x + width / 2, y + height / 2), text, font=font, fill=(*_DARK, 255), anchor="mm")
 
 
-def _with_caption(picture: Image.Image, title: str | None, size: str, num_boxes: int) -> Image.Image:
-    """The picture with a strip below it: the title at the left, the size and the number of boxes at the right."""
+def _with_caption(picture: Image.Image, title: str | None, facts: str) -> Image.Image:
+    """The picture with a strip below it: the title at the left, facts at the right."""
     font_size = max(14.0, picture.width / 62)
     font = ImageFont.load_default(font_size)
     height, pad = round(font_size * 2.1), round(font_size * 0.8)
@@ -323,7 +352,6 @@ def _with_caption(picture: Image.Image, title: str | None, size: str, num_boxes:
     captioned.paste(picture, (0, 0))
     draw = ImageDraw.Draw(captioned)
     middle = picture.height + height / 2
-    facts = f"{size}  ·  {num_boxes} box{'' if num_boxes == 1 else 'es'}"
     draw.text((picture.width - pad, middle), facts, font=font, fill=_SUBTEXT, anchor="rm")
     room = picture.width - 3 * pad - font.getlength(facts)
     draw.text((pad, middle), _fitted(title or "", font, room), font=font, fill=_TEXT, anchor="lm")

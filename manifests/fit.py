@@ -35,8 +35,10 @@ BUCKET_AREA = 0.85
 for the run's size holds for all of them."""
 BUCKET_SHAPE = 3.0
 """Longest bucket: its longer side in its shorter ones. Longer pictures are cropped: the model was trained on 16:9."""
-ROUNDING_PX = 1e-6
-"""A box that is larger than the window by less than this is held by it."""
+ROUNDING_PX = 0.1
+"""Boxes that reach this far out of the window are held by it: manifests have rounded coordinates."""
+FILLED_PX = 1.0
+"""Boxes whose extent differs from the window's by less than this fill it."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ class Placement:
     picture_box: tuple[int, int, int, int]
     """The part of the frames that shows it; the rest is black."""
     holds_all: bool = True
-    """Whether every box, in every frame, lies in the part that is shown, but for what is outside the picture."""
+    """Whether every box, in every frame, lies in the part that is shown, but for what is outside the picture. If the
+    boxes fill the part in frame 0, the camera moves: they leave every part, and where they begin counts."""
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -170,6 +173,7 @@ def _window(tracks: BoxTracks, axis: int, length: float, side: int) -> tuple[flo
             holds_all = False
         else:
             start = min(max((low + high - length) / 2, 0.0), side - length)
+        holds_all = holds_all or abs(high - low - length) <= FILLED_PX
     return start, min(start + length, float(side)), holds_all
 
 

@@ -6,38 +6,35 @@ Each picture is read once. Rows depend on the seed and on the pictures alone: no
 from __future__ import annotations
 
 import hashlib
-import io
 import multiprocessing
 import os
-import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from fsspec.implementations.local import LocalFileSystem
-from PIL import Image
 
-from manifests.boxes.filters import filtered
+from manifests.boxes.filters import described, filtered
 from manifests.boxes.proposer import BoxProposer, PictureError, Proposal
 from manifests.decode import decode_image
+from manifests.fit import place
 from manifests.io import read_manifest
-from manifests.place import Place, find_pictures, name_in_manifest
+from manifests.masks import png_of
+from manifests.place import PICTURES, Place, find_files, name_in_manifest
 from manifests.recipe import METADATA_KEY, Recipe
+from manifests.row_groups import RowGroupWriter
 from manifests.sampling import Floats, NoPictureError, Picture, Plan, Refused, draw_sample, make_plan
-from manifests.schema import MANIFEST_SCHEMA
+from manifests.schema import EXTENSION_SCHEMA, MANIFEST_SCHEMA
+from manifests.skipped import SKIPPED, Skipped, SkippedTable, folder_of
 from manifests.urls import read_image_bytes
 from sgi2v.canonical import canonical_json
 from sgi2v.errors import ConfigError, SampleError, StorageError
-from sgi2v.locations import credentials_advice, local_path, open_store
+from sgi2v.trajectory import BoxTracks
 from sgi2v.wording import counted
 
 READERS = 8
@@ -50,22 +47,11 @@ READ_ATTEMPTS = 3
 """Attempts at reading a picture from a store that answers with an error."""
 FEW_PICTURES, FEW_ROWS = 8, 20_000
 """With fewer pictures and samples than these, further processes cost more time than they save."""
-SKIPPED = "skipped.parquet"
-"""Table of what was left out and why; it is written beside the manifest."""
-SKIPPED_SCHEMA = pa.schema([("key", pa.string()), ("code", pa.string()), ("message", pa.string())])
 
 Progress = Callable[[str, int, int], None]
 """(what is counted, how many are done, of how many)."""
 JobT = TypeVar("JobT")
 ResultT = TypeVar("ResultT")
-
-
-class Skipped(NamedTuple):
-    """A picture, or a box of it, that was left out."""
-
-    key: str | None
-    code: str
-    message: str
 
 
 @dataclass
@@ -87,90 +73,6 @@ class Made:
     refused: Refused = field(default_factory=Refused)
 
 
-class ManifestWriter:
-    """Writes a manifest as a stream of row groups. The file appears whole, or not at all.
-
-    Only what a row group needs is in memory. A URL is uploaded at the end, from a temporary file.
-    """
-
-    def __init__(self, uri: str, schema: pa.Schema) -> None:
-        if not uri.lower().endswith(".parquet"):
-            raise ConfigError(f"{uri} must end with .parquet: a manifest is made as Parquet only")
-        self.uri, path = uri, local_path(uri)
-        try:
-            if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            folder = None if path is None else path.parent
-            handle, name = tempfile.mkstemp(suffix=".partial", prefix=".manifest", dir=folder)
-            os.close(handle)
-        except OSError as error:
-            raise StorageError(f"{uri} cannot be written: {error}") from error
-        self.partial = Path(name)
-        self.writer = pq.ParquetWriter(self.partial, schema, compression="zstd")
-
-    def write(self, table: pa.Table) -> None:
-        """Add a table as one row group."""
-        self.writer.write_table(table, row_group_size=max(table.num_rows, 1))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.writer.close()
-        try:
-            if kind is None:
-                self._publish()
-        finally:
-            self.partial.unlink(missing_ok=True)
-
-    def _publish(self) -> None:
-        try:
-            file_system, path = open_store(self.uri)
-            if isinstance(file_system, LocalFileSystem):
-                umask = os.umask(0)
-                os.umask(umask)
-                self.partial.chmod(0o666 & ~umask)
-                self.partial.replace(path)
-            else:
-                file_system.put_file(str(self.partial), path)
-        except (OSError, ValueError, ImportError) as error:
-            raise StorageError(f"{self.uri} cannot be written: {error}{credentials_advice(error, self.uri)}") from error
-
-
-class SkippedTable:
-    """Writes `skipped.parquet`, and counts what is in it. It is written also where nothing could be made."""
-
-    def __init__(self, folder: str) -> None:
-        self.writer = ManifestWriter(f"{folder.rstrip('/')}/{SKIPPED}" if folder else SKIPPED, SKIPPED_SCHEMA)
-        self.counts: Counter[str] = Counter()
-        self.first: Skipped | None = None
-        self.waiting: list[Skipped] = []
-
-    def add(self, each: Skipped) -> None:
-        """Add a row."""
-        self.counts[each.code] += 1
-        self.first = self.first or each
-        self.waiting.append(each)
-        if len(self.waiting) >= ROWS_A_JOB:
-            self._flush()
-
-    def _flush(self) -> None:
-        columns = list(zip(*self.waiting, strict=True)) or [(), (), ()]
-        self.writer.write(pa.table([pa.array(each, pa.string()) for each in columns], schema=SKIPPED_SCHEMA))
-        self.waiting.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self.writer:
-            self._flush()
-
-
 def make_manifest(
     place: str,
     output: str,
@@ -184,13 +86,13 @@ def make_manifest(
     processes: None takes one per CPU where that pays. Raises ConfigError where nothing can be made (`skipped.parquet`
     is written then too), and StorageError.
     """
-    found = find_pictures(place)
+    found = find_files(place, PICTURES, "picture")
     tracks = _real_tracks(recipe.motion.tracks)
     made = Made(pictures=len(found.keys))
-    folder = output.rpartition("/")[0] if "://" in output else str(Path(output).parent)
+    folder = folder_of(output)
     with (
+        RowGroupWriter(output, manifest_schema(recipe)) as writer,
         SkippedTable(folder) as skipped,
-        ManifestWriter(output, manifest_schema(recipe)) as writer,
         _pool(processes, len(found.keys), recipe) as pool,
     ):
         made.skipped = skipped.counts
@@ -215,13 +117,10 @@ def make_manifest(
 
 def manifest_schema(recipe: Recipe) -> pa.Schema:
     """The columns of a manifest that is made by this recipe, which is in the metadata."""
-    fields = [*MANIFEST_SCHEMA, pa.field("recipe", pa.string())]
-    if recipe.sample.still != "none":
-        fields.append(pa.field("still", pa.list_(pa.bool_())))
-    if recipe.sample.masks:
-        fields.append(pa.field("masks", pa.list_(pa.binary())))
-    if recipe.sample.fit is not None:
-        fields.append(pa.field("fit", pa.string()))
+    sample = recipe.sample
+    asked_for = {"still": sample.still != "none", "masks": sample.masks, "fit": sample.fit is not None}
+    extensions = [field for field in EXTENSION_SCHEMA if asked_for[field.name]]
+    fields = [*MANIFEST_SCHEMA, pa.field("recipe", pa.string()), *extensions]
     return pa.schema(fields, metadata={METADATA_KEY: recipe.json()})
 
 
@@ -327,25 +226,26 @@ def _look_at_one(
         return _Looked(key, digest, None, [Skipped(key, "unknown", message)])
     height, width = pixels_HWC.shape[:2]
     notes, kept = list(proposed.notes), list[Proposal]()
+    placement = place(BoxTracks(np.empty((0, 1, 4)), height, width), recipe.sample.video_size)
+    x0, y0, x1, y1 = placement.source_box
+    shown_2 = x1 - x0, y1 - y0
     if proposer.finds_objects:
-        scale = recipe.sample.output_scale(width, height)
-        sifted = filtered(proposed.boxes, pixels_HWC, recipe.filters, scale)
-        kept, notes = sifted.kept, [*notes, *sifted.dropped]
+        sifted = filtered(proposed.boxes, pixels_HWC, recipe.filters, placement.scale)
+        notes += sifted.dropped
+        for each in sifted.kept:
+            left, top, right, bottom = each.box_xyxy
+            if right - left <= shown_2[0] and bottom - top <= shown_2[1]:
+                kept.append(each)
+            else:
+                message = f"{described(each.box_xyxy)} is larger than what fit = {placement.fit} keeps of the picture"
+                notes.append(PictureError(f"fit_{placement.fit}", f"{message}: use --fit pad"))
     if not kept and all(motion for motion, _ in recipe.kinds):
         notes.append(PictureError("no_box", "no box of an object is left"))
         return _Looked(key, digest, None, [Skipped(key, note.code, str(note)) for note in notes])
-    masks = [_png(each) if recipe.sample.masks else None for each in kept]
+    masks = [png_of(each.mask_HW) if recipe.sample.masks and each.mask_HW is not None else None for each in kept]
     movable, every = ([replace(each, mask_HW=None) for each in boxes] for boxes in (kept, proposed.boxes))
-    picture = Picture(key, image, height, width, movable, every, masks)
+    picture = Picture(key, image, height, width, movable, every, masks, shown_2)
     return _Looked(key, digest, picture, [Skipped(key, note.code, str(note)) for note in notes])
-
-
-def _png(proposal: Proposal) -> bytes | None:
-    if proposal.mask_HW is None:
-        return None
-    buffer = io.BytesIO()
-    Image.fromarray(proposal.mask_HW).convert("1").save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @dataclass(frozen=True, eq=False)

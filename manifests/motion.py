@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from manifests.boxes.geometry import shared_areas
+
 Floats = NDArray[np.float64]
 Curve = NDArray[np.complexfloating[Any, Any]]
 
@@ -46,6 +48,8 @@ BOW = 0.25
 SHAKE, SHAKE_ROLL, SHAKE_HERTZ, SHAKE_WAVES = 0.01, math.radians(0.7), (0.3, 2.0), 4
 """A hand-held camera: its largest shift as a share of the diagonal, its largest roll, and how fast and how many waves
 are added up in each."""
+CUTS = 2
+"""Times that a box of the background is cut in four where an object is in its way."""
 
 
 @dataclass(frozen=True)
@@ -275,10 +279,30 @@ MOVES: Mapping[str, CameraMove] = {
 """Camera moves by name. Their directions are those of the picture: it goes left where the camera pans right."""
 
 
-def background_boxes(size_2: Floats, rows: int, columns: int) -> Floats:
-    """[N, 4]: boxes that cover the picture, row by row."""
-    x, y = np.linspace(0, size_2[0], columns + 1), np.linspace(0, size_2[1], rows + 1)
-    return np.array([[x[c], y[r], x[c + 1], y[r + 1]] for r in range(rows) for c in range(columns)])
+def background_boxes(part_4: Floats, rows: int, columns: int, taken_M4: Floats, most: int) -> Floats:
+    """[N, 4]: boxes that cover a part of the picture, but for where the boxes `taken` are.
+
+    They are the cells of a grid. A cell that one of the boxes touches is cut in four, CUTS times, unless that gives
+    more than `most` boxes; what they still touch then is left out.
+    """
+    x, y = np.linspace(part_4[0], part_4[2], columns + 1), np.linspace(part_4[1], part_4[3], rows + 1)
+    cells_N4 = np.array([[x[c], y[r], x[c + 1], y[r + 1]] for r in range(rows) for c in range(columns)])
+    free: list[Floats] = []
+    for _ in range(CUTS + 1):
+        is_free_N = (shared_areas(cells_N4, taken_M4) == 0).all(1)
+        free.append(cells_N4[is_free_N])
+        if sum(map(len, free)) + 4 * np.count_nonzero(~is_free_N) > most:
+            break
+        low_N2, high_N2 = np.split(cells_N4[~is_free_N], 2, axis=1)
+        middle_N2 = (low_N2 + high_N2) / 2
+        corners = (low_N2, middle_N2, high_N2)
+        parts = [
+            np.stack([corners[i][:, 0], corners[j][:, 1], corners[i + 1][:, 0], corners[j + 1][:, 1]], 1)
+            for j in (0, 1)
+            for i in (0, 1)
+        ]
+        cells_N4 = np.concatenate(parts)
+    return np.concatenate(free)[:most]
 
 
 def with_camera(motion: Motion, maps_P23: Floats, size_2: Floats) -> Motion:

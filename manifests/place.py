@@ -1,8 +1,9 @@
-"""A place of pictures: a folder, a glob or one file, on a disk or in any fsspec store."""
+"""A place of pictures or videos: a folder, a glob or one file, on a disk or in any fsspec store."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,25 +14,26 @@ from sgi2v.errors import ConfigError, StorageError
 from sgi2v.locations import credentials_advice, is_chained, local_path, open_store, split_protocol
 from sgi2v.wording import counted
 
-SUFFIXES = (
+PICTURES = (
     *(".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
     *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
 )
 """Endings of files that are taken for pictures in a folder. A glob may name others too."""
+
+VIDEOS = (".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv")
+"""Likewise, of videos."""
 
 _MAGIC = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True)
 class Place:
-    """The pictures of a place."""
+    """The files of a place."""
 
     keys: tuple[str, ...]
     """Locations relative to the place, sorted; with `/`, and without one in front."""
     uris: tuple[str, ...]
     """Absolute locations, one per key."""
-    others: int
-    """Files of a folder that are no pictures by their names."""
 
 
 def name_in_manifest(uri: str, folder: str) -> str:
@@ -40,13 +42,14 @@ def name_in_manifest(uri: str, folder: str) -> str:
     return uri if path is None else relative_path(path, folder)
 
 
-def find_pictures(place: str) -> Place:
-    """The pictures of a folder and the folders in it, of a glob, or of one file. Hidden files are left out.
+def find_files(place: str, endings: Sequence[str], kind: str) -> Place:
+    """The files with these endings of a folder and the folders in it, those of a glob, or one file by its name.
 
-    Raises ConfigError where there is no such place or no picture in it, and StorageError where it cannot be read.
+    Hidden files are left out. kind: what they are, for messages: `picture`. Raises ConfigError where there is no such
+    place or no such file in it, and StorageError where it cannot be read.
     """
     if not place.strip() or is_chained(place) or split_protocol(place)[0] == "data":
-        raise ConfigError(f"{display_uri(place)!r} is no place of pictures: give a folder, a glob or a URL of one")
+        raise ConfigError(f"{display_uri(place)!r} is no place of {kind}s: give a folder, a glob or a URL of one")
     try:
         file_system, root = open_store(place)
         root, names, is_glob = _list(file_system, root)
@@ -59,13 +62,12 @@ def find_pictures(place: str) -> Place:
         raise StorageError(f"{display_uri(place)} cannot be read: {type(error).__name__}: {error}{advice}") from error
     found = [(name.removeprefix(root).lstrip("/"), name) for name in sorted(names)]
     seen = [(key, name) for key, name in found if not any(part.startswith(".") for part in key.split("/"))]
-    pictures = [(key, name) for key, name in seen if is_glob or PurePosixPath(key).suffix.lower() in SUFFIXES]
-    if not pictures:
-        what = "the glob matches no file" if is_glob else f"no picture's ending among its {counted(len(seen), 'file')}"
-        raise ConfigError(f"{display_uri(place)} has no pictures: {what if seen or is_glob else 'it is empty'}")
+    files = [(key, name) for key, name in seen if is_glob or PurePosixPath(key).suffix.lower() in endings]
+    if not files:
+        what = "the glob matches no file" if is_glob else f"no {kind}'s ending among its {counted(len(seen), 'file')}"
+        raise ConfigError(f"{display_uri(place)} has no {kind}s: {what if seen or is_glob else 'it is empty'}")
     protocol = split_protocol(place)[0]
-    uris = [_uri(protocol, name) for _, name in pictures]
-    return Place(tuple(key for key, _ in pictures), tuple(uris), len(seen) - len(pictures))
+    return Place(tuple(key for key, _ in files), tuple(_uri(protocol, name) for _, name in files))
 
 
 def _list(file_system: Any, root: str) -> tuple[str, list[str], bool]:

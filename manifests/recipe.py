@@ -17,6 +17,7 @@ from pydantic import Field, field_validator, model_validator
 
 from manifests.boxes.filters import BoxFilters
 from manifests.boxes.proposer import BoxProposer
+from manifests.fit import Fit, VideoSize
 from manifests.motion import EASINGS, MOTIONS, MOVES, PAIRS
 from manifests.schema import MAX_BOXES
 from sgi2v.canonical import canonical_json
@@ -65,8 +66,8 @@ class SampleRecipe(Settings):
     """others: proposed boxes that do not move become boxes that are told to stay, in column `still`."""
     masks: bool = False
     """Write the objects' masks, where the proposer knows them."""
-    fit: Literal["crop", "pad", "stretch", "bucket"] | None = None
-    """How pictures get the shape of the video, in column `fit`; None leaves it to the run."""
+    fit: Fit | None = None
+    """How pictures get the shape of the video, in column `fit`; None leaves it to the run, which crops by default."""
     tries: Count = 10
     """Draws of a sample before it leaves its stratum; after three times as many more it is dropped."""
 
@@ -90,15 +91,10 @@ class SampleRecipe(Settings):
         """From the first to the last frame."""
         return (self.frames - 1) / self.fps
 
-    def output_scale(self, width: int, height: int) -> tuple[float, float]:
-        """Pixels of the video per pixel of a picture, in x and in y."""
-        x, y = self.width / width, self.height / height
-        match self.fit:
-            case "stretch":
-                return x, y
-            case "pad":
-                return min(x, y), min(x, y)
-        return max(x, y), max(x, y)
+    @property
+    def video_size(self) -> VideoSize:
+        """Size of the videos, and how pictures fill them: cropped, as a run does if neither it nor the row says."""
+        return VideoSize(self.height, self.width, self.fit or "crop")
 
 
 class BoxesRecipe(Settings):

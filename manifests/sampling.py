@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.boxes.filters import still_boxes
+from manifests.boxes.geometry import shared_areas
 from manifests.boxes.proposer import Proposal
+from manifests.fit import FILLED_PX, Placement, place
 from manifests.motion import (
     MOTIONS,
     MOVES,
@@ -34,6 +36,7 @@ from manifests.motion import (
 from manifests.recipe import CameraRecipe, MotionRecipe, Recipe, bin_range
 from manifests.schema import MAX_BOXES
 from sgi2v.errors import SGI2VError
+from sgi2v.trajectory import BoxTracks
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -71,6 +74,8 @@ class Picture:
     """All proposed boxes, without mask, for those that are told to stay."""
     masks: list[bytes | None]
     """The masks of `proposals`, as PNG."""
+    shown_2: tuple[float, float]
+    """Width and height of the part of the picture that the video shows. Boxes of one sample fit into it together."""
 
     @cached_property
     def size_2(self) -> Floats:
@@ -80,7 +85,7 @@ class Picture:
     @cached_property
     def boxes_N4(self) -> Floats:
         """The boxes of `proposals`."""
-        return np.array([each.box_xyxy for each in self.proposals], np.float64)
+        return np.array([each.box_xyxy for each in self.proposals], np.float64).reshape(-1, 4)
 
     @cached_property
     def areas_N(self) -> Floats:
@@ -89,16 +94,20 @@ class Picture:
         return areas_N
 
     @cached_property
-    def overlaps_NN(self) -> list[list[bool]]:
-        """Whether two of them overlap."""
-        return [[collide(one[None], other[None]) for other in self.boxes_N4] for one in self.boxes_N4]
+    def excludes_NN(self) -> list[list[bool]]:
+        """Whether two of them cannot be in one sample: they overlap, or no video shows both."""
+        low_NN2 = np.minimum(self.boxes_N4[:, None, :2], self.boxes_N4[None, :, :2])
+        high_NN2 = np.maximum(self.boxes_N4[:, None, 2:], self.boxes_N4[None, :, 2:])
+        is_wide_NN = (high_NN2 - low_NN2 > np.array(self.shown_2)).any(2)
+        excludes_NN: list[list[bool]] = (is_wide_NN | (shared_areas(self.boxes_N4, self.boxes_N4) > 0)).tolist()
+        return excludes_NN
 
     @property
     def apart(self) -> int:
-        """How many of them can be in one sample, because they do not overlap; taken in their order."""
+        """How many of them can be in one sample; taken in their order."""
         taken: list[int] = []
         for n in range(len(self.proposals)):
-            if not any(self.overlaps_NN[n][other] for other in taken):
+            if not any(self.excludes_NN[n][other] for other in taken):
                 taken.append(n)
         return len(taken)
 
@@ -273,12 +282,13 @@ def draw_sample(
         within = wishes if number < tries else anything
         camera, maps_P23 = _draw_camera(rng, picture, within, recipe)
         objects = _draw_objects(rng, picture, within, recipe, tracks, maps_P23)
-        if isinstance(objects, str):
-            refused.draws[objects] += 1
+        background = objects if isinstance(objects, str) else _background(picture, objects, recipe, maps_P23)
+        if isinstance(objects, str) or isinstance(background, str):
+            refused.draws[str(background)] += 1
             continue
         if within is anything:
             refused.moved[refused.worst] += 1
-        row = _row(picture, objects, camera, maps_P23, recipe)
+        row = _row(picture, objects, background, camera, maps_P23, recipe)
         row["recipe"]["stratum"] = list(stratum[2:]) if within is wishes else None
         return row, refused
     refused.dropped[refused.worst] += 1
@@ -397,11 +407,22 @@ def _draw_objects(
         collides = any(collide(one.seen_P4, other.seen_P4) for one, other in pairs)
         if collides != (recipe.motion.collisions == "wanted"):
             return f"collisions_{recipe.motion.collisions}"
+    tracks_seen, placement = _placed(picture, objects, recipe)
+    is_lost = next(placement.lost_boxes(tracks_seen), None) is not None
+    if is_lost or (recipe.motion.stay_inside and not placement.holds_all):
+        return f"fit_{placement.fit}"
     return objects
 
 
+def _placed(picture: Picture, objects: list[_Object], recipe: Recipe) -> tuple[BoxTracks, Placement]:
+    """The objects as they are seen, and the part of the picture that the video shows of them."""
+    boxes_NP4 = np.reshape([each.seen_P4 for each in objects], (len(objects), recipe.sample.frames, 4))
+    tracks = BoxTracks(boxes_NP4, picture.height, picture.width)
+    return tracks, place(tracks, recipe.sample.video_size)
+
+
 def _choose(rng: np.random.Generator, picture: Picture, size: int, count: int, recipe: Recipe) -> list[int]:
-    """Boxes that do not overlap, the first of the stratum of sizes that is nearest to the one asked for."""
+    """Boxes that can be in one sample, the first of the stratum of sizes that is nearest to the one asked for."""
     miss_N = np.abs(np.searchsorted(recipe.motion.sizes, picture.areas_N, side="right") - size) * (size != ANY)
     order = rng.permutation(len(miss_N))
     first = int(order[np.argmin(miss_N[order])])
@@ -409,9 +430,32 @@ def _choose(rng: np.random.Generator, picture: Picture, size: int, count: int, r
     for other in order.tolist():
         if len(chosen) == count:
             break
-        if not any(picture.overlaps_NN[other][index] for index in chosen):
+        if not any(picture.excludes_NN[other][index] for index in chosen):
             chosen.append(other)
     return chosen
+
+
+def _background(picture: Picture, objects: list[_Object], recipe: Recipe, maps_P23: Floats | None) -> Floats | str:
+    """The boxes [N, 4] of what is shown beside the objects, if the camera moves; or the constraint that they break.
+
+    With the objects they must reach from border to border of what is shown, so that the video will show the same part.
+    """
+    if maps_P23 is None:
+        return np.empty((0, 4))
+    _, placement = _placed(picture, objects, recipe)
+    shown_4, taken_M4 = np.array(placement.source_box), np.reshape([each.scene_P4 for each in objects], (-1, 4))
+    most = MAX_BOXES - len(objects)
+    grid_N4 = background_boxes(shown_4, recipe.camera.rows, recipe.camera.columns, taken_M4, most)
+    first_N4 = np.concatenate([grid_N4, *(each.scene_P4[:1] for each in objects)])
+    reach_4 = np.concatenate([first_N4[:, :2].min(0), first_N4[:, 2:].max(0)])
+    is_whole = tuple(shown_4) == (0, 0, picture.width, picture.height)
+    return grid_N4 if is_whole or np.abs(reach_4 - shown_4).max() < FILLED_PX / 2 else f"fit_{placement.fit}"
+
+
+def _within(proposal: Proposal, part_4: Floats, least: float) -> Proposal | None:
+    """The part of a box in a part of the picture; None where a side of it is shorter than `least`."""
+    x0, y0, x1, y1 = np.clip(proposal.box_xyxy, part_4[[0, 1, 0, 1]], part_4[[2, 3, 2, 3]]).tolist()
+    return replace(proposal, box_xyxy=(x0, y0, x1, y1)) if min(x1 - x0, y1 - y0) >= least else None
 
 
 def _asked(name: str, ask: Ask, diagonal: float) -> dict[str, Any]:
@@ -428,6 +472,7 @@ def _asked(name: str, ask: Ask, diagonal: float) -> dict[str, Any]:
 def _row(
     picture: Picture,
     objects: list[_Object],
+    grid_N4: Floats,
     camera: dict[str, Any] | None,
     maps_P23: Floats | None,
     recipe: Recipe,
@@ -438,15 +483,16 @@ def _row(
     masks = [picture.masks[each.index] for each in objects]
     held: list[Proposal] = []
     if maps_P23 is not None:
-        grid_N4 = background_boxes(picture.size_2, recipe.camera.rows, recipe.camera.columns)
         paths_NP2, scales_P = with_camera(at_rest(grid_N4, recipe.sample.frames), maps_P23, picture.size_2)
-        free = [n for n, box in enumerate(grid_N4) if not any(collide(box[None], each.scene_P4) for each in objects)]
-        boxes, paths = [*boxes, *grid_N4[free]], [*paths, *paths_NP2[free]]
-        scales += [scales_P] * len(free)
+        boxes, paths = [*boxes, *grid_N4], [*paths, *paths_NP2]
+        scales += [scales_P] * len(grid_N4)
     elif recipe.sample.still == "others":
         moving_TN4 = np.stack([each.seen_P4 for each in objects], 1)
-        margin = CELL_PX / min(recipe.sample.output_scale(picture.width, picture.height))
-        held = still_boxes(picture.others, moving_TN4, margin, MAX_BOXES - len(boxes))
+        _, placement = _placed(picture, objects, recipe)
+        margin = CELL_PX / min(placement.scale)
+        shown_4 = np.array(placement.source_box)
+        shown = [part for each in picture.others if (part := _within(each, shown_4, margin)) is not None]
+        held = still_boxes(shown, moving_TN4, margin, MAX_BOXES - len(boxes))
         for each in held:
             boxes.append(np.array(each.box_xyxy))
             paths.append(at_rest(boxes[-1], 2).path_P2)

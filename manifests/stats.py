@@ -26,7 +26,7 @@ from manifests.images import load_image
 from manifests.io import read_manifest
 from manifests.motion import OWN_DIRECTION, OWN_LENGTH, PAIRS
 from manifests.recipe import METADATA_KEY, Recipe, bin_range
-from manifests.schema import MANIFEST_SCHEMA, conform, row_problems, rows_of
+from manifests.schema import MANIFEST_SCHEMA, conform, known_columns, parse_row, row_problems, rows_of
 from sgi2v.errors import ConfigError, SampleError
 from sgi2v.locations import open_store
 from sgi2v.wording import counted
@@ -69,6 +69,10 @@ class Stats:
     """Rows by camera move."""
     still: int = 0
     """Boxes that are told to stay."""
+    masks: int = 0
+    """Boxes with a mask."""
+    fits: Counter[str] = field(default_factory=Counter)
+    """Rows by `fit`, where they say it."""
     background: int = 0
     """Boxes of the background that follow the camera."""
     directions: Floats = field(default_factory=lambda: np.zeros(DIRECTIONS))
@@ -79,7 +83,8 @@ class Stats:
 
     def lines(self) -> Iterator[str]:
         """The counts that a person reads first."""
-        yield f"{counted(self.rows, 'row')}: {_ranked({str(key): n for key, n in self.boxes.items()})} (objects: rows)"
+        numbers = [f"{rows} with {counted(number, 'object')}" for number, rows in sorted(self.boxes.items())]
+        yield f"{counted(self.rows, 'row')}: {', '.join(numbers)}"
         if self.invalid:
             yield f"{counted(self.invalid, 'row')} left out: see sgi2v-batch manifest validate"
         if self.unmeasured:
@@ -90,6 +95,10 @@ class Stats:
             yield f"camera moves: {_ranked(self.moves)}"
         if self.still or self.background:
             yield f"{self.background} background boxes, {self.still} still boxes"
+        if self.masks:
+            yield f"boxes with a mask: {self.masks}"
+        if self.fits:
+            yield f"fit: {_ranked(self.fits)}"
 
 
 def measure(manifest: str) -> Stats:
@@ -120,9 +129,17 @@ def _valid(stats: Stats, table: pa.Table) -> pa.Table:
     """The rows that can be made; the others are counted. Rows are looked at one by one only where one is wrong."""
     if _is_clean(table):
         return table
-    keep = [next(row_problems(row), None) is None for row in rows_of(table.select(MANIFEST_SCHEMA.names))]
+    rows = rows_of(known_columns(table))
+    keep = [next(row_problems(row), None) is None for row in rows]
     stats.invalid += keep.count(False)
-    return table.filter(pa.array(keep, pa.bool_()))
+    # boxes that are told to stay need no path, and get one here
+    paths = [
+        [path_P2.tolist() for path_P2 in parse_row(row).trajectories]
+        for row, is_kept in zip(rows, keep, strict=True)
+        if is_kept
+    ]
+    table, place = table.filter(pa.array(keep, pa.bool_())), table.column_names.index("trajectories")
+    return table.set_column(place, MANIFEST_SCHEMA.field("trajectories"), [paths])
 
 
 def _is_clean(table: pa.Table) -> bool:
@@ -184,9 +201,13 @@ def _count(stats: Stats, table: pa.Table, manifest: str, sizes: dict[str, tuple[
     """Add clean rows. sizes: (width, height) of the images that are known; others are read and added."""
     rows = table.num_rows
     stats.rows += rows
+    if "fit" in table.column_names:
+        stats.fits.update(table.column("fit").drop_null().to_pylist())
+    if "masks" in table.column_names:
+        stats.masks += int(pc.count(table.column("masks").combine_chunks().flatten()).as_py())
     asks: list[Any] = [None] * rows
     if stats.recipe is not None and "recipe" in table.column_names:
-        asks = [json.loads(text) for text in table.column("recipe").to_pylist()]
+        asks = [_ask(text) for text in table.column("recipe").to_pylist()]
     boxes = _boxes_of(table) if pc.sum(pc.list_value_length(table.column("boxes"))).as_py() else None
     if boxes is None:
         stats.boxes[0] += rows
@@ -230,6 +251,14 @@ def _count(stats: Stats, table: pa.Table, manifest: str, sizes: dict[str, tuple[
     clip_s = (stats.recipe or Recipe()).sample.seconds
     stats.lengths += _histogram(length_N, SHARES)
     stats.speeds += _histogram(length_N / (boxes.moving_N[at][has_length] * clip_s), SHARES)
+
+
+def _ask(text: Any) -> Any:
+    """What the recipe of a row says; None for a row that was not made by it, such as one that was drawn by hand."""
+    with suppress(ValueError, TypeError):
+        ask = json.loads(text)
+        return ask if "frame" in ask else None
+    return None
 
 
 def _still(table: pa.Table, boxes: int) -> NDArray[np.bool_]:

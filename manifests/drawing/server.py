@@ -93,14 +93,18 @@ class Drawing:
     def save(self, drawn: dict[str, Any]) -> str:
         """Add a row to the manifest and return its sample id.
 
-        drawn: `picture` (its number), `boxes` and `trajectories` in pixels of the picture. Raises ConfigError for what
-        is no such row, SampleError for boxes and paths that cannot be used, ManifestError and StorageError.
+        drawn: `picture` (its number), `boxes` and `trajectories` in pixels of the picture, and `still`, which boxes
+        are told to stay. Raises ConfigError for what is no such row, SampleError for boxes and paths that cannot be
+        used, ManifestError and StorageError.
         """
         number = drawn.get("picture")
         if not isinstance(number, int) or not 0 <= number < len(self.pictures):
             raise ConfigError(f"there is no picture {number!r}: load the page again")
         if not drawn.get("boxes"):
             raise ConfigError("there are no boxes: draw one before you save")
+        still = drawn.get("still")
+        if isinstance(still, list) and still and all(still):
+            raise ConfigError("no box has a path, so nothing would move: draw a path for at least one")
         picture = self.pictures[number]
         with self.lock:
             table = self._read()
@@ -109,6 +113,8 @@ class Drawing:
             known = {"sample_id": sample_id, "image": picture.image}
             try:
                 columns = {**known, "boxes": drawn["boxes"], "trajectories": drawn.get("trajectories")}
+                if still and (not isinstance(still, list) or any(still)):
+                    columns["still"] = still
                 row = conform(pa.Table.from_pylist([columns]), self.manifest)
             except pa.ArrowException as error:
                 raise ConfigError(f"the row cannot be read ({error}): load the page again") from error

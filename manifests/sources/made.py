@@ -1,20 +1,19 @@
-"""What a source makes: rows, and a table of what is in none of them and why."""
+"""What a source makes: rows, and what is in none of them and why."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
-from manifests.schema import MANIFEST_SCHEMA, conform
+from manifests.recipe import METADATA_KEY
+from manifests.schema import EXTENSION_SCHEMA, MANIFEST_SCHEMA, conform
+from manifests.skipped import Skipped
 from sgi2v.canonical import canonical_json
 
-RECIPE_KEY = "sgi2v_batch.recipe"
-"""Key of the recipe in the metadata of a manifest's Parquet file; its own column `recipe` has it in every row."""
 MAX_NAME_CHARS = 100
 
 REFERENCE = pa.struct(
@@ -32,30 +31,6 @@ the P points of a path is `start_s + p * (end_s - start_s) / (P - 1)` seconds af
 null. Of a folder, it is the file `frames[p]`, and the seconds are null.
 """
 
-SKIPPED_SCHEMA = pa.schema(
-    [
-        pa.field("key", pa.string()),
-        pa.field("code", pa.string()),
-        pa.field("message", pa.string()),
-        pa.field("start_s", pa.float64()),
-        pa.field("box", pa.list_(pa.float64())),
-    ]
-)
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A file, a clip of it or a box that is in no row."""
-
-    key: str
-    """Of the file or folder, relative to the place that was asked for."""
-    code: str
-    message: str
-    start_s: float | None = None
-    """Where the clip begins, for a clip or a box in it."""
-    box: list[float] | None = None
-    """xyxy, pixels of the source image, for a box."""
-
 
 @dataclass
 class Made:
@@ -64,26 +39,18 @@ class Made:
     rows: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
-    @property
-    def skipped_by_code(self) -> dict[str, int]:
-        """How many entries each code has, most first."""
-        return dict(Counter(one.code for one in self.skipped).most_common())
-
-    def skipped_table(self) -> pa.Table:
-        """The table of what was left out; it has its columns also where that is nothing."""
-        return pa.Table.from_pylist([asdict(one) for one in self.skipped], schema=SKIPPED_SCHEMA)
-
     def manifest(self, own_columns: Sequence[pa.Field[Any]], recipe: dict[str, Any], source: str) -> pa.Table:
         """The conformed manifest with these columns, and with the recipe in its metadata and in every row.
 
-        Raises ManifestError where there are no rows.
+        Columns of EXTENSION_SCHEMA that no row uses are left out. Raises ManifestError where there are no rows.
         """
         text = canonical_json(recipe)
-        further = [column for column in own_columns if column.name not in MANIFEST_SCHEMA.names]
+        unused = [name for name in EXTENSION_SCHEMA.names if all(row.get(name) is None for row in self.rows)]
+        further = [column for column in own_columns if column.name not in unused]
         schema = pa.schema([*MANIFEST_SCHEMA, *further, pa.field("recipe", pa.string())])
         rows = [row | {"recipe": text} for row in self.rows]
         table = conform(pa.Table.from_pylist(rows, schema=schema), source)
-        return table.replace_schema_metadata({RECIPE_KEY: text})
+        return table.replace_schema_metadata({METADATA_KEY: text})
 
 
 def together(parts: Sequence[Made]) -> Made:

@@ -20,7 +20,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from manifests.sources.made import Made, Skipped, names_of, together
+from manifests.schema import EXTENSION_SCHEMA
+from manifests.skipped import Skipped
+from manifests.sources.made import Made, names_of, together
 from manifests.urls import relative_path
 from sgi2v.errors import ManifestError, Problem
 from sgi2v.settings import Settings
@@ -33,7 +35,7 @@ OLD, NEW = "meta_data.json", "meta_data_new.json"
 DRAGS = "traj_key_points"
 
 OWN_COLUMNS = [
-    pa.field("still", pa.list_(pa.bool_())),
+    EXTENSION_SCHEMA.field("still"),
     pa.field("group", pa.string()),
     pa.field("drag_starts", pa.list_(pa.list_(pa.float64()))),
     pa.field("metadata_file", pa.string()),
@@ -55,7 +57,7 @@ class McBenchSettings(Settings):
     mask that it starts in."""
     one_point: Literal["published", "still"] = "published"
     """A drag of one point means stay. published: a path by (1, 1) px, as MotionPro makes it. still: a path that stays,
-    whose box is told to stay (column `still`)."""
+    whose box is told to stay (column `still`) if another box of the sample moves: a row must not only hold."""
 
 
 def from_mc_bench(folder: str, target_folder: str, settings: McBenchSettings) -> Made:
@@ -110,7 +112,7 @@ def _row(sample: Path, name: str, target_folder: str, settings: McBenchSettings)
         "image": relative_path(sample / IMAGE, target_folder),
         "boxes": boxes,
         "trajectories": paths,
-        "still": still,
+        "still": still if not all(still) else [False] * len(still),
         "group": sample.parent.name,
         "drag_starts": [drag_K2[0].tolist() for drag_K2 in drags],
         "metadata_file": file.name,
@@ -215,7 +217,7 @@ def entered(made: Made) -> Iterator[str]:
     """Lines that say how many samples of each class are in rows, and by which file."""
     for name in CLASSES:
         rows = [row for row in made.rows if row["group"] == name]
-        total = len(rows) + sum(one.key.startswith(f"{name}/") for one in made.skipped)
+        total = len(rows) + sum(str(one.key).startswith(f"{name}/") for one in made.skipped)
         if total:
             by_new = sum(row["metadata_file"] == NEW for row in rows)
             files = f"{by_new} by {NEW}, {len(rows) - by_new} by {OLD}"

@@ -7,7 +7,6 @@ motion is part of the paths.
 from __future__ import annotations
 
 import io
-import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,21 +22,18 @@ from fsspec.implementations.local import LocalFileSystem
 from manifests.access import display_uri, stored_uri
 from manifests.boxes.filters import BoxFilters, filtered
 from manifests.boxes.proposer import BoxProposer, PictureError, Proposed
+from manifests.place import VIDEOS, find_files, name_in_manifest
+from manifests.skipped import Skipped
 from manifests.sources.clips import Clip, ClipSettings, Moved, NoClip, clips_of, follow
-from manifests.sources.made import REFERENCE, Made, Skipped, names_of, together
+from manifests.sources.made import REFERENCE, Made, names_of, together
 from manifests.sources.processes import in_processes
-from manifests.urls import relative_path
-from sgi2v.errors import ManifestError, Problem, StorageError
+from sgi2v.errors import StorageError
 from sgi2v.locations import credentials_advice, local_path, open_store
 from sgi2v.settings import Settings
 from sgi2v.source_video import SourceVideoError, open_video
 from sgi2v.tracking.lucas_kanade import LucasKanade
 from sgi2v.video import Frames
 
-ENDINGS = frozenset(
-    (".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv")
-)
-"""Files with these endings are videos."""
 PNG_COMPRESSION = 3
 """zlib's level. A photograph is hardly smaller at the default of 6, and takes twice the time."""
 OWN_COLUMNS = [pa.field("reference", REFERENCE)]
@@ -97,7 +93,7 @@ def from_videos(
     """One row per clip in which something moves, of every video of a folder, a glob, or any fsspec URL of these.
 
     The first frames are written on the way. on_video: called with the number of videos that are done, and of all.
-    Raises ManifestError where there is no video, and StorageError.
+    Raises ConfigError where there is no video, and StorageError.
     """
     videos = list_videos(place)
     work = partial(rows_of_video, target=target, propose=propose, settings=settings)
@@ -110,43 +106,10 @@ def from_videos(
 
 
 def list_videos(place: str) -> list[VideoFile]:
-    """The videos of a place in the order of their names, subfolders included. Raises ManifestError and StorageError."""
-    try:
-        file_system, root = open_store(place)
-        if file_system.isdir(root):
-            paths = file_system.find(root)
-        elif file_system.exists(root):
-            root, paths = root.rpartition("/")[0], [root]
-        else:
-            root, paths = _fixed_part(root), file_system.glob(root)
-    except (ValueError, ImportError) as error:
-        raise _no_videos(place, f"it cannot be opened ({error}): give a path or an fsspec URL") from error
-    except Exception as error:  # each fsspec file system raises its own library's errors
-        advice = credentials_advice(error, place)
-        raise StorageError(f"{display_uri(place)} cannot be listed: {type(error).__name__}: {error}{advice}") from error
-    found = [path for path in sorted(paths) if _is_video(path.removeprefix(root))]
-    if not found:
-        raise _no_videos(place, f"no video is there: its name must end in one of {', '.join(sorted(ENDINGS))}")
-    keys = [path.removeprefix(root).lstrip("/") for path in found]
-    is_local = isinstance(file_system, LocalFileSystem)
-    uris = found if is_local else [file_system.unstrip_protocol(path) for path in found]
-    names = names_of([str(PurePosixPath(key).with_suffix("")) for key in keys])
-    return [VideoFile(*each) for each in zip(uris, keys, names, strict=True)]
-
-
-def _is_video(path: str) -> bool:
-    """Whether the name of a file says so, and no part of the path is hidden."""
-    is_hidden = any(part.startswith(".") for part in path.split("/"))
-    return not is_hidden and PurePosixPath(path).suffix.lower() in ENDINGS
-
-
-def _fixed_part(pattern: str) -> str:
-    """The folder that a glob begins in."""
-    return re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0]
-
-
-def _no_videos(place: str, message: str) -> ManifestError:
-    return ManifestError(display_uri(place), [Problem(None, None, None, "videos_missing", message)])
+    """The videos of a place in the order of their names, subfolders included. Raises ConfigError and StorageError."""
+    found = find_files(place, VIDEOS, "video")
+    names = names_of([str(PurePosixPath(key).with_suffix("")) for key in found.keys])
+    return [VideoFile(*each) for each in zip(found.uris, found.keys, names, strict=True)]
 
 
 def rows_of_video(video: VideoFile, target: Target, propose: Propose, settings: ClipSettings) -> Made:
@@ -230,18 +193,12 @@ def _add_clip(
             "trajectories": [moved.path_P2.round(2).tolist() for _, moved in kept],
             "scales": [moved.scale_P.round(4).tolist() for _, moved in kept],
             "reference": {
-                "uri": _as_written(video.uri, target.folder),
+                "uri": stored_uri(name_in_manifest(video.uri, target.folder)),
                 "start_s": round(clip.start_s, 6),
                 "end_s": round(clip.start_s + settings.seconds, 6),
             },
         }
     )
-
-
-def _as_written(uri: str, folder: str) -> str:
-    """How a manifest in this folder names the file."""
-    path = local_path(uri)
-    return stored_uri(uri) if path is None else relative_path(path, folder)
 
 
 def _write_picture(image_HWC: Frames, sample_id: str, target: Target) -> str:

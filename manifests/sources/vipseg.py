@@ -22,7 +22,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from manifests.sources.made import REFERENCE, Made, Skipped, names_of, together
+from manifests.masks import png_of
+from manifests.schema import EXTENSION_SCHEMA
+from manifests.skipped import Skipped
+from manifests.sources.made import REFERENCE, Made, names_of, together
 from manifests.sources.processes import in_processes
 from manifests.urls import relative_path
 from sgi2v.errors import ManifestError, Problem
@@ -46,7 +49,8 @@ MASK_MODES = frozenset({"L", "I", "I;16", "I;16L", "I;16B"})
 Share = Annotated[float, Field(ge=0, le=1)]
 
 OWN_COLUMNS = [
-    pa.field("still", pa.list_(pa.bool_())),
+    EXTENSION_SCHEMA.field("still"),
+    EXTENSION_SCHEMA.field("masks"),
     pa.field("reference", REFERENCE),
     pa.field("group", pa.string()),
     pa.field("path_source", pa.string()),
@@ -54,8 +58,8 @@ OWN_COLUMNS = [
     pa.field("classes", pa.list_(pa.int64())),
     pa.field("touches_border", pa.list_(pa.bool_())),
 ]
-"""`group`: `moving`, or `static` where no box moves. Per box: whether it is told to stay, its value in the masks, its
-class as in the masks (its COCO category id + 1), and whether its mask touches the frame's border in a later frame."""
+"""`group`: `moving`, or `static` where no box moves. Per box: whether it is told to stay, its mask in frame 0, its
+value in the masks, its class as in them (its COCO category id + 1), and whether it touches the border later."""
 
 
 class VipsegSettings(Settings):
@@ -89,7 +93,10 @@ class VipsegSettings(Settings):
     """An object that gets less far from its start than this share of the frame's diagonal is static."""
     static: Literal["still", "keep", "drop"] = "still"
     """What becomes of static objects: told to stay where they are (column `still`), asked to move as they did, as all
-    others, or left out."""
+    others, or left out. If no object of a video moves, its boxes are asked to move as they did, whatever this says: a
+    row must not only hold."""
+    masks: Literal["none", "objects"] = "none"
+    """none: features are compared in the whole box, as in SG-I2V. objects: under the object's mask (column `masks`)."""
 
 
 class VideoFolders(NamedTuple):
@@ -181,7 +188,8 @@ def row_of_video(video: VideoFolders, target_folder: str, settings: VipsegSettin
     except _VideoError as error:
         made.skipped.append(Skipped(video.key, *error.args))
         return made
-    is_still = [each.is_static and settings.static == "still" for each in kept]
+    is_static = all(each.is_static for each in kept)
+    is_still = [each.is_static and settings.static == "still" and not is_static for each in kept]
     made.rows.append(
         {
             "sample_id": video.name,
@@ -192,8 +200,9 @@ def row_of_video(video: VideoFolders, target_folder: str, settings: VipsegSettin
                 for each, stays in zip(kept, is_still, strict=True)
             ],
             "still": is_still,
+            "masks": [png_of(masks_THW[0] == each.object.value) for each in kept] if settings.masks != "none" else None,
             "reference": {"uri": relative_path(Path(video.images), target_folder), "frames": frames},
-            "group": "static" if all(each.is_static for each in kept) else "moving",
+            "group": "static" if is_static else "moving",
             "path_source": settings.path,
             "mask_values": [each.object.value for each in kept],
             "classes": [class_of(each.object.value) for each in kept],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -73,11 +74,17 @@ def show(
         str, typer.Option(help="crop, pad, stretch or bucket, as in `run`; the row's own `fit` wins.")
     ] = "crop",
 ) -> None:
-    """Draw a sample's first frame, as `run` makes it of the image, with its boxes and where they should go."""
+    """Draw a sample's first frame, as `run` makes it of the image, with its boxes and where they should go.
+
+    Boxes that are told to stay are grey. Of a box with a mask, the object is tinted.
+    """
+    import numpy as np
+
     from manifests.draw import draw_sample, save_picture
     from manifests.fit import FITS, VideoSize, place
     from manifests.images import load_image
     from manifests.io import read_manifest
+    from manifests.masks import masks_of
     from manifests.plausible import describe, row_warnings
     from manifests.schema import parse_row, rows_of
     from sgi2v.config import SamplerConfig
@@ -100,6 +107,9 @@ def show(
     tracks = sample.tracks(SamplerConfig().num_frames, *image_size)
     placement = place(tracks, video_size, sample.fit)
     title = f"{sample.sample_id}, {placement.fit} of {image_size[1]} x {image_size[0]} px"
+    if sample.masks is not None:
+        masks = masks_of(sample.masks, sample.boxes_N4, *image_size)
+        tracks = replace(tracks, masks_NHW=np.stack([placement.mask(mask_HW) for mask_HW in masks]))
     picture = draw_sample(placement.image(image_HWC), placement.tracks(tracks), title)
     target = output or Path(f"{sample.sample_id}.png")
     save_picture(picture, target)

@@ -1,16 +1,16 @@
-"""`sgi2v-batch manifest make` and `stats`: a manifest from pictures, and a picture of what a manifest holds."""
+"""`sgi2v-batch manifest make` and `stats`: a manifest from pictures or videos, and a picture of what one holds."""
 
 from __future__ import annotations
 
 import time
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.cli.lines import QUIET_S, print_progress
-from pipeline.cli.options import option
+from pipeline.cli.manifest_sources import make_from_videos, named_values
+from pipeline.cli.options import flag_of, option
 from sgi2v.errors import ConfigError
 from sgi2v.wording import counted
 
@@ -27,9 +27,16 @@ app = typer.Typer(rich_markup_mode=None)
 def make(
     place: Annotated[
         str | None,
-        typer.Argument(help="Folder, glob or fsspec URL of pictures.", metavar="PLACE", show_default=False),
+        typer.Argument(help="Folder, glob or fsspec URL of pictures, or videos.", metavar="PLACE", show_default=False),
     ] = None,
     output: Annotated[str | None, option("Manifest to write, .parquet.", "--output", "-o")] = None,
+    from_videos: Annotated[
+        bool,
+        option(
+            "PLACE has videos: the first frame of a clip is the picture, and what moved in it gives the paths.  "
+            "`manifest from-videos` does the same, and has more options."
+        ),
+    ] = False,
     samples: Annotated[int | None, option("Samples to make.  [default: one per picture]")] = None,
     per_image: Annotated[int | None, option("Most samples of one picture.  [default: no limit]")] = None,
     motions: Annotated[
@@ -69,6 +76,7 @@ def make(
 ) -> None:
     """Make a manifest from pictures: boxes, paths, sizes and camera moves, spread evenly over their strata.
 
+    With --from-videos, make it of what really moved in videos: sizes, boxes and filters of the recipe count then.
     What was left out and why is in skipped.parquet beside the manifest. The settings are stored in the manifest.
     """
     from manifests.boxes import load_proposer
@@ -92,15 +100,29 @@ def make(
         sections["boxes"] = {"name": boxes}
     _put(sections, "boxes", {})
     if boxes_option:
-        _put(sections["boxes"], "options", dict(map(_boxes_option, boxes_option)))
+        _put(sections["boxes"], "options", named_values(boxes_option, "--boxes-option"))
+    if from_videos:
+        of_pictures = {"samples": samples, "per_image": per_image, "motions": motions}
+        of_pictures |= {"seed": seed, "still": still, "fit": fit}
+        for name, value in of_pictures.items():
+            if value is not None:
+                raise ConfigError(f"{flag_of(name)} has no effect on --from-videos: leave it out")
     resolved = Recipe.parse(sections)
     proposer = load_proposer(resolved.boxes.name, **resolved.boxes.options)
-    resolved = resolved.with_boxes(proposer)
+    if not from_videos:
+        resolved = resolved.with_boxes(proposer)
     if print_recipe:
         typer.echo(resolved.toml(), nl=False)
         return
     if place is None or output is None:
-        raise ConfigError("give a PLACE of pictures, and the manifest to write with --output")
+        raise ConfigError("give a PLACE of pictures or videos, and the manifest to write with --output")
+    if from_videos:
+        from manifests.sources.clips import ClipSettings
+
+        sample = resolved.sample
+        settings = ClipSettings(frames=sample.frames, fps=sample.fps, height=sample.height, width=sample.width)
+        make_from_videos(place, output, settings, proposer, resolved.filters, processes)
+        return
     made = make_manifest(place, output, resolved, proposer, processes, _Progress())
     for line in _summary(made, output, resolved.sample.samples or made.asked):
         typer.echo(line)
@@ -112,17 +134,6 @@ def _put(sections: dict[str, Any], name: str, given: dict[str, Any]) -> None:
     if not isinstance(section, dict):
         raise ConfigError(f"{name} must be a section of settings, not {section!r}")
     section.update({key: value for key, value in given.items() if value is not None})
-
-
-def _boxes_option(text: str) -> tuple[str, Any]:
-    """`columns=4` as a name and a value, which is read as TOML, or else as text."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError(f"--boxes-option must be NAME=VALUE, not {text!r}")
-    try:
-        return name, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return name, value
 
 
 class _Progress:
@@ -139,7 +150,8 @@ class _Progress:
 
 def _summary(made: Made, output: str, asked: int) -> list[str]:
     """What was made, what was left out, and what to do next."""
-    from manifests.make import SKIPPED, describe
+    from manifests.make import describe
+    from manifests.skipped import SKIPPED
 
     lines = [f"wrote {output}: {counted(made.rows, 'sample')} of {counted(made.used, 'picture')}"]
     if made.asked < asked:

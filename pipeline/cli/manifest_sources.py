@@ -18,11 +18,13 @@ from sgi2v.wording import counted
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from manifests.boxes.filters import BoxFilters
+    from manifests.boxes.proposer import BoxProposer
+    from manifests.sources.clips import ClipSettings
     from manifests.sources.made import Made
 
 app = typer.Typer(rich_markup_mode=None)
 
-SKIPPED = "skipped.parquet"
 SHOWN_CODES = 12
 """Reasons that are printed, at most."""
 
@@ -38,6 +40,7 @@ def from_sgi2v(
     output: Output,
 ) -> None:
     """Make a manifest of example folders in the layout that SG-I2V was published with."""
+    from manifests.skipped import folder_of
     from manifests.sources.sgi2v import from_sgi2v as read_folders
 
     _write(read_folders(folder, relative_to=folder_of(output)), output)
@@ -82,9 +85,6 @@ def from_videos(
     from manifests.boxes import load_proposer
     from manifests.boxes.filters import BoxFilters
     from manifests.sources.clips import ClipSettings
-    from manifests.sources.videos import OWN_COLUMNS, FilteredBoxes, Target, recipe_of
-    from manifests.sources.videos import from_videos as read_videos
-    from pipeline.cli.lines import Checked
 
     with errors_name_flags("videos"):
         settings = ClipSettings(
@@ -99,8 +99,26 @@ def from_videos(
                 width=width,
             )
         )
-    proposer = load_proposer(boxes, **_named_values(boxes_option, "--boxes-option"))
-    chosen = FilteredBoxes(proposer, BoxFilters(**_named_values(filter, "--filter")), settings.height, settings.width)
+    proposer = load_proposer(boxes, **named_values(boxes_option, "--boxes-option"))
+    filters = BoxFilters(**named_values(filter, "--filter"))
+    make_from_videos(place, output, settings, proposer, filters, processes)
+
+
+def make_from_videos(
+    place: str,
+    output: str,
+    settings: ClipSettings,
+    proposer: BoxProposer,
+    filters: BoxFilters,
+    processes: int | None,
+) -> None:
+    """Write the manifest of what moves in the videos of a place, with its pictures and `skipped.parquet`."""
+    from manifests.skipped import folder_of
+    from manifests.sources.videos import OWN_COLUMNS, FilteredBoxes, Target, recipe_of
+    from manifests.sources.videos import from_videos as read_videos
+    from pipeline.cli.lines import Checked
+
+    chosen = FilteredBoxes(proposer, filters, settings.height, settings.width)
     target = Target(folder_of(output), f"{Path(output).stem}-frames")
     made = read_videos(place, target, chosen.propose, settings, processes or _cpus(), Checked("video"))
     _write_made(made, OWN_COLUMNS, recipe_of(settings, chosen), place, output)
@@ -157,6 +175,13 @@ def from_vipseg(
             words=("still", "keep", "drop"),
         ),
     ] = None,
+    masks: Annotated[
+        str | None,
+        option(
+            "none: features are compared in the whole box; objects: under the object's mask.  [default: none]",
+            words=("none", "objects"),
+        ),
+    ] = None,
     processes: Processes = None,
 ) -> None:
     """Make a manifest of VIPSeg: boxes from the masks of the first frame, paths from those of the first frames.
@@ -164,6 +189,7 @@ def from_vipseg(
     The publication of SG-I2V does not say how it does this: the options are the choices, and the manifest has them in
     its column `recipe`. What was left out is in skipped.parquet beside it.
     """
+    from manifests.skipped import folder_of
     from manifests.sources.vipseg import OWN_COLUMNS, VipsegSettings, recipe_of
     from manifests.sources.vipseg import from_vipseg as read_data_set
     from pipeline.cli.lines import Checked
@@ -184,6 +210,7 @@ def from_vipseg(
                 path=path,
                 min_path=min_path,
                 static=static,
+                masks=masks,
             )
         )
     made, listed_by = read_data_set(
@@ -223,6 +250,7 @@ def from_mc_bench(
 
     What was left out is in skipped.parquet beside the manifest, and the choices are in its column `recipe`.
     """
+    from manifests.skipped import folder_of
     from manifests.sources.mc_bench import OWN_COLUMNS, McBenchSettings, entered, recipe_of
     from manifests.sources.mc_bench import from_mc_bench as read_benchmark
 
@@ -232,11 +260,6 @@ def from_mc_bench(
     for line in entered(made):
         typer.echo(line)
     _write_made(made, OWN_COLUMNS, recipe_of(settings), folder, output)
-
-
-def folder_of(output: str) -> str:
-    """The folder, a path or a URL, that a manifest is written in."""
-    return output.rpartition("/")[0] if "://" in output else str(Path(output).parent)
 
 
 @contextmanager
@@ -254,7 +277,7 @@ def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _named_values(words: Sequence[str] | None, flag: str) -> dict[str, Any]:
+def named_values(words: Sequence[str] | None, flag: str) -> dict[str, Any]:
     """The values of `NAME=VALUE`, each as TOML reads it, else as text."""
     from sgi2v.errors import ConfigError
 
@@ -278,14 +301,14 @@ def _write_made(
     made: Made, own_columns: Sequence[pa.Field[Any]], recipe: dict[str, Any], place: str, output: str
 ) -> None:
     """Write the manifest, and beside it the table of what is not in it."""
-    from manifests.io import write_manifest
+    from manifests.skipped import SkippedTable, folder_of
     from sgi2v.errors import ConfigError
 
-    folder = folder_of(output)
-    skipped = SKIPPED if folder == "." else f"{folder}/{SKIPPED}"
-    write_manifest(made.skipped_table(), skipped)
-    reasons = [f"{number:6}  {code}" for code, number in made.skipped_by_code.items()]
-    lines = [f"left out, by reason (see {skipped}):", *reasons[:SHOWN_CODES]] if reasons else ["nothing was left out"]
+    with SkippedTable(folder_of(output)) as skipped:
+        for each in made.skipped:
+            skipped.add(each)
+    reasons = [f"{number:6}  {code}" for code, number in skipped.counts.most_common(SHOWN_CODES)]
+    lines = [f"left out, by reason (see {skipped.place}):", *reasons] if reasons else ["nothing was left out"]
     if not made.rows:
         raise ConfigError("\n".join([f"{place} gives no sample; {lines[0]}", *lines[1:]]))
     _write(made.manifest(own_columns, recipe, place), output)

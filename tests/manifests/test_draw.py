@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from manifests.draw import MAX_SIDE, MIN_WIDTH, PALETTE, draw_boxes, draw_sample
+from manifests.draw import HELD, MAX_SIDE, MIN_WIDTH, PALETTE, draw_boxes, draw_sample
 from sgi2v.trajectory import BoxTracks
 
 GREY = 128
@@ -51,6 +52,20 @@ def test_the_first_box_the_path_and_the_last_box_are_in_their_places() -> None:
     assert has_colour[399:402, 700:800].any(), "the last box is outlined"
     assert not has_colour[445:470, 705:735].any(), "the last box is not filled"
     assert not has_colour[500:].any()
+
+
+def test_boxes_that_stay_are_grey_and_objects_with_a_mask_are_tinted() -> None:
+    mask_NHW = np.zeros((2, 300, 500), np.uint8)
+    mask_NHW[0, 50:70, 50:100] = 255  # the upper half of the first box, and beside it nothing counts
+    mask_NHW[1] = 255
+    given = tracks([[100, 100, 200, 180], [600, 300, 700, 400]], [[600, 300], [0, 0]], 600, 1000)
+    given = replace(given, still_N=np.array([False, True]), masks_NHW=mask_NHW)
+    has_colour = drawn_on(np.asarray(draw_sample(grey(600, 1000), given, "cat"))[:600])
+    assert has_colour[135, 180], "the object is tinted"
+    assert not has_colour[160, 180], "the rest of its box is not"
+    assert not has_colour[120, 210], "nor what is beside the box"
+    assert has_colour[350, 650], "a box without a mask is all object"
+    assert tuple(np.asarray(draw_sample(grey(600, 1000), given, "cat"))[350, 599]) == HELD
 
 
 def test_tracks_of_another_frame_size_are_rescaled_to_the_image() -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from manifests.boxes.geometry import shared_areas
 from manifests.motion import (
     EASINGS,
     MOTIONS,
@@ -186,15 +187,23 @@ def test_a_hand_held_camera_shakes_a_little() -> None:
 
 
 def test_background_boxes_cover_the_picture_once() -> None:
-    boxes = background_boxes(SIZE, 3, 5)
+    whole, nothing = np.array([0, 0, *SIZE]), np.empty((0, 4))
+    boxes = background_boxes(whole, 3, 5, nothing, 256)
     assert len(boxes) == 15
     assert np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).sum() == pytest.approx(SIZE.prod())
+    taken = np.array([[300.0, 200, 360, 260], [320, 210, 380, 270]])
+    boxes = background_boxes(whole, 3, 5, taken, 256)
+    area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).sum() / SIZE.prod()
+    assert 0.93 < area < 1  # only what the boxes touch is left out
+    assert not (shared_areas(boxes, taken) > 0).any()
+    assert len(background_boxes(whole, 3, 5, taken, 20)) < 20
     for n, box in enumerate(boxes):
         assert not any(collide(box[None], other[None]) for other in boxes[:n])
 
 
 def test_paths_of_many_boxes_are_those_of_each() -> None:
-    boxes, maps = background_boxes(SIZE, 2, 2), MOVES["dolly-in"](rng(), SIZE, ASK)
+    boxes = background_boxes(np.array([0, 0, *SIZE]), 2, 2, np.empty((0, 4)), 256)
+    maps = MOVES["dolly-in"](rng(), SIZE, ASK)
     many = with_camera(at_rest(boxes, ASK.points), maps, SIZE)
     one = with_camera(at_rest(boxes[2], ASK.points), maps, SIZE)
     assert many.path_P2[2] == pytest.approx(one.path_P2)

@@ -12,6 +12,7 @@ from PIL import Image
 from scipy.interpolate import PchipInterpolator
 
 from manifests.io import read_manifest, write_manifest
+from manifests.schema import row_problems
 from manifests.sources.made import Made
 from manifests.sources.mc_bench import OWN_COLUMNS, McBenchSettings, entered, from_mc_bench, pchip, recipe_of
 from manifests.validate import validate
@@ -80,7 +81,8 @@ def test_a_drag_of_one_point_means_stay(tmp_path: Path) -> None:
     assert published["trajectories"][0][-1] == [36, 26]  # (x + 1, y + 1), as MotionPro makes it
     assert published["still"] == [False]
     still = made_of(tmp_path, one_point="still").rows[0]
-    assert (still["trajectories"][0], still["still"]) == ([[35, 25]] * 16, [True])
+    assert (still["trajectories"][0], still["still"]) == ([[35, 25]] * 16, [False])  # alone: a row must not only hold
+    assert list(row_problems(still)) == []
 
 
 def test_both_metadata_files_and_which_counts(tmp_path: Path) -> None:
@@ -112,6 +114,12 @@ def test_several_drags_are_left_out_or_move_their_parts(tmp_path: Path) -> None:
     assert [path[-1] for path in row["trajectories"]] == [[55, 25], [90, 60]]
     assert [len(path) for path in row["trajectories"]] == [14, 14]
     assert codes(made) == {f"{OBJECT}/off": "drag_off_mask"}
+
+
+def test_a_part_that_stays_beside_one_that_moves_is_told_to_stay(tmp_path: Path) -> None:
+    write_sample(tmp_path, "two", [[[25, 15], [45, 15]], [[90, 30]]], ((20, 10, 50, 40), (80, 20, 100, 60)))
+    (row,) = made_of(tmp_path, drags="parts", one_point="still").rows
+    assert row["still"] == [False, True]
 
 
 def test_samples_that_do_not_enter(tmp_path: Path) -> None:

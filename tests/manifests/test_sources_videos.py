@@ -27,7 +27,7 @@ from manifests.sources.videos import (
     rows_of_video,
 )
 from manifests.validate import validate
-from sgi2v.errors import ConfigError, ManifestError, StorageError
+from sgi2v.errors import ConfigError, StorageError
 from tests.manifests.footage import (
     HEIGHT,
     WIDTH,
@@ -240,9 +240,12 @@ def test_videos_of_a_folder_a_glob_and_a_store(tmp_path: Path, monkeypatch: pyte
     store = fsspec.filesystem("memory")
     store.pipe("/videos/one/a.mp4", (tmp_path / "b.MP4").read_bytes())
     assert list_videos("memory://videos") == [VideoFile("memory:///videos/one/a.mp4", "one/a.mp4", "one-a")]
-    with pytest.raises(ManifestError, match="no video is there: its name must end in one of"):
-        list_videos("c.txt")
-    with pytest.raises(ManifestError, match="no video is there"):
+    assert [video.key for video in list_videos("c.txt")] == ["c.txt"]  # a file that is named is what it is said to be
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "d.txt").write_bytes(b"1")
+    with pytest.raises(ConfigError, match="texts has no videos: no video's ending among its 1 file"):
+        list_videos("texts")
+    with pytest.raises(ConfigError, match="none: there is no such folder or file"):
         list_videos("none")
 
 

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from manifests.io import read_manifest, write_manifest
-from manifests.schema import parse_row
+from manifests.masks import read_mask as read_png
+from manifests.schema import parse_row, row_problems
 from manifests.sources.made import Made
 from manifests.sources.vipseg import (
     OWN_COLUMNS,
@@ -159,7 +160,27 @@ def test_static_objects_are_told_to_stay(tmp_path: Path) -> None:
     assert (kept["still"], kept["trajectories"][0][-1]) == ([False, False], [41, 40])
     assert codes(made_of(root, static="drop")) == ["static"]
     only = made_of(write_video(tmp_path / "b", "b", square(6100, 20, 20))).rows[0]
-    assert (only["still"], only["group"]) == ([True], "static")
+    assert (only["still"], only["group"]) == ([False], "static")  # a row must not only hold
+    assert list(row_problems(only)) == []
+
+
+def test_masks_are_those_of_the_first_frame(tmp_path: Path) -> None:
+    def draw(mask: np.ndarray, t: int) -> None:
+        square(6100, 40, 50, vx=4)(mask, t)
+        mask[50:60, 40 + 4 * t : 50 + 4 * t] = 0  # a corner of the box is not the object
+        square(6101, 200, 100, side=20)(mask, t)
+
+    root = write_video(tmp_path, "a", draw)
+    for masks in ("objects", "none"):
+        settings = VipsegSettings(masks=masks)
+        made, listed_by = from_vipseg(str(root), str(root), settings, processes=1)
+        table = made.manifest(OWN_COLUMNS, recipe_of(settings, listed_by), "here")
+        assert ("masks" in table.column_names) == (masks == "objects")
+        if masks == "objects":
+            (row,) = table.to_pylist()
+            first, second = (read_png(data, H, W) for data in row["masks"])
+            assert (first.sum(), second.sum()) == (800, 400)
+            assert not first[50:60, 40:50].any()
 
 
 def test_the_path_can_be_that_of_the_boxes(tmp_path: Path) -> None:
@@ -205,7 +226,7 @@ def test_videos_that_give_no_row(tmp_path: Path) -> None:
         "no-image": "image_missing",
         "no-masks": "masks_missing",
     }
-    assert made.skipped_by_code["no_objects"] == 2
+    assert [one.code for one in made.skipped].count("no_objects") == 2
 
 
 def test_stuff_becomes_boxes_where_it_is_asked_for(tmp_path: Path) -> None:

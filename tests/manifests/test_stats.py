@@ -14,7 +14,7 @@ from PIL import Image
 
 from manifests.io import write_manifest
 from manifests.recipe import METADATA_KEY, Recipe
-from manifests.schema import MANIFEST_SCHEMA
+from manifests.schema import EXTENSION_SCHEMA, MANIFEST_SCHEMA
 from manifests.stats import ASKED, DIRECTIONS, MADE, SHARES, Asked, draw_stats, measure
 from tests.manifests.rows import row, table
 
@@ -55,11 +55,25 @@ def test_a_manifest_without_a_recipe_is_counted(folder: Path) -> None:
     assert stats.sizes.sum() == 4
     lines = list(stats.lines())
     assert lines[:3] == [
-        "4 rows: 1 3, 2 1 (objects: rows)",
+        "4 rows: 3 with 1 object, 1 with 2 objects",
         "1 row left out: see sgi2v-batch manifest validate",
         "1 row without a picture that can be read: only counted",
     ]
     assert draw_stats(stats, "m.csv").size == (1640, 900)
+
+
+def test_still_boxes_masks_and_fit_are_counted(folder: Path) -> None:
+    path = [[20.0, 20.0], [30.0, 20.0]]
+    rows = [
+        moved("a", path, path) | {"still": [False, True], "masks": [b"x", None], "fit": "pad"},
+        moved("b", path, path) | {"trajectories": [None, path], "still": [True, False], "masks": None, "fit": None},
+        moved("c", path) | {"boxes": None},
+    ]
+    schema = pa.schema([*MANIFEST_SCHEMA, *EXTENSION_SCHEMA])
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "m.parquet")
+    stats = measure(str(folder / "m.parquet"))
+    assert (stats.rows, stats.invalid, stats.still, stats.motions) == (2, 1, 2, {"moves": 2})
+    assert list(stats.lines())[-3:] == ["0 background boxes, 2 still boxes", "boxes with a mask: 1", "fit: pad 1"]
 
 
 def test_a_recipe_is_drawn_beside(folder: Path) -> None:
@@ -71,6 +85,8 @@ def test_a_recipe_is_drawn_beside(folder: Path) -> None:
         | {"recipe": json.dumps({"frame": [80, 60], "objects": [asked]}), "still": [False, True]},
         moved("b", path, path)
         | {"recipe": json.dumps({"frame": [80, 60], "camera": {"name": "pan"}}), "still": [False] * 2},
+        moved("drawn", path) | {"recipe": None},
+        moved("other", path) | {"recipe": '{"source":"videos"}'},
     ]
     fields = [*MANIFEST_SCHEMA, pa.field("recipe", pa.string()), pa.field("still", pa.list_(pa.bool_()))]
     schema = pa.schema({field.name: field.type for field in fields}, metadata={METADATA_KEY: recipe.json()})
@@ -78,8 +94,8 @@ def test_a_recipe_is_drawn_beside(folder: Path) -> None:
     stats = measure(str(folder / "m.parquet"))
     assert stats.recipe == recipe
     assert (stats.still, stats.background) == (1, 2)
-    assert (stats.motions, stats.moves, stats.boxes) == ({"line": 1}, {"pan": 1}, {1: 1, 0: 1})
-    assert stats.directions.sum() == 1
+    assert (stats.motions, stats.moves, stats.boxes) == ({"line": 1, "moves": 2}, {"pan": 1}, {1: 3, 0: 1})
+    assert stats.directions.sum() == 3
     picture = np.asarray(draw_stats(stats, "m.parquet"))
     for colour in (MADE, ASKED):
         assert (picture == colour).all(2).sum() > 500

@@ -87,6 +87,7 @@ def test_a_drawn_box_and_path_are_read_back_from_the_manifest(server: PageServer
     steps = np.hypot(*np.diff(path, axis=0).T)
     assert steps.sum() == pytest.approx(340, rel=0.03)
     assert row["trajectories"][1] == [row["trajectories"][1][0]] * 2  # no path was drawn: the box stays
+    assert row["still"] == [False, True]
     assert check(table, str(tmp_path / "m.parquet")).problems == []
     assert np.asarray(Image.open(tmp_path / "page.png")).std() > 20
 

@@ -98,6 +98,14 @@ def test_rows_are_added_to_a_manifest_that_is_there(server: PageServer, folder: 
     assert second["split"] is None
 
 
+def test_a_box_without_a_path_is_told_to_stay(server: PageServer, folder: Path) -> None:
+    drawn = {"picture": 0, "boxes": [BOX, [60, 10, 90, 30]], "trajectories": [PATH, [[75, 20], [75, 20]]]}
+    assert ask(server, "rows", {"picture": 0, "boxes": [BOX], "trajectories": [PATH], "still": [False]})[0] == 200
+    assert "still" not in read_manifest(str(folder / "m.parquet")).column_names
+    assert ask(server, "rows", drawn | {"still": [False, True]})[0] == 200
+    assert read_manifest(str(folder / "m.parquet"))["still"].to_pylist() == [None, [False, True]]
+
+
 @pytest.mark.parametrize(
     ("drawn", "message"),
     [
@@ -107,6 +115,12 @@ def test_rows_are_added_to_a_manifest_that_is_there(server: PageServer, folder: 
         ({"picture": 0, "boxes": [], "trajectories": []}, "there are no boxes: draw one before you save"),
         ({"picture": 0, "boxes": [BOX], "trajectories": []}, "expected one trajectory per box (1), got 0"),
         ({"picture": 0, "boxes": [BOX]}, "trajectories is null"),
+        (
+            {"picture": 0, "boxes": [BOX], "trajectories": [PATH], "still": [True]},
+            "no box has a path, so nothing would move: draw a path for at least one",
+        ),
+        ({"picture": 0, "boxes": [BOX], "trajectories": [PATH], "still": [True, False]}, "still must be one true"),
+        ({"picture": 0, "boxes": [BOX], "trajectories": [PATH], "still": "all"}, "still: type is string"),
         (
             {"picture": 0, "boxes": [[200, 10, 300, 30]], "trajectories": [PATH]},
             "has no area inside the first frame (100 x 80 px)",

@@ -87,16 +87,24 @@ def test_the_recipe_is_printed_and_options_win_over_it(place: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("pictures",), "give a PLACE of pictures, and the manifest to write with --output"),
+        (("pictures",), "give a PLACE of pictures or videos, and the manifest to write with --output"),
         (("-o", "m.parquet"), "give a PLACE of pictures"),
         (("pictures", "-o", "m.csv", "--boxes", "squares"), "m.csv must end with .parquet"),
         (("nowhere", "-o", "m.parquet"), "nowhere: there is no such folder or file"),
         (("pictures", "-o", "m.parquet", "--motions", "objects=0.7"), "the shares must add up to 1, not 0.7"),
         (("pictures", "-o", "m.parquet", "--motions", "lin=1"), "there is no motion 'lin' (did you mean line?)"),
         (("pictures", "-o", "m.parquet", "--boxes", "squars"), "there is no box proposer 'squars'"),
-        (("pictures", "-o", "m.parquet", "--boxes-option", "x"), "--boxes-option must be NAME=VALUE, not 'x'"),
+        (("pictures", "-o", "m.parquet", "--boxes-option", "x"), "--boxes-option x is not NAME=VALUE"),
         (("pictures", "-o", "m.parquet", "--recipe", "r.toml"), "the recipe r.toml cannot be read"),
         (("pictures", "-o", "m.parquet", "--boxes", "whole"), "use it with --motions camera=1"),
+        (
+            ("pictures", "-o", "m.parquet", "--from-videos"),
+            "no video's ending among its 4 files",
+        ),
+        (
+            ("pictures", "-o", "m.parquet", "--from-videos", "--per-image", "2"),
+            "--per-image has no effect on --from-videos: leave it out",
+        ),
     ],
 )
 def test_make_refuses(place: Path, words: tuple[str, ...], message: str) -> None:

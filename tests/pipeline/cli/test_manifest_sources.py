@@ -12,13 +12,14 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from manifests.io import read_manifest
+from manifests.recipe import METADATA_KEY
 from manifests.sources.clips import ClipSettings
-from manifests.sources.made import RECIPE_KEY
 from manifests.sources.mc_bench import McBenchSettings
 from manifests.sources.vipseg import VipsegSettings
 from pipeline.cli.manifest import app
 from sgi2v.errors import ConfigError
 from sgi2v.settings import Settings
+from tests.manifests.footage import Disc, constant_rate, line, render, write_video
 
 
 def run(*arguments: str) -> Result:
@@ -74,7 +75,7 @@ def test_from_vipseg_writes_a_manifest_and_what_was_left_out(tmp_path: Path, mon
         "list": "panomasks",
         "vipseg": VipsegSettings(min_area=0.02).plain(),
     }
-    assert json.loads(pq.read_schema("out/m.parquet").metadata[RECIPE_KEY.encode()]) == recipe
+    assert json.loads(pq.read_schema("out/m.parquet").metadata[METADATA_KEY.encode()]) == recipe
     assert pq.read_table("out/skipped.parquet")["key"].to_pylist() == ["2_b"]
     assert run("validate", "out/m.parquet").exit_code == 0
 
@@ -106,6 +107,20 @@ def test_from_mc_bench_says_how_many_samples_entered(tmp_path: Path, monkeypatch
         "next: sgi2v-batch manifest validate m.parquet",
     ]
     assert run("validate", "m.parquet").exit_code == 0
+
+
+@pytest.mark.slow
+def test_make_from_videos_is_from_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    times = constant_rate(2, 10)
+    write_video(tmp_path / "films" / "a.mp4", render((Disc(line(150, 180, 120, 20)),), times), times)
+    words = ("films", "--boxes", "grid", "--boxes-option", "rows=6", "--frames", "8", "--processes", "1")
+    for output, command in (("a/m.parquet", ("make", "--from-videos")), ("b/m.parquet", ("from-videos",))):
+        result = run(*command, *words, "-o", output)
+        assert result.exit_code == 0, result.output
+    assert Path("a/m.parquet").read_bytes() == Path("b/m.parquet").read_bytes()
+    assert Path("a/skipped.parquet").read_bytes() == Path("b/skipped.parquet").read_bytes()
+    assert len(read_manifest("a/m.parquet")["trajectories"].to_pylist()[0][0]) == 8
 
 
 @pytest.mark.slow
