@@ -17,6 +17,7 @@ from pydantic import Field, field_validator, model_validator
 
 from manifests.boxes.filters import BoxFilters
 from manifests.boxes.proposer import BoxProposer
+from manifests.fit import VideoSize
 from manifests.motion import EASINGS, MOTIONS, MOVES, PAIRS
 from manifests.schema import MAX_BOXES
 from sgi2v.canonical import canonical_json
@@ -156,7 +157,7 @@ class MotionRecipe(_Strata):
     sizes: Annotated[tuple[Positive, ...], Field(strict=False)] = (0.02, 0.08)
     """Borders between the strata of sizes, as shares of the picture's area. A picture gives the nearest that it has."""
     stay_inside: bool = True
-    """Boxes stay wholly inside the picture."""
+    """Boxes stay wholly inside the picture, and inside the part of it that the video shows."""
     collisions: Literal["none", "any", "wanted"] = "none"
     """none: boxes never overlap. wanted: the boxes of a sample with several objects overlap at some time."""
     tracks: str | None = None
@@ -263,6 +264,11 @@ class Recipe:
             ]
             for each in (self.motion, self.camera)
         }
+
+    @cached_property
+    def video_size(self) -> VideoSize:
+        """Size of the videos, and how pictures get its shape: cropped, as runs do it, if the recipe does not say."""
+        return VideoSize(self.sample.height, self.sample.width, self.sample.fit or "crop")
 
     @cached_property
     def single_motions(self) -> list[str]:

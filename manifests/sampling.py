@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.boxes.filters import still_boxes
-from manifests.boxes.proposer import Proposal
+from manifests.boxes.proposer import Box, Proposal
+from manifests.fit import place
 from manifests.motion import (
     MOTIONS,
     MOVES,
@@ -34,6 +35,7 @@ from manifests.motion import (
 from manifests.recipe import CameraRecipe, MotionRecipe, Recipe, bin_range
 from manifests.schema import MAX_BOXES
 from sgi2v.errors import SGI2VError
+from sgi2v.trajectory import BoxTracks
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -276,9 +278,13 @@ def draw_sample(
         if isinstance(objects, str):
             refused.draws[objects] += 1
             continue
+        shown = _shown_part(picture, objects, recipe)
+        if shown is None:
+            refused.draws["stay_in_video"] += 1
+            continue
         if within is anything:
             refused.moved[refused.worst] += 1
-        row = _row(picture, objects, camera, maps_P23, recipe)
+        row = _row(picture, objects, camera, maps_P23, shown, recipe)
         row["recipe"]["stratum"] = list(stratum[2:]) if within is wishes else None
         return row, refused
     refused.dropped[refused.worst] += 1
@@ -414,6 +420,24 @@ def _choose(rng: np.random.Generator, picture: Picture, size: int, count: int, r
     return chosen
 
 
+def _shown_part(picture: Picture, objects: list[_Object], recipe: Recipe) -> Box | None:
+    """The part of the picture that the video shows; None where it cuts off what it must show.
+
+    It must show some of every box in the first frame, or the row would fail; and with `stay_inside` every box always.
+    """
+    boxes_NP4 = np.array([each.seen_P4 for each in objects]).reshape(-1, recipe.sample.frames, 4)
+    tracks = BoxTracks(boxes_NP4, picture.height, picture.width)
+    placement = place(tracks, recipe.video_size)
+    cuts = not placement.holds_all if recipe.motion.stay_inside else any(placement.lost_boxes(tracks))
+    return None if cuts else placement.source_box
+
+
+def _inside(box: Box, shown: Box) -> Box:
+    """The part of a box that the video shows, in whole pixels where it is cut; sides of 0 or less where it is empty."""
+    low, high = np.ceil(shown[:2]), np.floor(shown[2:])
+    return max(box[0], low[0]), max(box[1], low[1]), min(box[2], high[0]), min(box[3], high[1])
+
+
 def _asked(name: str, ask: Ask, diagonal: float) -> dict[str, Any]:
     """What was asked, for the row's recipe: lengths and speeds as shares of the diagonal."""
     return {
@@ -430,15 +454,20 @@ def _row(
     objects: list[_Object],
     camera: dict[str, Any] | None,
     maps_P23: Floats | None,
+    shown: Box,
     recipe: Recipe,
 ) -> dict[str, Any]:
-    """The row of a sample. Boxes of objects come first, then the background's, then those that are told to stay."""
+    """The row of a sample. Boxes of objects come first, then the background's, then those that are told to stay.
+
+    shown: the part of the picture that the video shows. What lies beside it cannot be told anything.
+    """
     boxes = [picture.boxes_N4[each.index] for each in objects]
     paths, scales = [each.motion.path_P2 for each in objects], [each.motion.scales_P for each in objects]
     masks = [picture.masks[each.index] for each in objects]
     held: list[Proposal] = []
     if maps_P23 is not None:
-        grid_N4 = background_boxes(picture.size_2, recipe.camera.rows, recipe.camera.columns)
+        shown_2 = np.array(shown[2:]) - shown[:2]
+        grid_N4 = background_boxes(shown_2, recipe.camera.rows, recipe.camera.columns) + np.tile(shown[:2], 2)
         paths_NP2, scales_P = with_camera(at_rest(grid_N4, recipe.sample.frames), maps_P23, picture.size_2)
         free = [n for n, box in enumerate(grid_N4) if not any(collide(box[None], each.scene_P4) for each in objects)]
         boxes, paths = [*boxes, *grid_N4[free]], [*paths, *paths_NP2[free]]
@@ -446,7 +475,9 @@ def _row(
     elif recipe.sample.still == "others":
         moving_TN4 = np.stack([each.seen_P4 for each in objects], 1)
         margin = CELL_PX / min(recipe.sample.output_scale(picture.width, picture.height))
-        held = still_boxes(picture.others, moving_TN4, margin, MAX_BOXES - len(boxes))
+        others = [replace(each, box_xyxy=_inside(each.box_xyxy, shown)) for each in picture.others]
+        others = [each for each in others if min(np.subtract(each.box_xyxy[2:], each.box_xyxy[:2])) >= 1]
+        held = still_boxes(others, moving_TN4, margin, MAX_BOXES - len(boxes))
         for each in held:
             boxes.append(np.array(each.box_xyxy))
             paths.append(at_rest(boxes[-1], 2).path_P2)
