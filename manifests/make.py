@@ -30,7 +30,7 @@ from manifests.boxes.filters import filtered
 from manifests.boxes.proposer import BoxProposer, PictureError, Proposal
 from manifests.decode import decode_image
 from manifests.io import read_manifest
-from manifests.place import Place, find_pictures, name_in_manifest
+from manifests.place import Place, find_pictures, name_fault, name_in_manifest
 from manifests.recipe import METADATA_KEY, Recipe
 from manifests.sampling import Floats, NoPictureError, Picture, Plan, Refused, draw_sample, make_plan
 from manifests.schema import MANIFEST_SCHEMA
@@ -38,7 +38,7 @@ from manifests.urls import read_image_bytes
 from sgi2v.canonical import canonical_json
 from sgi2v.errors import ConfigError, SampleError, StorageError
 from sgi2v.locations import credentials_advice, local_path, open_store
-from sgi2v.wording import counted
+from sgi2v.wording import counted, escaped
 
 READERS = 8
 """Pictures that one process reads at the same time: a store answers slowly, but many requests at once."""
@@ -310,6 +310,8 @@ def _look_at_one(
     key: str, image: str, data: bytes | SampleError | OSError, recipe: Recipe, proposer: BoxProposer
 ) -> _Looked:
     """Decode a picture and look for its boxes."""
+    if fault := name_fault(image):
+        return _Looked(key, b"", None, [Skipped(escaped(key), "name_invalid", fault)])
     if isinstance(data, SampleError):
         return _Looked(key, b"", None, [Skipped(key, data.code, data.message)])
     if isinstance(data, OSError):

@@ -40,6 +40,15 @@ def name_in_manifest(uri: str, folder: str) -> str:
     return uri if path is None else relative_path(path, folder)
 
 
+def name_fault(key: str) -> str | None:
+    """Why no manifest can name a file of this location; None where one can."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:  # Linux takes any bytes for a name
+        return "its name is not UTF-8: rename it"
+    return None
+
+
 def find_pictures(place: str) -> Place:
     """The pictures of a folder and the folders in it, of a glob, or of one file. Hidden files are left out.
 
