@@ -38,6 +38,7 @@ OBJECT_MOTIONS = tuple(name for name in (*MOTIONS, *PAIRS) if name != "replay")
 _VIDEO = SamplerConfig()
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Zoom = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -150,7 +151,7 @@ class MotionRecipe(_Strata):
 
     motions: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = OBJECT_MOTIONS
     """Motions that objects are given, equally often."""
-    zoom: Annotated[tuple[Positive, Positive], Field(strict=False)] = (1.2, 2.0)
+    zoom: Annotated[tuple[Zoom, Zoom], Field(strict=False)] = (1.2, 2.0)
     """Smallest and largest change of size of `towards` and `away`."""
     objects: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)] = (1, 2)
     """Numbers of objects in a sample, equally often. A picture with fewer boxes gives fewer."""
@@ -183,7 +184,7 @@ class CameraRecipe(_Strata):
 
     moves: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = tuple(MOVES)
     """Moves that the camera makes, equally often."""
-    zoom: Annotated[tuple[Positive, Positive], Field(strict=False)] = (1.1, 1.5)
+    zoom: Annotated[tuple[Zoom, Zoom], Field(strict=False)] = (1.1, 1.5)
     """Smallest and largest change of size of `dolly-in` and `dolly-out`."""
     turns: Annotated[tuple[Positive, Positive], Field(strict=False)] = (3.0, 15.0)
     """Smallest and largest angle of `roll`, degrees."""
@@ -348,7 +349,9 @@ def parse_shares(text: str) -> dict[str, float]:
             equals = ""
         if not equals:
             raise ConfigError(f"--motions must be like objects=0.7,camera=0.3, not {text!r}")
-        shares[name.strip()] = value
+        if (name := name.strip()) in shares:
+            raise ConfigError(f"--motions names {name} twice: add its shares up")
+        shares[name] = value
     return shares
 
 

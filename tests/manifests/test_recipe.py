@@ -107,3 +107,10 @@ def test_the_options_of_the_proposer_are_written_down() -> None:
 def test_pixels_of_the_video_per_pixel_of_the_picture(fit: str | None, scale: tuple[float, float]) -> None:
     recipe = Recipe.parse({"sample": {"fit": fit, "width": 1024, "height": 576}})
     assert recipe.sample.output_scale(256, 288) == scale
+
+
+def test_shares_and_zooms_that_say_something_else_than_they_seem_to() -> None:
+    with pytest.raises(ConfigError, match="--motions names line twice"):
+        parse_shares("line=0.5,pan=0.5,line=0.5")
+    with pytest.raises(ConfigError, match=r"motion\.zoom.* must be 1 or more"):  # `towards` would go away
+        Recipe.parse({"motion": {"zoom": [0.5, 0.9]}})
