@@ -153,8 +153,8 @@ def _summary(made: Made, output: str, asked: int) -> list[str]:
     moved, dropped = made.refused.moved, made.refused.dropped
     if moved:
         lines.append(
-            f"{counted(moved.total(), 'sample')} with another direction, length, speed or size than planned, because no draw "
-            f"met the constraints: {describe(moved)}"
+            f"{counted(moved.total(), 'sample')} in another direction, length, speed or size than planned, as no draw met "
+            f"the constraints: {describe(moved)}"
         )
     if dropped:
         lines.append(f"{counted(dropped.total(), 'sample')} dropped, by constraint: {describe(dropped)}")

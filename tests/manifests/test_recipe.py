@@ -112,5 +112,5 @@ def test_pixels_of_the_video_per_pixel_of_the_picture(fit: str | None, scale: tu
 def test_shares_and_zooms_that_say_something_else_than_they_seem_to() -> None:
     with pytest.raises(ConfigError, match="--motions names line twice"):
         parse_shares("line=0.5,pan=0.5,line=0.5")
-    with pytest.raises(ConfigError, match=r"motion\.zoom.* must be 1 or more"):  # `towards` would go away
+    with pytest.raises(ConfigError, match=r"motion\.zoom.* must be 1.0 or more"):  # `towards` would go away
         Recipe.parse({"motion": {"zoom": [0.5, 0.9]}})
