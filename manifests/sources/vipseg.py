@@ -22,7 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from manifests.sources.made import REFERENCE, Made, Skipped, names_of, together
+from manifests.sources.made import REFERENCE, Made, Skipped, names_of, still_of, together
 from manifests.sources.processes import in_processes
 from manifests.urls import relative_path
 from sgi2v.errors import ManifestError, Problem
@@ -89,7 +89,7 @@ class VipsegSettings(Settings):
     """An object that gets less far from its start than this share of the frame's diagonal is static."""
     static: Literal["still", "keep", "drop"] = "still"
     """What becomes of static objects: told to stay where they are (column `still`), asked to move as they did, as all
-    others, or left out."""
+    others, or left out. Where nothing moves, paths that stay say it: a row needs a box that is scored."""
 
 
 class VideoFolders(NamedTuple):
@@ -181,7 +181,7 @@ def row_of_video(video: VideoFolders, target_folder: str, settings: VipsegSettin
     except _VideoError as error:
         made.skipped.append(Skipped(video.key, *error.args))
         return made
-    is_still = [each.is_static and settings.static == "still" for each in kept]
+    stay = [each.is_static and settings.static == "still" for each in kept]
     made.rows.append(
         {
             "sample_id": video.name,
@@ -189,9 +189,9 @@ def row_of_video(video: VideoFolders, target_folder: str, settings: VipsegSettin
             "boxes": [list(each.object.box) for each in kept],
             "trajectories": [
                 (each.path_P2[:1].repeat(settings.frames, axis=0) if stays else each.path_P2).round(3).tolist()
-                for each, stays in zip(kept, is_still, strict=True)
+                for each, stays in zip(kept, stay, strict=True)
             ],
-            "still": is_still,
+            "still": still_of(stay),
             "reference": {"uri": relative_path(Path(video.images), target_folder), "frames": frames},
             "group": "static" if all(each.is_static for each in kept) else "moving",
             "path_source": settings.path,

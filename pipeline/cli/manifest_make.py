@@ -152,10 +152,8 @@ def _summary(made: Made, output: str, asked: int) -> list[str]:
         lines.append(f"no picture has two boxes that lie apart, so there is no {', '.join(made.left_out)}")
     moved, dropped = made.refused.moved, made.refused.dropped
     if moved:
-        lines.append(
-            f"{counted(moved.total(), 'sample')} in another direction, length, speed or size than planned, as no draw met "
-            f"the constraints: {describe(moved)}"
-        )
+        planned = f"{counted(moved.total(), 'sample')} not in the direction, length, speed and size that were planned"
+        lines.append(f"{planned}, as no draw met the constraints: {describe(moved)}")
     if dropped:
         lines.append(f"{counted(dropped.total(), 'sample')} dropped, by constraint: {describe(dropped)}")
     lines.append(f"next: sgi2v-batch manifest validate {output}, sgi2v-batch manifest stats {output}")
