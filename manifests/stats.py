@@ -26,7 +26,7 @@ from manifests.images import load_image
 from manifests.io import read_manifest
 from manifests.motion import OWN_DIRECTION, OWN_LENGTH, PAIRS
 from manifests.recipe import METADATA_KEY, Recipe, bin_range
-from manifests.schema import MANIFEST_SCHEMA, conform, row_problems, rows_of
+from manifests.schema import conform, known_columns, row_problems, rows_of
 from sgi2v.errors import ConfigError, SampleError
 from sgi2v.locations import open_store
 from sgi2v.wording import counted
@@ -79,7 +79,8 @@ class Stats:
 
     def lines(self) -> Iterator[str]:
         """The counts that a person reads first."""
-        yield f"{counted(self.rows, 'row')}: {_ranked({str(key): n for key, n in self.boxes.items()})} (objects: rows)"
+        ranked = [f"{counted(n, 'object')} in {rows}" for n, rows in self.boxes.most_common()]
+        yield f"{counted(self.rows, 'row')}: {', '.join(ranked)}"
         if self.invalid:
             yield f"{counted(self.invalid, 'row')} left out: see sgi2v-batch manifest validate"
         if self.unmeasured:
@@ -120,7 +121,7 @@ def _valid(stats: Stats, table: pa.Table) -> pa.Table:
     """The rows that can be made; the others are counted. Rows are looked at one by one only where one is wrong."""
     if _is_clean(table):
         return table
-    keep = [next(row_problems(row), None) is None for row in rows_of(table.select(MANIFEST_SCHEMA.names))]
+    keep = [next(row_problems(row), None) is None for row in rows_of(known_columns(table))]
     stats.invalid += keep.count(False)
     return table.filter(pa.array(keep, pa.bool_()))
 
@@ -129,8 +130,10 @@ def _is_clean(table: pa.Table) -> bool:
     """Whether every box of every row has four numbers, and a path of two points or more."""
     boxes, paths = table.column("boxes").combine_chunks(), table.column("trajectories").combine_chunks()
     points = paths.flatten().flatten()
+    still = table.column("still").combine_chunks() if "still" in table.column_names else boxes
     checks: Iterable[Any] = (
         boxes.null_count + paths.null_count == 0 and pc.equal(pc.list_value_length(boxes), pc.list_value_length(paths)),
+        pc.equal(pc.coalesce(pc.list_value_length(still), pc.list_value_length(boxes)), pc.list_value_length(boxes)),
         pc.equal(pc.list_value_length(boxes.flatten()), 4),
         pc.greater(pc.list_value_length(paths.flatten()), 1),
         pc.equal(pc.list_value_length(points), 2),
@@ -186,7 +189,7 @@ def _count(stats: Stats, table: pa.Table, manifest: str, sizes: dict[str, tuple[
     stats.rows += rows
     asks: list[Any] = [None] * rows
     if stats.recipe is not None and "recipe" in table.column_names:
-        asks = [json.loads(text) for text in table.column("recipe").to_pylist()]
+        asks = [_ask(text) for text in table.column("recipe").to_pylist()]
     boxes = _boxes_of(table) if pc.sum(pc.list_value_length(table.column("boxes"))).as_py() else None
     if boxes is None:
         stats.boxes[0] += rows
@@ -230,6 +233,17 @@ def _count(stats: Stats, table: pa.Table, manifest: str, sizes: dict[str, tuple[
     clip_s = (stats.recipe or Recipe()).sample.seconds
     stats.lengths += _histogram(length_N, SHARES)
     stats.speeds += _histogram(length_N / (boxes.moving_N[at][has_length] * clip_s), SHARES)
+
+
+def _ask(text: Any) -> Any:
+    """What a row's recipe asks for; None where it is not of `manifest make`, as after manifests were joined."""
+    try:
+        ask = json.loads(text)
+        width, height = ask["frame"]
+        names = [str(each["name"]) for each in (*ask.get("objects", ()), *([ask["camera"]] if "camera" in ask else ()))]
+        return ask if width > 0 and height > 0 and all(names) else None
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return None
 
 
 def _still(table: pa.Table, boxes: int) -> NDArray[np.bool_]:
