@@ -13,7 +13,7 @@ Axes: N boxes, T frames, H W pixels, C colours. Boxes are xyxy, pixels, half-ope
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, get_args
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from manifests.masks import Mask
-from sgi2v.errors import ErrorCode, TrajectoryError
+from sgi2v.errors import ErrorCode, SampleError, TrajectoryError
 from sgi2v.trajectory import BoxTracks, boxes_outside
 from sgi2v.video import resize_image
 
@@ -108,6 +108,23 @@ class Placement:
             resized = image.resize((right - left, bottom - top), Image.Resampling.BOX, self.source_box)
             frame_HW[top:bottom, left:right] = np.asarray(resized)
         return frame_HW
+
+    def box_masks(self, masks: Iterable[Mask | None], tracks: BoxTracks) -> Iterator[NDArray[np.uint8]]:
+        """The mask of each box as `mask` gives it, one after the other. tracks: of the picture.
+
+        Raises SampleError(mask_invalid) for an object of which nothing is shown in its box: nothing could be compared.
+        """
+        first_N4 = np.clip(self.tracks(tracks).boxes_NT4[:, 0], 0, [self.width, self.height] * 2)
+        for n, (mask_HW, box) in enumerate(zip(masks, first_N4, strict=True)):
+            frame_HW = self.mask(mask_HW)
+            (x0, y0), (x1, y1) = np.floor(box[:2]).astype(int), np.ceil(box[2:]).astype(int)
+            if not frame_HW[y0:y1, x0:x1].any():
+                message = (
+                    f"nothing of mask {n} is in the part of the picture that fit = {self.fit} keeps "
+                    f"({np.round(self.source_box).astype(int).tolist()}): use fit = pad"
+                )
+                raise SampleError(ErrorCode.MASK_INVALID, message)
+            yield frame_HW
 
     def tracks(self, tracks: BoxTracks) -> BoxTracks:
         """The tracks, given in pixels of the picture, in pixels of the frames."""

@@ -79,15 +79,20 @@ def _parse(data: bytes, extension: str, uri: str) -> pa.Table:
     return parse_csv(text, uri) if extension == ".csv" else parse_jsonl(text, uri)
 
 
+def check_format(uri: str) -> None:
+    """Raise ManifestError (manifest_format) where a manifest of this name could not be written."""
+    if _extension(uri) not in EXTENSIONS:
+        _fail(uri, "manifest_format", _unknown_ending(_extension(uri)))
+
+
 def write_manifest(table: pa.Table, uri: str) -> None:
     """Write the table to `uri`, in the format of its ending. A local file appears whole or not at all.
 
     Raises ManifestError (manifest_format) for an unknown ending or a column that the format cannot hold, and
     StorageError.
     """
+    check_format(uri)
     extension = _extension(uri)
-    if extension not in EXTENSIONS:
-        _fail(uri, "manifest_format", _unknown_ending(extension))
     try:
         data = {".parquet": _format_parquet, ".csv": format_csv}.get(extension, format_jsonl)(table)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError) as error:

@@ -25,7 +25,7 @@ from manifests.decode import decode_image
 from manifests.fit import place
 from manifests.io import read_manifest
 from manifests.masks import png_of
-from manifests.place import PICTURES, Place, find_files, name_in_manifest
+from manifests.place import PICTURES, Place, find_files, name_fault, name_in_manifest
 from manifests.recipe import METADATA_KEY, Recipe
 from manifests.row_groups import RowGroupWriter
 from manifests.sampling import Floats, NoPictureError, Picture, Plan, Refused, draw_sample, make_plan
@@ -35,7 +35,7 @@ from manifests.urls import read_image_bytes
 from sgi2v.canonical import canonical_json
 from sgi2v.errors import ConfigError, SampleError, StorageError
 from sgi2v.trajectory import BoxTracks
-from sgi2v.wording import counted
+from sgi2v.wording import counted, escaped
 
 READERS = 8
 """Pictures that one process reads at the same time: a store answers slowly, but many requests at once."""
@@ -209,6 +209,8 @@ def _look_at_one(
     key: str, image: str, data: bytes | SampleError | OSError, recipe: Recipe, proposer: BoxProposer
 ) -> _Looked:
     """Decode a picture and look for its boxes."""
+    if fault := name_fault(image):
+        return _Looked(key, b"", None, [Skipped(escaped(key), "name_invalid", fault)])
     if isinstance(data, SampleError):
         return _Looked(key, b"", None, [Skipped(key, data.code, data.message)])
     if isinstance(data, OSError):

@@ -42,6 +42,15 @@ def name_in_manifest(uri: str, folder: str) -> str:
     return uri if path is None else relative_path(path, folder)
 
 
+def name_fault(key: str) -> str | None:
+    """Why no manifest can name a file of this location; None where one can."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:  # Linux takes any bytes for a name
+        return "its name is not UTF-8: rename it"
+    return None
+
+
 def find_files(place: str, endings: Sequence[str], kind: str) -> Place:
     """The files with these endings of a folder and the folders in it, those of a glob, or one file by its name.
 

@@ -71,7 +71,8 @@ MESSAGES = {
     Kind.SMALL_BOX: f"a box smaller than one latent cell ({CELL_PX} px of the video), which can hardly be steered: "
     "draw it larger, or make larger videos",
     Kind.CROPPED: "boxes or paths that are too far apart for the part of the picture that has the video's shape, "
-    "so some leave the frame: use --fit pad or bucket (or the column `fit`), or another --height and --width",
+    "so some leave the frame: use --fit pad, or bucket in place of crop (or the column `fit`), or another --height and "
+    "--width",
     Kind.STRETCHED: "a picture that is stretched to the shape of the video, by the factor shown: "
     "use --fit crop, pad or bucket (or the column `fit`), or another --height and --width",
 }

@@ -38,6 +38,7 @@ OBJECT_MOTIONS = tuple(name for name in (*MOTIONS, *PAIRS) if name != "replay")
 _VIDEO = SamplerConfig()
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Zoom = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -145,14 +146,14 @@ class MotionRecipe(_Strata):
 
     motions: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = OBJECT_MOTIONS
     """Motions that objects are given, equally often."""
-    zoom: Annotated[tuple[Positive, Positive], Field(strict=False)] = (1.2, 2.0)
+    zoom: Annotated[tuple[Zoom, Zoom], Field(strict=False)] = (1.2, 2.0)
     """Smallest and largest change of size of `towards` and `away`."""
     objects: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)] = (1, 2)
     """Numbers of objects in a sample, equally often. A picture with fewer boxes gives fewer."""
     sizes: Annotated[tuple[Positive, ...], Field(strict=False)] = (0.02, 0.08)
     """Borders between the strata of sizes, as shares of the picture's area. A picture gives the nearest that it has."""
     stay_inside: bool = True
-    """Boxes stay wholly inside the picture."""
+    """Boxes stay wholly inside the picture, and inside the part of it that the video shows."""
     collisions: Literal["none", "any", "wanted"] = "none"
     """none: boxes never overlap. wanted: the boxes of a sample with several objects overlap at some time."""
     tracks: str | None = None
@@ -178,7 +179,7 @@ class CameraRecipe(_Strata):
 
     moves: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = tuple(MOVES)
     """Moves that the camera makes, equally often."""
-    zoom: Annotated[tuple[Positive, Positive], Field(strict=False)] = (1.1, 1.5)
+    zoom: Annotated[tuple[Zoom, Zoom], Field(strict=False)] = (1.1, 1.5)
     """Smallest and largest change of size of `dolly-in` and `dolly-out`."""
     turns: Annotated[tuple[Positive, Positive], Field(strict=False)] = (3.0, 15.0)
     """Smallest and largest angle of `roll`, degrees."""
@@ -261,6 +262,11 @@ class Recipe:
         }
 
     @cached_property
+    def video_size(self) -> VideoSize:
+        """Size of the videos, and how pictures get its shape: cropped, as runs do it, if the recipe does not say."""
+        return VideoSize(self.sample.height, self.sample.width, self.sample.fit or "crop")
+
+    @cached_property
     def single_motions(self) -> list[str]:
         """Those of the motions asked for that one box can make, which further objects of a sample are given."""
         return sorted({motion for motion, _ in self.kinds if motion is not None and motion in MOTIONS})
@@ -338,7 +344,9 @@ def parse_shares(text: str) -> dict[str, float]:
             equals = ""
         if not equals:
             raise ConfigError(f"--motions must be like objects=0.7,camera=0.3, not {text!r}")
-        shares[name.strip()] = value
+        if (name := name.strip()) in shares:
+            raise ConfigError(f"--motions names {name} twice: add its shares up")
+        shares[name] = value
     return shares
 
 

@@ -146,8 +146,10 @@ def _is_clean(table: pa.Table) -> bool:
     """Whether every box of every row has four numbers, and a path of two points or more."""
     boxes, paths = table.column("boxes").combine_chunks(), table.column("trajectories").combine_chunks()
     points = paths.flatten().flatten()
+    still = table.column("still").combine_chunks() if "still" in table.column_names else boxes
     checks: Iterable[Any] = (
         boxes.null_count + paths.null_count == 0 and pc.equal(pc.list_value_length(boxes), pc.list_value_length(paths)),
+        pc.equal(pc.coalesce(pc.list_value_length(still), pc.list_value_length(boxes)), pc.list_value_length(boxes)),
         pc.equal(pc.list_value_length(boxes.flatten()), 4),
         pc.greater(pc.list_value_length(paths.flatten()), 1),
         pc.equal(pc.list_value_length(points), 2),
@@ -254,11 +256,14 @@ def _count(stats: Stats, table: pa.Table, manifest: str, sizes: dict[str, tuple[
 
 
 def _ask(text: Any) -> Any:
-    """What the recipe of a row says; None for a row that was not made by it, such as one that was drawn by hand."""
-    with suppress(ValueError, TypeError):
+    """What a row's recipe asks for; None where it is not of `manifest make`, as after manifests were joined."""
+    try:
         ask = json.loads(text)
-        return ask if "frame" in ask else None
-    return None
+        width, height = ask["frame"]
+        names = [str(each["name"]) for each in (*ask.get("objects", ()), *([ask["camera"]] if "camera" in ask else ()))]
+        return ask if width > 0 and height > 0 and all(names) else None
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return None
 
 
 def _still(table: pa.Table, boxes: int) -> NDArray[np.bool_]:

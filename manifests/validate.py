@@ -119,10 +119,8 @@ def _check_rows(
                 size = None if isinstance(image, Problem) else image
                 sample = parse_row(values)
                 findings.warnings.extend(row_warnings(sample, size, video_size))
-                if problems and sample.masks is not None and size is not None:
-                    findings.problems.extend(_mask_problems(row, sample, size))
-                if problems and size is not None and video_size is not None:
-                    findings.problems.extend(_fit_problems(row, sample, size, video_size))
+                if problems and size is not None:
+                    findings.problems.extend(_picture_problems(row, sample, size, video_size))
             row += 1
     return findings
 
@@ -141,20 +139,29 @@ def _problems_of_row(row: int, values: dict[str, Any], checked_images: dict[str,
             yield Problem(row, sample_id, "boxes", error.code, error.message)
 
 
-def _mask_problems(row: int, sample: Sample, size: tuple[int, int]) -> Iterator[Problem]:
-    """The first problem of the masks of a row. size: (height, width) of its image."""
+def _picture_problems(
+    row: int, sample: Sample, size: tuple[int, int], video_size: VideoSize | None
+) -> Iterator[Problem]:
+    """The boxes of a row that are lost as its picture is cropped, and its first mask that is wrong or lost.
+
+    size: (height, width) of its image.
+    """
+    masks: Iterator[Any] = iter(())
+    if sample.masks is not None:
+        masks = masks_of(sample.masks, sample.boxes_N4, *size)
+    if video_size is not None:
+        tracks = sample.tracks(FRAMES, *size).clip_to_first_frame()
+        placement = place(tracks, video_size, sample.fit)
+        lost = list(placement.lost_boxes(tracks))
+        for _, error in lost:
+            yield Problem(row, sample.sample_id, "boxes", error.code, error.message)
+        if sample.masks is not None and not lost:
+            masks = placement.box_masks(masks, tracks)
     try:
-        for _ in masks_of(sample.masks or (), sample.boxes_N4, *size):
+        for _ in masks:
             pass
     except SampleError as error:
         yield Problem(row, sample.sample_id, "masks", error.code, error.message)
-
-
-def _fit_problems(row: int, sample: Sample, size: tuple[int, int], video_size: VideoSize) -> Iterator[Problem]:
-    """The boxes of a row that are lost as its picture is cropped. size: (height, width) of its image."""
-    tracks = sample.tracks(FRAMES, *size).clip_to_first_frame()
-    for _, error in place(tracks, video_size, sample.fit).lost_boxes(tracks):
-        yield Problem(row, sample.sample_id, "boxes", error.code, error.message)
 
 
 def _check_images(

@@ -15,10 +15,12 @@ from manifests.boxes.proposer import PictureError
 from manifests.io import read_parquet
 from sgi2v.errors import ManifestError, Problem, StorageError
 from sgi2v.locations import credentials_advice, open_store
-from sgi2v.wording import counted, escaped
+from sgi2v.wording import counted, did_you_mean, escaped
 
 ENDINGS = (".json", ".parquet")
 """Endings of files of annotations."""
+SHOWN_LABELS = 20
+"""Labels of a file that a message names, at most."""
 
 _IMAGE_COLUMNS = ("image", "file_name", "image_path", "path")
 _BOX_COLUMNS = ("boxes", "box", "bboxes", "bbox")
@@ -117,6 +119,21 @@ class Annotations:
         ]
         return [*self.lost, *gone]
 
+    def check_labels(self, labels: Sequence[str]) -> list[PictureError]:
+        """An entry for each label that no object has. Raises ManifestError where no object has any of them."""
+        has = {each.label for one in self.pictures.values() for each in (*one.objects, *one.segments.values())}
+        lost = [label for label in labels if label not in has]
+        names = ", ".join(sorted(map(escaped, has - {""}))[:SHOWN_LABELS]) or "no labels"
+        notes = [
+            PictureError(
+                "label_unknown", f"no object is {escaped(label)!r}{did_you_mean(label, has)}: there is {names}"
+            )
+            for label in lost
+        ]
+        if notes and len(lost) == len(labels):
+            fail(self.place, notes[0].code, notes[0].message)
+        return notes
+
 
 def read_annotations(place: str, images: str | None = None) -> Annotations:
     """The annotations of a COCO JSON or Parquet file.
@@ -159,7 +176,8 @@ def _coco(place: str, content: Mapping[str, Any]) -> Annotations:
         image_id = each.get("image_id")
         picture = pictures.get(image_id) if isinstance(image_id, int | str) else None
         if picture is None:
-            orphans[str(image_id)] = orphans.get(str(image_id), 0) + 1
+            shown = json.dumps(image_id, ensure_ascii=False)  # "7" is another id than 7
+            orphans[shown] = orphans.get(shown, 0) + 1
             continue
         if _is_records(each.get("segments_info")):
             pictures[image_id] = AnnotatedPicture(

@@ -86,7 +86,7 @@ class Detections(Settings):
     def check(self, keys: Sequence[str]) -> list[PictureError]:
         """Detections that no picture will use. Raises ConfigError, ManifestError and StorageError."""
         if self.model is None:
-            return self._annotations.check(keys)
+            return [*self._annotations.check(keys), *self._annotations.check_labels(self.labels)]
         self._detector.load()
         return []
 
@@ -108,7 +108,7 @@ class Detections(Settings):
             if self.coordinates == "auto":
                 self._raise_for_permille(picture, (height, width))
             pairs = [(each, self._pixels(each.box, (height, width))) for each in picture.objects]
-        proposals = []
+        proposals, low = [], list[float]()
         for annotation, box in pairs:
             if self.labels and annotation.label not in self.labels:
                 continue
@@ -118,6 +118,11 @@ class Detections(Settings):
                 inside = fitted(box, (height, width), annotation.where, notes)
                 if inside is not None:
                     proposals.append(Proposal(inside, annotation.score, annotation.label))
+            else:
+                low.append(annotation.score)
+        if low and not proposals:
+            message = f"{len(low)} of its boxes have a score below boxes.min_score, {self.min_score:g}"
+            notes.append(PictureError("score_low", f"{message}: the surest has {max(low):.3g}"))
         proposals.sort(key=lambda each: (-each.score, each.box_xyxy))
         return Proposed(proposals, notes)
 

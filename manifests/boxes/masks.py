@@ -66,7 +66,7 @@ class Masks(Settings):
     def check(self, keys: Sequence[str]) -> list[PictureError]:
         """Masks that no picture will use. Raises ConfigError, ManifestError and StorageError."""
         if self._annotations is not None:
-            return self._annotations.check(keys)
+            return [*self._annotations.check(keys), *self._annotations.check_labels(self.labels)]
         try:
             file_system, root = open_store(self.place)
             found = [str(name).removeprefix(root).lstrip("/") for name in file_system.find(root)]

@@ -53,6 +53,11 @@ class Made:
         return table.replace_schema_metadata({METADATA_KEY: text})
 
 
+def still_of(stay: Sequence[bool]) -> list[bool]:
+    """The column `still` of boxes that stay or not: none is still where all stay, since a row needs one that is not."""
+    return [stays and not all(stay) for stays in stay]
+
+
 def together(parts: Sequence[Made]) -> Made:
     """The rows and entries of all parts, in their order."""
     return Made([row for part in parts for row in part.rows], [one for part in parts for one in part.skipped])

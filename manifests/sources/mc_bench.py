@@ -22,7 +22,7 @@ from pydantic import Field
 
 from manifests.schema import EXTENSION_SCHEMA
 from manifests.skipped import Skipped
-from manifests.sources.made import Made, names_of, together
+from manifests.sources.made import Made, names_of, still_of, together
 from manifests.urls import relative_path
 from sgi2v.errors import ManifestError, Problem
 from sgi2v.settings import Settings
@@ -57,7 +57,7 @@ class McBenchSettings(Settings):
     mask that it starts in."""
     one_point: Literal["published", "still"] = "published"
     """A drag of one point means stay. published: a path by (1, 1) px, as MotionPro makes it. still: a path that stays,
-    whose box is told to stay (column `still`) if another box of the sample moves: a row must not only hold."""
+    whose box is told to stay (column `still`) where another one moves: a row needs a box that is scored."""
 
 
 def from_mc_bench(folder: str, target_folder: str, settings: McBenchSettings) -> Made:
@@ -112,7 +112,7 @@ def _row(sample: Path, name: str, target_folder: str, settings: McBenchSettings)
         "image": relative_path(sample / IMAGE, target_folder),
         "boxes": boxes,
         "trajectories": paths,
-        "still": still if not all(still) else [False] * len(still),
+        "still": still_of(still),
         "group": sample.parent.name,
         "drag_starts": [drag_K2[0].tolist() for drag_K2 in drags],
         "metadata_file": file.name,

@@ -22,7 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 from manifests.access import display_uri, stored_uri
 from manifests.boxes.filters import BoxFilters, filtered
 from manifests.boxes.proposer import BoxProposer, PictureError, Proposed
-from manifests.place import VIDEOS, find_files, name_in_manifest
+from manifests.place import VIDEOS, find_files, name_fault, name_in_manifest
 from manifests.skipped import Skipped
 from manifests.sources.clips import Clip, ClipSettings, Moved, NoClip, clips_of, follow
 from manifests.sources.made import REFERENCE, Made, names_of, together
@@ -33,6 +33,7 @@ from sgi2v.settings import Settings
 from sgi2v.source_video import SourceVideoError, open_video
 from sgi2v.tracking.lucas_kanade import LucasKanade
 from sgi2v.video import Frames
+from sgi2v.wording import escaped
 
 PNG_COMPRESSION = 3
 """zlib's level. A photograph is hardly smaller at the default of 6, and takes twice the time."""
@@ -119,6 +120,9 @@ def rows_of_video(video: VideoFile, target: Target, propose: Propose, settings: 
     a picture cannot be written; what is wrong with the video is an entry of `skipped`.
     """
     made = Made()
+    if fault := name_fault(video.uri):
+        made.skipped.append(Skipped(escaped(video.key), "name_invalid", fault))
+        return made
     try:
         with local_copy(video.uri) as path:
             for clip in clips_of(open_video(path), settings):

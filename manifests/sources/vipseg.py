@@ -25,7 +25,7 @@ from pydantic import Field
 from manifests.masks import png_of
 from manifests.schema import EXTENSION_SCHEMA
 from manifests.skipped import Skipped
-from manifests.sources.made import REFERENCE, Made, names_of, together
+from manifests.sources.made import REFERENCE, Made, names_of, still_of, together
 from manifests.sources.processes import in_processes
 from manifests.urls import relative_path
 from sgi2v.errors import ManifestError, Problem
@@ -93,8 +93,7 @@ class VipsegSettings(Settings):
     """An object that gets less far from its start than this share of the frame's diagonal is static."""
     static: Literal["still", "keep", "drop"] = "still"
     """What becomes of static objects: told to stay where they are (column `still`), asked to move as they did, as all
-    others, or left out. If no object of a video moves, its boxes are asked to move as they did, whatever this says: a
-    row must not only hold."""
+    others, or left out. Where nothing moves, paths that stay say it: a row needs a box that is scored."""
     masks: Literal["none", "objects"] = "none"
     """none: features are compared in the whole box, as in SG-I2V. objects: under the object's mask (column `masks`)."""
 
@@ -189,7 +188,7 @@ def row_of_video(video: VideoFolders, target_folder: str, settings: VipsegSettin
         made.skipped.append(Skipped(video.key, *error.args))
         return made
     is_static = all(each.is_static for each in kept)
-    is_still = [each.is_static and settings.static == "still" and not is_static for each in kept]
+    stay = [each.is_static and settings.static == "still" for each in kept]
     made.rows.append(
         {
             "sample_id": video.name,
@@ -197,9 +196,9 @@ def row_of_video(video: VideoFolders, target_folder: str, settings: VipsegSettin
             "boxes": [list(each.object.box) for each in kept],
             "trajectories": [
                 (each.path_P2[:1].repeat(settings.frames, axis=0) if stays else each.path_P2).round(3).tolist()
-                for each, stays in zip(kept, is_still, strict=True)
+                for each, stays in zip(kept, stay, strict=True)
             ],
-            "still": is_still,
+            "still": still_of(stay),
             "masks": [png_of(masks_THW[0] == each.object.value) for each in kept] if settings.masks != "none" else None,
             "reference": {"uri": relative_path(Path(video.images), target_folder), "frames": frames},
             "group": "static" if is_static else "moving",

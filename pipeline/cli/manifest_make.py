@@ -72,7 +72,9 @@ def make(
         str | None, option("TOML file of all settings; options win over it.", metavar="FILE.toml")
     ] = None,
     print_recipe: Annotated[bool, option("Print the settings as TOML, and make nothing.")] = False,
-    processes: Annotated[int | None, option("Processes that work.  [default: one per CPU, where that pays]")] = None,
+    processes: Annotated[
+        int | None, option("Processes that work.  [default: one per CPU, where that pays]", min=1)
+    ] = None,
 ) -> None:
     """Make a manifest from pictures: boxes, paths, sizes and camera moves, spread evenly over their strata.
 
@@ -162,10 +164,8 @@ def _summary(made: Made, output: str, asked: int) -> list[str]:
         lines.append(f"no picture has two boxes that lie apart, so there is no {', '.join(made.left_out)}")
     moved, dropped = made.refused.moved, made.refused.dropped
     if moved:
-        lines.append(
-            f"{counted(moved.total(), 'sample')} left their direction, length, speed and size, because no draw met "
-            f"the constraints: {describe(moved)}"
-        )
+        planned = f"{counted(moved.total(), 'sample')} not in the direction, length, speed and size that were planned"
+        lines.append(f"{planned}, as no draw met the constraints: {describe(moved)}")
     if dropped:
         lines.append(f"{counted(dropped.total(), 'sample')} dropped, by constraint: {describe(dropped)}")
     lines.append(f"next: sgi2v-batch manifest validate {output}, sgi2v-batch manifest stats {output}")

@@ -28,7 +28,18 @@ app = typer.Typer(rich_markup_mode=None)
 SHOWN_CODES = 12
 """Reasons that are printed, at most."""
 
-Output = Annotated[str, typer.Option("--output", "-o", help="Manifest to write: .parquet, .csv or .jsonl.")]
+
+def _checked(output: str) -> str:
+    """The manifest to write. Raises ManifestError for a name of another format, before hours of work."""
+    from manifests.io import check_format
+
+    check_format(output)
+    return output
+
+
+Output = Annotated[
+    str, typer.Option("--output", "-o", help="Manifest to write: .parquet, .csv or .jsonl.", callback=_checked)
+]
 Processes = Annotated[
     int | None, option("Files that are read at the same time, each in its own process.  [default: one per CPU]", min=1)
 ]

@@ -78,7 +78,7 @@ class Load:
         masks = None
         if sample.masks is not None and any(mask is not None for mask in sample.masks):
             own = masks_of(sample.masks, sample.boxes_N4, height, width)
-            masks = [png_of(placement.mask(mask_HW)) for mask_HW in own]
+            masks = [png_of(mask_HW) for mask_HW in placement.box_masks(own, tracks)]
         state = replace(
             state,
             height=placement.height,

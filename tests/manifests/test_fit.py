@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from manifests.fit import FITS, Fit, VideoSize, place
 from manifests.plausible import Kind, row_warnings
 from manifests.schema import conform, parse_row, row_digest
-from sgi2v.errors import ManifestError
+from sgi2v.errors import ManifestError, SampleError
 from sgi2v.trajectory import BoxTracks
 from sgi2v.video import resize_image
 from tests.manifests.rows import row, table
@@ -181,3 +181,15 @@ def test_a_row_whose_boxes_the_crop_cannot_hold_is_told() -> None:
         warnings = list(row_warnings(parse_row({**values, "fit": fit}), (100, 300), size))
         assert [warning.kind for warning in warnings] == kinds, fit
     assert list(row_warnings(parse_row(values), (100, 300))) == [], "the video's size is not known"
+
+
+def test_a_mask_of_which_the_crop_shows_nothing_is_refused() -> None:
+    tall = tracks_of(300, 100, [10.0, 0.0, 90.0, 300.0])  # a crop shows its middle
+    mask_HW = np.zeros((300, 100), np.bool_)
+    mask_HW[:50, 20:40] = True
+    with pytest.raises(
+        SampleError, match=r"nothing of mask 0 is in the part .* fit = crop keeps \(\[0, 100, 100, 200\]"
+    ):
+        list(place(tall, VideoSize(100, 100)).box_masks([mask_HW], tall))
+    (padded_HW,) = place(tall, VideoSize(100, 100), "pad").box_masks([mask_HW], tall)
+    assert padded_HW.any()

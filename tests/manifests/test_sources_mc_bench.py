@@ -83,6 +83,10 @@ def test_a_drag_of_one_point_means_stay(tmp_path: Path) -> None:
     still = made_of(tmp_path, one_point="still").rows[0]
     assert (still["trajectories"][0], still["still"]) == ([[35, 25]] * 16, [False])  # alone: a row must not only hold
     assert list(row_problems(still)) == []
+    assert (still["trajectories"][0], still["still"]) == ([[35, 25]] * 16, [False])  # no run takes a row of still boxes
+    parts = ((20, 10, 50, 40), (80, 20, 100, 60))
+    write_sample(tmp_path, "stay", [[[30, 20]], [[90, 30], [90, 50]]], parts)
+    assert made_of(tmp_path, one_point="still", drags="parts").rows[0]["still"] == [True, False]
 
 
 def test_both_metadata_files_and_which_counts(tmp_path: Path) -> None:

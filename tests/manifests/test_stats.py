@@ -116,3 +116,25 @@ def test_a_manifest_without_boxes_is_drawn(folder: Path) -> None:
     stats = measure(str(folder / "m.parquet"))
     assert stats.boxes == {0: 1}
     assert draw_stats(stats, "m.parquet").width == 1640
+
+
+def test_rows_of_another_source_and_wrong_lists_of_still_do_not_end_it(folder: Path) -> None:
+    path = [[20.0, 20.0], [30.0, 20.0]]
+    own = json.dumps({"frame": [80, 60], "objects": [{"name": "line"}]})
+    recipes = [
+        own,
+        None,
+        "no JSON",
+        '{"source": "videos"}',
+        "[]",
+        '{"frame": [0, 0]}',
+        '{"frame": [80, 60], "objects": 5}',
+    ]
+    rows = [moved(f"s{n}", path, recipe=recipe) for n, recipe in enumerate(recipes)]
+    rows.append(moved("wrong", path, recipe=own, still=[False, True]))
+    schema = pa.schema([*MANIFEST_SCHEMA, pa.field("recipe", pa.string()), pa.field("still", pa.list_(pa.bool_()))])
+    joined = pa.Table.from_pylist(rows, schema=schema).replace_schema_metadata({METADATA_KEY: Recipe().json()})
+    pq.write_table(joined, folder / "m.parquet")
+    stats = measure(str(folder / "m.parquet"))
+    assert (stats.rows, stats.invalid) == (7, 1)
+    assert stats.motions == {"line": 1, "moves": 6}

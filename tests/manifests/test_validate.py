@@ -8,11 +8,14 @@ from pathlib import Path
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from manifests.fit import VideoSize
 from manifests.io import write_manifest
+from manifests.masks import png_of
+from manifests.schema import conform
 from manifests.validate import check, validate
 from sgi2v.errors import Problem
 from tests.manifests.rows import row, table
@@ -144,3 +147,12 @@ def test_a_box_that_the_crop_loses_is_a_problem_where_the_videos_size_is_known(f
     assert summary(findings.problems) == [(0, "cat", "boxes", "box_outside")] * 2
     assert [warning.kind for warning in findings.warnings] == ["cropped"]
     assert check(rows, uri, video_size=VideoSize(64, 256, "pad")).problems == []
+
+
+def test_a_mask_that_the_crop_loses_is_a_problem_where_the_videos_size_is_known(folder: Path) -> None:
+    mask_HW = np.zeros((48, 64), np.bool_)
+    mask_HW[:4, :20] = True
+    tall = row(boxes=[[0.0, 0.0, 20.0, 48.0]], trajectories=[[[10.0, 24.0], [12.0, 24.0]]], masks=[png_of(mask_HW)])
+    rows, uri = conform(pa.Table.from_pylist([tall]), "m"), str(folder / "m.parquet")
+    assert check(rows, uri).problems == []
+    assert summary(check(rows, uri, video_size=VideoSize(64, 256)).problems) == [(0, "cat", "masks", "mask_invalid")]

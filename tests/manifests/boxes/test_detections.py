@@ -219,3 +219,21 @@ def test_a_model_that_cannot_be_loaded_is_told_before_the_work(content: str | No
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(ConfigError, match=r"boxes\.model .* cannot be loaded"):
         Detections(model=str(tmp_path)).check(["a.jpg"])
+
+
+def test_labels_and_scores_that_leave_nothing_say_so(tmp_path: Path) -> None:
+    place = coco(tmp_path, [[100, 50, 200, 200], [400, 300, 100, 80]], [0.1, 0.25])
+    with pytest.raises(ManifestError, match=r"no object is 'Cat' \(did you mean cat\?\): there is cat, dog"):
+        Detections(place=place, labels=["Cat"]).check(["a.jpg"])
+    assert [note.code for note in Detections(place=place, labels=["cat", "cow"]).check(["a.jpg"])] == ["label_unknown"]
+    proposed = Detections(place=place).propose(IMAGE, "a.jpg")
+    assert [(note.code, note.message) for note in proposed.notes] == [
+        ("score_low", "2 of its boxes have a score below boxes.min_score, 0.3: the surest has 0.25")
+    ]
+
+
+def test_an_id_as_text_is_another_id_than_a_number(tmp_path: Path) -> None:
+    place = Path(coco(tmp_path, [[100, 50, 200, 200]]))
+    place.write_text(place.read_text().replace('"image_id": 1', '"image_id": "1"'))
+    (note,) = Detections(place=str(place)).check(["a.jpg"])
+    assert 'image_id "1": `images` has no such id' in note.message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,8 @@ def test_show_draws_the_first_sample_or_the_one_named(manifest: str) -> None:
 def test_show_draws_the_frame_that_a_run_makes_of_the_picture(manifest: str) -> None:
     cropped = run("show", manifest, "-o", "crop.png")
     assert cropped.stdout.splitlines()[1].startswith("warning: 1 row (cat): boxes or paths that are too far apart")
+    lost = run("show", manifest, "-o", "wide.png", "--height", "16", "--width", "512").stdout.splitlines()[1]
+    assert re.fullmatch(r"problem: box 0 .* lies outside the part of the picture .* Runs fail this row", lost)
     run("show", manifest, "-o", "pad.png", "--fit", "pad")
     run("show", manifest, "-o", "bucket.png", "--fit", "bucket", "--height", "768", "--width", "768")
     assert [Image.open(name).width for name in ("crop.png", "pad.png", "bucket.png")] == [1024, 1024, 832]

@@ -17,7 +17,7 @@ from manifests.sources.clips import ClipSettings
 from manifests.sources.mc_bench import McBenchSettings
 from manifests.sources.vipseg import VipsegSettings
 from pipeline.cli.manifest import app
-from sgi2v.errors import ConfigError
+from sgi2v.errors import ConfigError, ManifestError
 from sgi2v.settings import Settings
 from tests.manifests.footage import Disc, constant_rate, line, render, write_video
 
@@ -42,6 +42,13 @@ def test_help_names_every_setting_and_its_default(command: str, settings: Settin
         default = "as many as fit" if value is None else f"{value:g}" if isinstance(value, float) else value
         begin = text.index(f"--{name.replace('_', '-')} ")
         assert f"[default: {default}]" in text[begin : begin + 300]
+
+
+@pytest.mark.parametrize("command", ["from-sgi2v", "from-videos", "from-vipseg", "from-mc-bench"])
+def test_a_name_of_no_format_is_refused_before_the_work(tmp_path: Path, command: str) -> None:
+    error = run(command, str(tmp_path / "nowhere"), "-o", str(tmp_path / "m.txt")).exception
+    assert isinstance(error, ManifestError)
+    assert ".txt is not a manifest format" in str(error)
 
 
 def write_vipseg(root: Path) -> None:
