@@ -101,14 +101,6 @@ def test_the_options_of_the_proposer_are_written_down() -> None:
     assert Recipe().with_boxes(Squares(unused="a.png")).boxes.options == {"unused": "a.png"}
 
 
-@pytest.mark.parametrize(
-    ("fit", "scale"), [(None, (4.0, 4.0)), ("crop", (4.0, 4.0)), ("pad", (2.0, 2.0)), ("stretch", (4.0, 2.0))]
-)
-def test_pixels_of_the_video_per_pixel_of_the_picture(fit: str | None, scale: tuple[float, float]) -> None:
-    recipe = Recipe.parse({"sample": {"fit": fit, "width": 1024, "height": 576}})
-    assert recipe.sample.output_scale(256, 288) == scale
-
-
 def test_shares_and_zooms_that_say_something_else_than_they_seem_to() -> None:
     with pytest.raises(ConfigError, match="--motions names line twice"):
         parse_shares("line=0.5,pan=0.5,line=0.5")
