@@ -104,8 +104,8 @@ def show(
     target = output or Path(f"{sample.sample_id}.png")
     save_picture(picture, target)
     typer.echo(f"wrote {target}")
-    for _, error in placement.lost_boxes(tracks):
-        typer.echo(f"problem: {error.message}. Runs fail this row")
+    for _, lost in placement.lost_boxes(tracks):
+        typer.echo(f"problem: {lost.message}. Runs fail this row")
     for line in describe(list(row_warnings(sample, image_size, video_size))):
         typer.echo(line)
 
