@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from fsspec.implementations.local import LocalFileSystem
 
 from manifests.access import display_uri
 from manifests.urls import relative_path
@@ -86,7 +89,7 @@ def _list(file_system: Any, root: str) -> tuple[str, list[str], bool]:
     """
     root = root.rstrip("/") or "/"
     if file_system.isdir(root):
-        return root, file_system.find(root), False
+        return root, _walk(root) if isinstance(file_system, LocalFileSystem) else file_system.find(root), False
     if file_system.isfile(root):
         return root.rpartition("/")[0], [root], True
     magic = _MAGIC.search(root)
@@ -94,6 +97,20 @@ def _list(file_system: Any, root: str) -> tuple[str, list[str], bool]:
         raise FileNotFoundError(root)
     names = [name for name, info in file_system.glob(root, detail=True).items() if info["type"] == "file"]
     return root[: magic.start()].rpartition("/")[0], names, True
+
+
+def _walk(root: str) -> list[str]:
+    """All files of a folder on a disk, also behind links to folders, which fsspec leaves out; each folder once."""
+    names: list[str] = []
+    seen: set[str] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:  # links may go round in circles
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        names += [f"{folder.rstrip('/')}/{file}" for file in files]
+    return names
 
 
 def _uri(protocol: str, name: str) -> str:

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
@@ -28,6 +29,9 @@ from sgi2v.wording import escaped
 FARTHEST = 10
 """Polygons with points farther away than this many sides of the picture are refused: pycocotools walks along every
 pixel of an outline."""
+
+LEAST_PART = 0.8
+"""Share of a mask's largest connected part below which it is noted: one id may stand for several objects."""
 
 
 class Masks(Settings):
@@ -98,6 +102,11 @@ class Masks(Settings):
             if not mask_HW.any():
                 notes.append(PictureError("mask_empty", f"the mask of {annotation.where} has no pixels"))
                 continue
+            if (share := _largest_part(mask_HW)) < LEAST_PART:
+                message = (
+                    f"the largest part of the mask of {annotation.where} is {share:.0%} of it: one box is around all"
+                )
+                notes.append(PictureError("mask_parts", f"{message}. Does one id stand for several objects?"))
             columns, rows = np.flatnonzero(mask_HW.any(axis=0)), np.flatnonzero(mask_HW.any(axis=1))
             box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
             proposal = Proposal(box, annotation.score, annotation.label, mask_HW)
@@ -144,6 +153,12 @@ class Masks(Settings):
         for number in np.unique(ids_HW).tolist():
             if number not in self.background:
                 yield Annotation(f"id {number}"), ids_HW == number
+
+
+def _largest_part(mask_HW: Mask) -> float:
+    """Share of a mask that its largest connected part has."""
+    areas = cv2.connectedComponentsWithStats(mask_HW.astype(np.uint8), connectivity=8)[2][1:, cv2.CC_STAT_AREA]
+    return float(areas.max() / areas.sum())
 
 
 def read_ids(uri: str, size: tuple[int, int], ids: str) -> NDArray[np.int64]:

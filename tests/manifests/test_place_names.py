@@ -1,4 +1,4 @@
-"""Names of files that no manifest can hold: Linux takes any bytes."""
+"""Names of files that no manifest can hold, since Linux takes any bytes, and links to folders."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from manifests.make import make_manifest
+from manifests.place import find_pictures
 from manifests.recipe import Recipe
 from manifests.sources.clips import ClipSettings
 from manifests.sources.videos import Target, VideoFile, rows_of_video
@@ -42,3 +43,13 @@ def test_a_video_whose_name_is_not_text_is_left_out(folder: Path) -> None:
     video = VideoFile(str(folder / "pictures" / BAD_NAME), BAD_NAME, "caf")
     made = rows_of_video(video, Target(str(folder), "frames"), TrueBoxes(()).propose, ClipSettings())
     assert [(each.key, each.code) for each in made.skipped] == [("caf\\udce9.png", "name_invalid")]
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    write_squares(tmp_path / "elsewhere" / "sub", 2)
+    place = tmp_path / "place"
+    write_squares(place, 1)
+    (place / "link").symlink_to(tmp_path / "elsewhere")
+    (place / "link again").symlink_to(tmp_path / "elsewhere")
+    (place / "link" / "circle").symlink_to(place)
+    assert find_pictures(str(place)).keys == ("00.png", "link/sub/00.png", "link/sub/01.png")

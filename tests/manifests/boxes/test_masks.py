@@ -111,6 +111,17 @@ def test_pieces_of_one_id_have_one_box_and_background_ids_have_none(tmp_path: Pa
     assert boxes_of(masks.propose(IMAGE, "b.jpg")) == [BIG]
 
 
+def test_a_mask_of_far_parts_is_noted(tmp_path: Path) -> None:
+    Image.fromarray(ids_of(1, 2, dtype=np.uint8)).save(tmp_path / "b.png")
+    assert codes_of(Masks(place=str(tmp_path)).propose(IMAGE, "b.jpg")) == []
+    two_halves = np.zeros((H, W), np.uint8)
+    two_halves[5:30, 5:20] = two_halves[5:30, 30:45] = 255
+    Image.fromarray(two_halves).save(tmp_path / "a.png")
+    proposed = Masks(place=str(tmp_path)).propose(IMAGE, "a.jpg")
+    assert (boxes_of(proposed), codes_of(proposed)) == ([(5, 5, 45, 30)], ["mask_parts"])
+    assert "of id 255 is 50% of it" in proposed.notes[0].message
+
+
 @pytest.mark.parametrize("encode", [rle, compressed])
 def test_coco_masks_as_rle(encode: Any, tmp_path: Path) -> None:
     masks = Masks(place=coco(tmp_path, [{"segmentation": encode(mask_of(box))} for box in (SMALL, BIG)]))
