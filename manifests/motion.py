@@ -39,6 +39,8 @@ ARC_BEND = (math.radians(60), math.radians(150))
 """Angle through which an arc turns, smallest and largest."""
 SPIN_TURN = (math.pi, 2 * math.pi)
 """Angle through which a box goes around a point, smallest and largest."""
+SPIN_STEP = math.pi / 2
+"""Largest angle between two points of such a path: a fast box goes less far around, or it would jump across."""
 SPLINE_POINTS, SPLINE_SPREAD = 5, 0.25
 """Points that a spline goes through, and their largest distance from the straight line, as a share of its length."""
 INERTIA, WALK_NOISE = 0.8, 0.35
@@ -50,6 +52,9 @@ SHAKE, SHAKE_ROLL, SHAKE_HERTZ, SHAKE_WAVES = 0.01, math.radians(0.7), (0.3, 2.0
 are added up in each."""
 CUTS = 2
 """Times that a box of the background is cut in four where an object is in its way."""
+
+EDGE_PX = 0.5
+"""A box that is over an edge by less than this is inside."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +141,9 @@ def walk(rng: np.random.Generator, start_2: Floats, ask: Ask) -> Motion:
 
 def spin(rng: np.random.Generator, start_2: Floats, ask: Ask) -> Motion:
     """Around a point beside the start, which it leaves in the direction asked for."""
-    turn = rng.uniform(*SPIN_TURN) * rng.choice((-1, 1))
-    return _from(start_2, _of_length((np.exp(1j * turn * ask.way_P()) - 1) / (1j * turn) * ask.ahead, ask.length))
+    way_P = ask.way_P()
+    turn = min(rng.uniform(*SPIN_TURN), SPIN_STEP / np.diff(way_P).max()) * rng.choice((-1, 1))
+    return _from(start_2, _of_length((np.exp(1j * turn * way_P) - 1) / (1j * turn) * ask.ahead, ask.length))
 
 
 def towards(rng: np.random.Generator, start_2: Floats, ask: Ask) -> Motion:
@@ -182,7 +188,7 @@ def part(rng: np.random.Generator, starts_22: Floats, sides_22: Floats, ask: Ask
 def overtake(rng: np.random.Generator, starts_22: Floats, sides_22: Floats, ask: Ask) -> tuple[Motion, Motion]:
     """The box in front goes straight ahead; the other passes it beside its way, and ends in front of it.
 
-    The direction is the way from the second box to the first, and the length is that of the first.
+    The direction is the way from the second box to the first, and length and speed are those of the first.
     """
     front_2, behind_2 = starts_22
     ahead, distance = _between(behind_2, front_2)
@@ -328,10 +334,10 @@ def boxes_P4(box_4: Floats, motion: Motion) -> Floats:
 
 
 def stays_inside(boxes_P4: Floats, size_2: Floats) -> bool:
-    """Whether the box is wholly inside the picture at every point; half a pixel over is inside."""
+    """Whether the box is wholly inside the picture at every point."""
     x0, y0, _, _ = boxes_P4.min(0)
     _, _, x1, y1 = boxes_P4.max(0)
-    return bool(x0 >= -0.5 and y0 >= -0.5 and x1 <= size_2[0] + 0.5 and y1 <= size_2[1] + 0.5)
+    return bool(x0 >= -EDGE_PX and y0 >= -EDGE_PX and x1 <= size_2[0] + EDGE_PX and y1 <= size_2[1] + EDGE_PX)
 
 
 def collide(one_P4: Floats, other_P4: Floats) -> bool:

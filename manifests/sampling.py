@@ -47,8 +47,6 @@ CELL_PX = 8
 """Pixels of the video along one side of a latent cell, which still boxes keep away from what moves."""
 ANY = -1
 """In place of a bin: any."""
-ANY_BINS = (ANY, ANY, ANY)
-"""In place of bins: any."""
 ANY_TRIES = 3
 """Times `tries` that a sample is drawn outside its stratum before it is dropped."""
 LEAST_WAY = 0.01
@@ -277,7 +275,9 @@ def draw_sample(
     """A row of the manifest without its id, or None where the constraints cannot be met; and the draws thrown away."""
     refused, tries = Refused(), recipe.sample.tries
     wishes = _wishes(rng, stratum, recipe)
-    anything = replace(wishes, size=ANY, camera=ANY_BINS, objects=[(name, ANY_BINS) for name, _ in wishes.objects])
+    # the speed is kept, since it can only be too slow, for the way between two boxes
+    objects_bins = [(name, (ANY, ANY, ANY if name in PAIRS else bins[2])) for name, bins in wishes.objects]
+    anything = replace(wishes, size=ANY, camera=(ANY, ANY, wishes.camera[2]), objects=objects_bins)
     for number in range((1 + ANY_TRIES) * tries):
         within = wishes if number < tries else anything
         camera, maps_P23 = _draw_camera(rng, picture, within, recipe)
@@ -320,8 +320,11 @@ def _wishes(rng: np.random.Generator, stratum: Stratum, recipe: Recipe) -> _Wish
     return _Wishes(stratum.move, _draw_bins(rng, recipe.camera, recipe), objects, stratum.objects, stratum.size)
 
 
-def _draw_bins(rng: np.random.Generator, here: MotionRecipe | CameraRecipe, recipe: Recipe) -> Bins:
+def _draw_bins(rng: np.random.Generator, here: MotionRecipe | CameraRecipe, recipe: Recipe, speed: int = ANY) -> Bins:
+    """Bins of direction and length, and of speed if it is ANY, that the clip has time for."""
     pairs = recipe.cells[here.section]
+    if speed != ANY:
+        pairs = [each for each in pairs if each[1] == speed]
     return (int(rng.integers(here.directions)), *pairs[rng.integers(len(pairs))])
 
 
@@ -336,7 +339,7 @@ def _draw_ask(
     """Draw evenly within bins of direction, length and speed."""
     seconds = recipe.sample.seconds
     of_direction, of_length, of_speed, of_easing, of_zoom, of_turn = rng.random(6).tolist()
-    direction, length_bin, speed_bin = _draw_bins(rng, here, recipe) if bins == ANY_BINS else bins
+    direction, length_bin, speed_bin = _draw_bins(rng, here, recipe, bins[2]) if bins[0] == ANY else bins
     length = _between(bin_range(here.lengths, here.length_bins, length_bin), of_length)
     slowest, fastest = bin_range(here.speeds, here.speed_bins, speed_bin)
     return Ask(
@@ -390,18 +393,22 @@ def _draw_objects(
             if len(chosen) < 2:
                 return "two_boxes"
             moved: tuple[Motion, ...] = PAIRS[name](rng, centres_N2, sides_N2, ask)
-            if any(path_length(motion.path_P2) < LEAST_WAY * diagonal for motion in moved):
+            lengths = [path_length(motion.path_P2) for motion in moved]
+            if min(lengths) < LEAST_WAY * diagonal:
                 return "hardly_moves"
+            if lengths[0] > ask.speed * ask.seconds * (1 + 1e-6):
+                return "too_slow"
+            asks = [replace(ask, length=each, speed=ask.speed * each / lengths[0]) for each in lengths]
         else:
-            moved = (MOTIONS[name](rng, centres_N2[n], ask),)
-        for motion in moved:
+            moved, asks = (MOTIONS[name](rng, centres_N2[n], ask),), [ask]
+        for motion, its_ask in zip(moved, asks, strict=True):
             box = boxes_N4[len(objects)]
             seen = motion if maps_P23 is None else with_camera(motion, maps_P23, picture.size_2)
             scene_P4 = boxes_P4(box, motion)
             seen_P4 = scene_P4 if maps_P23 is None else boxes_P4(box, seen)
             if recipe.motion.stay_inside and not stays_inside(seen_P4, picture.size_2):
                 return "stay_inside"
-            objects.append(_Object(chosen[len(objects)], seen, seen_P4, scene_P4, _asked(name, ask, diagonal)))
+            objects.append(_Object(chosen[len(objects)], seen, seen_P4, scene_P4, _asked(name, its_ask, diagonal)))
     if recipe.motion.collisions != "any" and len(objects) > 1:
         pairs = [(one, other) for n, one in enumerate(objects) for other in objects[:n]]
         collides = any(collide(one.seen_P4, other.seen_P4) for one, other in pairs)
@@ -459,7 +466,8 @@ def _within(proposal: Proposal, part_4: Floats, least: float) -> Proposal | None
 
 
 def _asked(name: str, ask: Ask, diagonal: float) -> dict[str, Any]:
-    """What was asked, for the row's recipe: lengths and speeds as shares of the diagonal."""
+    """What was asked, for the row's recipe: lengths and speeds as shares of the diagonal. Where the places of the boxes
+    decide a length, or the speed of the second box, it is the real one."""
     return {
         "name": name,
         "direction": round(ask.direction, 4),

@@ -164,7 +164,7 @@ def _summary(made: Made, output: str, asked: int) -> list[str]:
         lines.append(f"no picture has two boxes that lie apart, so there is no {', '.join(made.left_out)}")
     moved, dropped = made.refused.moved, made.refused.dropped
     if moved:
-        planned = f"{counted(moved.total(), 'sample')} not in the direction, length, speed and size that were planned"
+        planned = f"{counted(moved.total(), 'sample')} not in the direction, length and size that were planned"
         lines.append(f"{planned}, as no draw met the constraints: {describe(moved)}")
     if dropped:
         lines.append(f"{counted(dropped.total(), 'sample')} dropped, by constraint: {describe(dropped)}")

@@ -66,6 +66,9 @@ def test_what_comes_back_ends_where_it_started_and_starts_as_asked() -> None:
     spin, _ = MOTIONS["spin"](rng(), START, ASK)
     for path in (there, spin):
         assert angle(path[:2]) == pytest.approx(2.1, abs=0.05)
+    hurried, _ = MOTIONS["spin"](rng(), START, replace(ASK, speed=ASK.length * 13 / 3 / ASK.seconds, points=14))
+    steps = np.diff(hurried[:4] @ np.array([1, 1j]))  # it takes three steps, and goes a quarter around in each
+    assert abs(np.angle(steps[1] / steps[0])) == pytest.approx(np.pi / 2)
     centre_distance = np.linalg.norm(spin - (spin.max(0) + spin.min(0)) / 2, axis=1)
     assert np.ptp(centre_distance) < 80
 
