@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from manifests.make import make_manifest
-from manifests.place import find_pictures
+from manifests.place import PICTURES, find_files
 from manifests.recipe import Recipe
 from manifests.sources.clips import ClipSettings
 from manifests.sources.videos import Target, VideoFile, rows_of_video
@@ -52,4 +52,4 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     (place / "link").symlink_to(tmp_path / "elsewhere")
     (place / "link again").symlink_to(tmp_path / "elsewhere")
     (place / "link" / "circle").symlink_to(place)
-    assert find_pictures(str(place)).keys == ("00.png", "link/sub/00.png", "link/sub/01.png")
+    assert find_files(str(place), PICTURES, "picture").keys == ("00.png", "link/sub/00.png", "link/sub/01.png")
