@@ -30,7 +30,7 @@ from manifests.recipe import METADATA_KEY, Recipe
 from manifests.row_groups import RowGroupWriter
 from manifests.sampling import Floats, NoPictureError, Picture, Plan, Refused, draw_sample, make_plan
 from manifests.schema import EXTENSION_SCHEMA, MANIFEST_SCHEMA
-from manifests.skipped import SKIPPED, Skipped, SkippedTable, folder_of
+from manifests.skipped import Skipped, SkippedTable, folder_of
 from manifests.urls import read_image_bytes
 from sgi2v.canonical import canonical_json
 from sgi2v.errors import ConfigError, SampleError, StorageError
@@ -70,6 +70,8 @@ class Made:
     """Motions that no picture has enough boxes for."""
     skipped: Counter[str] = field(default_factory=Counter)
     """Pictures and boxes that were left out, by code."""
+    skipped_at: str = ""
+    """Where the table of these is."""
     refused: Refused = field(default_factory=Refused)
 
 
@@ -95,14 +97,15 @@ def make_manifest(
         SkippedTable(folder) as skipped,
         _pool(processes, len(found.keys), recipe) as pool,
     ):
-        made.skipped = skipped.counts
+        made.skipped, made.skipped_at = skipped.counts, skipped.place
         for error in proposer.check(found.keys):
             skipped.add(Skipped(None, error.code, str(error)))
         pictures = list(_look_at_all(found, folder, recipe, proposer, pool, skipped, progress))
         try:
             plan = make_plan(recipe, [picture.apart for picture in pictures])
         except NoPictureError:
-            raise ConfigError(_nothing_made(place, made, skipped.first)) from None
+            message = f"{place}: none of its {counted(made.pictures, 'picture')} can be used for these motions"
+            raise ConfigError(f"{message}; {skipped.reasons()}") from None
         made.used, made.asked = len(np.unique(plan.picture)), len(plan)
         made.left_out = plan.left_out
         for table, refused in _in_order(pool, _draw_rows, _row_jobs(plan, pictures, recipe, tracks)):
@@ -330,9 +333,3 @@ def _real_tracks(manifest: str | None) -> tuple[Floats, ...]:
     if not tracks:
         raise ConfigError(f"motion.tracks: {manifest} has no path that moves")
     return tracks
-
-
-def _nothing_made(place: str, made: Made, first: Skipped | None) -> str:
-    why = f" ({describe(made.skipped)}; the first: {first.key or place}: {first.message})" if first else ""
-    pictures = counted(made.pictures, "picture")
-    return f"{place}: none of its {pictures} has the boxes that the motions need: see {SKIPPED}{why}"

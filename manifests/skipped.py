@@ -27,6 +27,9 @@ SKIPPED_SCHEMA = pa.schema(
 ROWS_AT_ONCE = 4096
 """Entries that are in memory at a time. They become one row group."""
 
+SHOWN_CODES = 12
+"""Reasons that are printed, at most."""
+
 
 class Skipped(NamedTuple):
     """A file, a clip of it or a box that is in no row."""
@@ -50,13 +53,14 @@ class SkippedTable:
         self.writer = RowGroupWriter(self.place, SKIPPED_SCHEMA)
         self.counts: Counter[str] = Counter()
         """Entries by code."""
-        self.first: Skipped | None = None
+        self.first: dict[str, Skipped] = {}
+        """The first entry of each code."""
         self.waiting: list[Skipped] = []
 
     def add(self, each: Skipped) -> None:
         """Add an entry."""
         self.counts[each.code] += 1
-        self.first = self.first or each
+        self.first.setdefault(each.code, each)
         self.waiting.append(each)
         if len(self.waiting) >= ROWS_AT_ONCE:
             self._flush()
@@ -64,6 +68,14 @@ class SkippedTable:
     def _flush(self) -> None:
         self.writer.write(pa.Table.from_pylist([each._asdict() for each in self.waiting], schema=SKIPPED_SCHEMA))
         self.waiting.clear()
+
+    def reasons(self) -> str:
+        """A line for each of the most frequent codes, with an example; for the message where nothing could be made."""
+        lines = [f"what was left out, by reason (see {self.place}):"]
+        for code, number in self.counts.most_common(SHOWN_CODES):
+            first = self.first[code]
+            lines.append(f"{number:6}  {code}, such as {f'{first.key}: ' if first.key else ''}{first.message}")
+        return "\n".join(lines)
 
     def __enter__(self) -> Self:
         return self

@@ -85,7 +85,7 @@ class Settings(BaseModel):
         match problem["type"]:
             case "extra_forbidden":
                 hint = did_you_mean(str(problem["loc"][-1]), cls.model_fields)
-                return f"unknown setting {name}{hint}: known are {', '.join(cls.model_fields)}"
+                return f"unknown setting {name}{hint}: known are {', '.join(cls.model_fields) or 'none'}"
             case "greater_than_equal":
                 return f"{name} must be {context['ge']} or more, not {value!r}"
             case "greater_than":
@@ -99,7 +99,7 @@ class Settings(BaseModel):
                 limits = [f"{context[key]} {words}" for key, words in LENGTH_LIMITS.items() if key in context]
                 return f"{name} must have {' and '.join(limits)} values, not {context['actual_length']}"
             case "missing":
-                return f"{name} is missing from {value!r}"
+                return f"{name} is missing" + (f" from {value!r}" if value else ": give it")
             case "string_too_short":
                 return f"{name} must not be empty"
             case "value_error":

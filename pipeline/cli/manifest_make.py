@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.cli.lines import QUIET_S, print_progress
-from pipeline.cli.manifest_sources import make_from_videos, named_values
+from pipeline.cli.manifest_sources import make_from_videos, named_values, proposer_of
 from pipeline.cli.options import flag_of, option
 from sgi2v.errors import ConfigError
 from sgi2v.wording import counted
@@ -81,7 +84,6 @@ def make(
     With --from-videos, make it of what really moved in videos: sizes, boxes and filters of the recipe count then.
     What was left out and why is in skipped.parquet beside the manifest. The settings are stored in the manifest.
     """
-    from manifests.boxes import load_proposer
     from manifests.make import make_manifest
     from manifests.recipe import Recipe, parse_shares, read_recipe
 
@@ -109,8 +111,9 @@ def make(
         for name, value in of_pictures.items():
             if value is not None:
                 raise ConfigError(f"{flag_of(name)} has no effect on --from-videos: leave it out")
-    resolved = Recipe.parse(sections)
-    proposer = load_proposer(resolved.boxes.name, **resolved.boxes.options)
+    with _errors_name_flags(given):
+        resolved = Recipe.parse(sections)
+    proposer = proposer_of(resolved.boxes.name, resolved.boxes.options)
     if not from_videos:
         resolved = resolved.with_boxes(proposer)
     if print_recipe:
@@ -128,6 +131,17 @@ def make(
     made = make_manifest(place, output, resolved, proposer, processes, _Progress())
     for line in _summary(made, output, resolved.sample.samples or made.asked):
         typer.echo(line)
+
+
+@contextmanager
+def _errors_name_flags(given: dict[str, Any]) -> Iterator[None]:
+    """Let a ConfigError about a setting that was given as an option name it: `--per-image` for `sample.per_image`."""
+    flags = {name: "--motions" if name == "shares" else flag_of(name) for name in given if given[name] is not None}
+    try:
+        yield
+    except ConfigError as error:
+        named = re.sub(r"\bsample\.(\w+)", lambda match: flags.get(match[1], match[0]), str(error))
+        raise ConfigError(named) from error
 
 
 def _put(sections: dict[str, Any], name: str, given: dict[str, Any]) -> None:
@@ -153,13 +167,12 @@ class _Progress:
 def _summary(made: Made, output: str, asked: int) -> list[str]:
     """What was made, what was left out, and what to do next."""
     from manifests.make import describe
-    from manifests.skipped import SKIPPED
 
     lines = [f"wrote {output}: {counted(made.rows, 'sample')} of {counted(made.used, 'picture')}"]
     if made.asked < asked:
         lines.append(f"{counted(asked, 'sample')} were asked for, and --per-image allows {made.asked}")
     if made.skipped:
-        lines.append(f"left out, see {SKIPPED}: {describe(made.skipped)}")
+        lines.append(f"left out, see {made.skipped_at}: {describe(made.skipped)}")
     if made.left_out:
         lines.append(f"no picture has two boxes that lie apart, so there is no {', '.join(made.left_out)}")
     moved, dropped = made.refused.moved, made.refused.dropped

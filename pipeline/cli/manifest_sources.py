@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode=None)
 
-SHOWN_CODES = 12
-"""Reasons that are printed, at most."""
-
 
 def _checked(output: str) -> str:
     """The manifest to write. Raises ManifestError for a name of another format, before hours of work."""
@@ -93,7 +90,6 @@ def from_videos(
 
     The first frames are written to a folder beside the manifest. What was left out is in skipped.parquet there.
     """
-    from manifests.boxes import load_proposer
     from manifests.boxes.filters import BoxFilters
     from manifests.sources.clips import ClipSettings
 
@@ -110,7 +106,7 @@ def from_videos(
                 width=width,
             )
         )
-    proposer = load_proposer(boxes, **named_values(boxes_option, "--boxes-option"))
+    proposer = proposer_of(boxes, named_values(boxes_option, "--boxes-option"))
     filters = BoxFilters(**named_values(filter, "--filter"))
     make_from_videos(place, output, settings, proposer, filters, processes)
 
@@ -284,6 +280,17 @@ def errors_name_flags(section: str) -> Iterator[None]:
         raise ConfigError(re.sub(rf"\b{section}\.(\w+)", lambda match: flag_of(match[1]), str(error))) from error
 
 
+def proposer_of(name: str, options: dict[str, Any]) -> BoxProposer:
+    """The box proposer of that name. Errors name its options as the command line does: `--boxes-option place`."""
+    from manifests.boxes import load_proposer
+    from sgi2v.errors import ConfigError
+
+    try:
+        return load_proposer(name, **options)
+    except ConfigError as error:
+        raise ConfigError(re.sub(r"\bboxes\.(\w+)", r"--boxes-option \1", str(error))) from error
+
+
 def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
@@ -312,16 +319,16 @@ def _write_made(
     made: Made, own_columns: Sequence[pa.Field[Any]], recipe: dict[str, Any], place: str, output: str
 ) -> None:
     """Write the manifest, and beside it the table of what is not in it."""
-    from manifests.skipped import SkippedTable, folder_of
+    from manifests.skipped import SHOWN_CODES, SkippedTable, folder_of
     from sgi2v.errors import ConfigError
 
     with SkippedTable(folder_of(output)) as skipped:
         for each in made.skipped:
             skipped.add(each)
+    if not made.rows:
+        raise ConfigError(f"{place} gives no sample; {skipped.reasons()}")
     reasons = [f"{number:6}  {code}" for code, number in skipped.counts.most_common(SHOWN_CODES)]
     lines = [f"left out, by reason (see {skipped.place}):", *reasons] if reasons else ["nothing was left out"]
-    if not made.rows:
-        raise ConfigError("\n".join([f"{place} gives no sample; {lines[0]}", *lines[1:]]))
     _write(made.manifest(own_columns, recipe, place), output)
     for line in lines:
         typer.echo(line)

@@ -240,7 +240,7 @@ def test_pictures_without_boxes_are_used_for_the_camera(folder: Path) -> None:
         (["a.txt"], "pictures has no pictures: no picture's ending among its 1 file"),
         (
             ["a.png"],
-            "pictures: none of its 1 picture has the boxes that the motions need: see skipped.parquet (image_und",
+            "pictures: none of its 1 picture can be used for these motions; what was left out, by reason (see ",
         ),
         (None, "there is no such folder or file"),
     ],

@@ -96,6 +96,9 @@ def test_the_recipe_is_printed_and_options_win_over_it(place: Path) -> None:
         (("pictures", "-o", "m.parquet", "--boxes", "squars"), "there is no box proposer 'squars'"),
         (("pictures", "-o", "m.parquet", "--boxes-option", "x"), "--boxes-option x is not NAME=VALUE"),
         (("pictures", "-o", "m.parquet", "--recipe", "r.toml"), "the recipe r.toml cannot be read"),
+        (("pictures", "-o", "m.parquet", "--samples", "0"), "--samples must be 1 or more, not 0"),
+        (("pictures", "-o", "m.parquet", "--processes", "0"), "Invalid value for '--processes'"),
+        (("pictures", "-o", "m.parquet", "--boxes", "masks"), "--boxes-option place is missing: give it"),
         (("pictures", "-o", "m.parquet", "--boxes", "whole"), "use it with --motions camera=1"),
         (
             ("pictures", "-o", "m.parquet", "--from-videos"),
