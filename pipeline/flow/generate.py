@@ -157,8 +157,12 @@ class Generate:
         seed: int,
     ) -> Generation:
         """Make the video; if memory runs out, again in a lower memory tier, which this worker keeps for a while."""
+        from sgi2v.estimate import choose_chunk
         from sgi2v.generate import generate
         from sgi2v.memory import with_oom_fallback
+
+        # by the run's own size, whose cost is known; frames of another shape have no more pixels
+        sampler = sampler.replace(decode_chunk_size=choose_chunk(model, self.config.sampler, guidance))
 
         def make(tier: MemoryTier) -> Generation:
             self.memory = tier

@@ -320,6 +320,21 @@ def test_a_worker_tries_the_tier_that_it_has_left_again_later(tmp_path: Path, mo
 
 
 @pytest.mark.slow
+def test_the_decoders_chunk_is_chosen_by_the_runs_own_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has counted the sizes of `--fit bucket`: on a small GPU each of their decodes would run out of memory."""
+    asked: list[object] = []
+
+    def choose_one(_model: object, sampler: object, _guidance: object) -> int:
+        asked.append(sampler)
+        return 1
+
+    monkeypatch.setattr(sgi2v.estimate, "choose_chunk", choose_one)
+    config = config_of(write_good(tmp_path, 1))
+    (record,) = records_with(RunsOut(), config, monkeypatch)
+    assert (record["decode_chunk"], asked) == (1, [config.sampler])
+
+
+@pytest.mark.slow
 def test_a_model_that_does_not_fit_ends_the_run_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> MemoryTier:
         raise ConfigError("4 frames of 64 x 64 px do not fit into the memory of a GPU")
