@@ -9,7 +9,7 @@ import hashlib
 import multiprocessing
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -35,7 +35,7 @@ from manifests.urls import read_image_bytes
 from sgi2v.canonical import canonical_json
 from sgi2v.errors import ConfigError, SampleError, StorageError
 from sgi2v.trajectory import BoxTracks
-from sgi2v.wording import counted, escaped
+from sgi2v.wording import counted, escaped, ranked
 
 READERS = 8
 """Pictures that one process reads at the same time: a store answers slowly, but many requests at once."""
@@ -114,7 +114,7 @@ def make_manifest(
             writer.write(table)
             progress("sample", made.rows, made.asked)
         if not made.rows:
-            raise ConfigError(f"no sample meets the constraints ({describe(made.refused.dropped)}): loosen the recipe")
+            raise ConfigError(f"no sample meets the constraints ({ranked(made.refused.dropped)}): loosen the recipe")
     return made
 
 
@@ -125,13 +125,6 @@ def manifest_schema(recipe: Recipe) -> pa.Schema:
     extensions = [field for field in EXTENSION_SCHEMA if asked_for[field.name]]
     fields = [*MANIFEST_SCHEMA, pa.field("recipe", pa.string()), *extensions]
     return pa.schema(fields, metadata={METADATA_KEY: recipe.json()})
-
-
-def describe(counts: Mapping[str, int]) -> str:
-    """`stay_inside 12, collisions_none 3`."""
-    return ", ".join(
-        f"{name} {number}" for name, number in sorted(counts.items(), key=lambda each: (-each[1], each[0]))
-    )
 
 
 @dataclass(frozen=True, eq=False)

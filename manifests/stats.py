@@ -29,7 +29,7 @@ from manifests.recipe import METADATA_KEY, Recipe, bin_range
 from manifests.schema import MANIFEST_SCHEMA, conform, known_columns, parse_row, row_problems, rows_of
 from sgi2v.errors import ConfigError, SampleError
 from sgi2v.locations import open_store
-from sgi2v.wording import counted
+from sgi2v.wording import counted, ranked
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -90,15 +90,15 @@ class Stats:
         if self.unmeasured:
             yield f"{counted(self.unmeasured, 'row')} without a picture that can be read: only counted"
         if self.motions:
-            yield f"motions: {_ranked(self.motions)}"
+            yield f"motions: {ranked(self.motions)}"
         if self.moves:
-            yield f"camera moves: {_ranked(self.moves)}"
+            yield f"camera moves: {ranked(self.moves)}"
         if self.still or self.background:
             yield f"{self.background} background boxes, {self.still} still boxes"
         if self.masks:
             yield f"boxes with a mask: {self.masks}"
         if self.fits:
-            yield f"fit: {_ranked(self.fits)}"
+            yield f"fit: {ranked(self.fits)}"
 
 
 def measure(manifest: str) -> Stats:
@@ -294,12 +294,6 @@ def _image_size(name: str, manifest: str, sizes: dict[str, tuple[int, int] | Non
 def _histogram(values: Floats, edges: Floats) -> Floats:
     """Counts in bins; what is beyond the ends counts in the first or the last bin."""
     return np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0].astype(np.float64)
-
-
-def _ranked(counts: Mapping[str, int]) -> str:
-    return ", ".join(
-        f"{name} {number}" for name, number in sorted(counts.items(), key=lambda each: (-each[1], each[0]))
-    )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 # Control characters (line breaks and the escape of terminals among them), marks that change the direction of text, the
 # two line separators of Unicode, and halves of surrogate pairs, which no stream can encode.
@@ -13,6 +13,12 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-
 def counted(number: int, noun: str) -> str:
     """The number with its noun in singular or plural: `1 sample`, `2 samples`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def ranked(counts: Mapping[str, int]) -> str:
+    """Names with their counts, the most frequent first: `stay_inside 12, collisions_none 3`."""
+    order = sorted(counts.items(), key=lambda each: (-each[1], each[0]))
+    return ", ".join(f"{name} {number}" for name, number in order)
 
 
 def escaped(text: str, keep: str = "") -> str:

@@ -1,4 +1,4 @@
-"""Areas and overlaps of boxes. N, M boxes; boxes are xyxy."""
+"""Boxes of masks, and areas and overlaps of boxes. H, W of a picture; N, M boxes; boxes are xyxy."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
+
+
+def tight_box(mask_HW: NDArray[np.bool_]) -> tuple[float, float, float, float]:
+    """The half-open box around the pixels that are in; there must be one."""
+    x, y = np.flatnonzero(mask_HW.any(axis=0)), np.flatnonzero(mask_HW.any(axis=1))
+    return float(x[0]), float(y[0]), float(x[-1] + 1), float(y[-1] + 1)
 
 
 def areas(boxes: ArrayLike) -> Floats:

@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import Field
 
 from manifests.boxes.annotations import ENDINGS, AnnotatedPicture, Annotation, Annotations, fail, read_annotations
+from manifests.boxes.geometry import tight_box
 from manifests.boxes.proposer import PictureError, Proposal, Proposed
 from manifests.masks import Mask, decode_rle
 from manifests.urls import read_image_bytes
@@ -107,9 +108,7 @@ class Masks(Settings):
                     f"the largest part of the mask of {annotation.where} is {share:.0%} of it: one box is around all"
                 )
                 notes.append(PictureError("mask_parts", f"{message}. Does one id stand for several objects?"))
-            columns, rows = np.flatnonzero(mask_HW.any(axis=0)), np.flatnonzero(mask_HW.any(axis=1))
-            box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
-            proposal = Proposal(box, annotation.score, annotation.label, mask_HW)
+            proposal = Proposal(tight_box(mask_HW), annotation.score, annotation.label, mask_HW)
             ranked.append((-proposal.score, -int(np.count_nonzero(mask_HW)), len(ranked), proposal))
         return Proposed([proposal for *_, proposal in sorted(ranked)], notes)
 

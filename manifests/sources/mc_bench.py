@@ -20,6 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
+from manifests.boxes.geometry import tight_box
 from manifests.schema import EXTENSION_SCHEMA
 from manifests.skipped import Skipped
 from manifests.sources.made import Made, names_of, still_of, together
@@ -99,12 +100,12 @@ def _row(sample: Path, name: str, target_folder: str, settings: McBenchSettings)
     for drag_K2 in drags:
         if not (0 <= drag_K2[0, 0] < width and 0 <= drag_K2[0, 1] < height):
             raise _SampleError("drag_outside", f"a drag starts at {drag_K2[0].tolist()}, outside the picture")
-        box = _tight_box(mask_HW if len(drags) == 1 else _part_at(mask_HW, drag_K2[0]))
+        box = tight_box(mask_HW if len(drags) == 1 else _part_at(mask_HW, drag_K2[0]))
         stays = len(drag_K2) == 1
         key_points_K2 = np.concatenate([drag_K2, drag_K2 + (settings.one_point == "published")]) if stays else drag_K2
         drag_P2 = pchip(key_points_K2, settings.frames)
         centre_2 = (np.array(box[:2]) + box[2:]) / 2
-        boxes.append(box)
+        boxes.append(list(box))
         paths.append((centre_2 + drag_P2 - drag_P2[0]).round(4).tolist())
         still.append(stays and settings.one_point == "still")
     return {
@@ -167,12 +168,6 @@ def _part_at(mask_HW: NDArray[np.bool_], point_2: Floats) -> NDArray[np.bool_]:
     if not mask_HW[y, x]:
         raise _SampleError("drag_off_mask", f"a drag starts at {point_2.tolist()}, outside the mask")
     return np.asarray(labels_HW == labels_HW[y, x])
-
-
-def _tight_box(mask_HW: NDArray[np.bool_]) -> list[float]:
-    """The half-open box around the pixels that are in."""
-    x, y = np.flatnonzero(mask_HW.any(axis=0)), np.flatnonzero(mask_HW.any(axis=1))
-    return [float(x[0]), float(y[0]), float(x[-1] + 1), float(y[-1] + 1)]
 
 
 def pchip(points_K2: Floats, frames: int) -> Floats:

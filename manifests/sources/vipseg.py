@@ -22,6 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
+from manifests.boxes.geometry import tight_box
 from manifests.masks import png_of
 from manifests.schema import EXTENSION_SCHEMA
 from manifests.skipped import Skipped
@@ -291,7 +292,7 @@ def _sized_objects(mask_HW: Mask, settings: VipsegSettings, skipped: list[Skippe
     kept = []
     for value in np.unique(mask_HW[mask_HW >= least]).tolist():
         is_in_HW = mask_HW == value
-        box = _tight_box(is_in_HW)
+        box = tight_box(is_in_HW)
         region = Region(value, int(is_in_HW.sum()), box)
         sides = (box[2] - box[0]) * settings.width / width, (box[3] - box[1]) * settings.height / height
         area = region.area / mask_HW.size
@@ -325,7 +326,7 @@ def _tracked(
             message = f"it has {left_T[gone[0]]:.0%} of its first area in frame {gone[0]}"
             skipped.append(_left_out(key, "vanishes", message, region))
             continue
-        boxes = [_tight_box(is_in_HW) for is_in_HW in is_in_THW]
+        boxes = [tight_box(is_in_HW) for is_in_HW in is_in_THW]
         corners_T4 = np.array(boxes)
         centre_T2 = (corners_T4[:, :2] + corners_T4[:, 2:]) / 2
         points_T2 = centre_T2 if settings.path == "box" else np.stack([_centroid(each) for each in is_in_THW])
@@ -333,12 +334,6 @@ def _tracked(
         distance = float(np.linalg.norm(path_P2 - path_P2[0], axis=-1).max())
         touches = any(_touches_border(box, masks_THW[0]) for box in boxes[1:])
         yield TrackedRegion(region, path_P2, touches, distance < settings.min_path * diagonal)
-
-
-def _tight_box(is_in_HW: NDArray[np.bool_]) -> tuple[float, float, float, float]:
-    """The half-open box around the pixels that are in."""
-    x, y = np.flatnonzero(is_in_HW.any(axis=0)), np.flatnonzero(is_in_HW.any(axis=1))
-    return float(x[0]), float(y[0]), float(x[-1] + 1), float(y[-1] + 1)
 
 
 def _centroid(is_in_HW: NDArray[np.bool_]) -> Floats:

@@ -15,7 +15,7 @@ from pipeline.cli.lines import QUIET_S, print_progress
 from pipeline.cli.manifest_sources import make_from_videos, named_values, proposer_of
 from pipeline.cli.options import flag_of, option
 from sgi2v.errors import ConfigError
-from sgi2v.wording import counted
+from sgi2v.wording import counted, ranked
 
 if TYPE_CHECKING:
     from manifests.make import Made
@@ -166,21 +166,19 @@ class _Progress:
 
 def _summary(made: Made, output: str, asked: int) -> list[str]:
     """What was made, what was left out, and what to do next."""
-    from manifests.make import describe
-
     lines = [f"wrote {output}: {counted(made.rows, 'sample')} of {counted(made.used, 'picture')}"]
     if made.asked < asked:
         lines.append(f"{counted(asked, 'sample')} were asked for, and --per-image allows {made.asked}")
     if made.skipped:
-        lines.append(f"left out, see {made.skipped_at}: {describe(made.skipped)}")
+        lines.append(f"left out, see {made.skipped_at}: {ranked(made.skipped)}")
     if made.left_out:
         lines.append(f"no picture has two boxes that lie apart, so there is no {', '.join(made.left_out)}")
     moved, dropped = made.refused.moved, made.refused.dropped
     if moved:
         planned = f"{counted(moved.total(), 'sample')} not in the direction, length and size that were planned"
-        lines.append(f"{planned}, as no draw met the constraints: {describe(moved)}")
+        lines.append(f"{planned}, as no draw met the constraints: {ranked(moved)}")
     if dropped:
-        lines.append(f"{counted(dropped.total(), 'sample')} dropped, by constraint: {describe(dropped)}")
+        lines.append(f"{counted(dropped.total(), 'sample')} dropped, by constraint: {ranked(dropped)}")
     lines.append(f"next: sgi2v-batch manifest validate {output}, sgi2v-batch manifest stats {output}")
     return lines
 
