@@ -5,7 +5,7 @@
 Samples are drawn by the recipe's defaults in one picture of 1024 x 576 with boxes at random places, one motion or move
 at a time. Directions and lengths are measured on the coordinates in the manifest; a direction is right within half a
 degree (`spin`: 3, since it is measured on a circle), a length within 5 %, a speed where the box stops in the right
-frame. Motions whose direction or length the boxes decide have no such number.
+frame. Motions whose direction the boxes decide have no such number, nor have `towards` and `away`.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def measured(name: str, row: dict[str, Any], seconds: float) -> dict[str, float]
         found["direction"] = float(abs(math.remainder(turn, 2 * math.pi)) < math.radians(0.5 if name != "spin" else 3))
     steps_P = np.linalg.norm(np.diff(path_P2, axis=0), axis=1)
     length = steps_P.sum() / math.hypot(WIDTH, HEIGHT)
-    if name not in OWN_LENGTH:
+    if name in PAIRS or name not in OWN_LENGTH:  # of pairs, the recipe has the real length and speed
         found["length"] = float(abs(length / asked["length"] - 1) < 0.05)
         # a path ends between two frames; where exactly is known from its length and speed only
         frames = np.count_nonzero(steps_P > 0.02)
