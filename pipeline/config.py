@@ -36,6 +36,8 @@ Toml = Mapping[str, Mapping[str, Any]]
 
 FIRST_FIT: Fit = "stretch"
 """What every output has that says nothing of `fit`: earlier versions made it."""
+FIRST_METRICS = "objmc/v1"
+"""Version of the metrics in every output that names none in its settings: earlier versions measured it."""
 
 
 class MetricsConfig(Settings):
@@ -196,11 +198,14 @@ class RunConfig:
 
     def deciding(self) -> dict[str, Any]:
         """What decides the results, as plain values: two runs may share an output only if it is equal."""
+        from sgi2v.metrics import METRICS_VERSION
+
         return {
             "model": {"revision": self.model_revision, "dtype": self.model.dtype},
             "sampler": self.sampler.plain(),
             "guidance": None if self.guidance is None else self.guidance.plain(),
             "metrics": self.metrics.plain(),
+            "metrics_version": METRICS_VERSION,
             "seed": self.seed,
             "fit": self.fit,
         }

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from pipeline.inspect.phase import Phase
 from pipeline.inspect.status import RunStatus
-from pipeline.output.catalog import count, counts_of, failed_by_code, mean_of
+from pipeline.output.catalog import count, counts_of, failed_by_code, mean_fidelity, mean_of
 from pipeline.output.records import VIDEOS
 from pipeline.output.tables import FAILURES, METADATA
 from pipeline.run import RunResult
@@ -34,19 +34,40 @@ def generation_seconds(phases: Mapping[str, float | None]) -> float:
 def counts_lines(index: pa.Table) -> list[str]:
     """Lines with the failures by code, and the mean motion fidelity of the committed samples."""
     lines = [f"  failed     {number:>6}  {code}" for code, number in failed_by_code(index).items()]
+    means = mean_fidelity(index)
+    if means.objmc_px is not None and means.static_objmc_px is not None:
+        samples = counted(means.measured, "sample")
+        lines.append(
+            f"  ObjMC      {means.objmc_px:6.2f}  px (static {means.static_objmc_px:.2f})"
+            f"{_gain(means.control_gain)}, over {samples}"
+        )
+    if means.objmc_nulls_frozen_px is not None:
+        lines.append(
+            f"  with nulls {means.objmc_nulls_frozen_px:6.2f}  px{_gain(means.control_gain_nulls_frozen)}, "
+            f"over {counted(means.with_paths, 'sample')}: what is not measured counts as frozen"
+        )
     committed = index.filter(pc.equal(index["status"], "committed"))
-    measured = committed.filter(pc.is_valid(committed["objmc_px"]))
-    objmc, static = mean_of(measured, "objmc_px"), mean_of(measured, "static_objmc_px")
-    if objmc is not None and static is not None:
-        gain = mean_of(measured, "control_gain")
-        shown_gain = f", control gain {gain:.2f}" if gain is not None else ""
-        samples = counted(measured.num_rows, "sample")
-        lines.append(f"  ObjMC      {objmc:6.2f}  px (static {static:.2f}){shown_gain}, over {samples}")
-    if measured.num_rows < committed.num_rows:
-        unmeasured = committed.filter(pc.is_null(committed["objmc_px"]))
+    unmeasured = committed.filter(pc.is_null(committed["objmc_px"]))
+    if unmeasured.num_rows:
         reasons = ", ".join(f"{number} {reason}" for reason, number in counts_of(unmeasured, "null_reason").items())
         lines.append(f"  unmeasured {unmeasured.num_rows:>6}  {reasons}")
+    if (line := _background_line(committed)) is not None:
+        lines.append(line)
     return lines
+
+
+def _gain(gain: float | None) -> str:
+    return "" if gain is None else f", control gain {gain:.2f}"
+
+
+def _background_line(committed: pa.Table) -> str | None:
+    """How much the backgrounds changed, and how far they moved. None where neither is known."""
+    parts = []
+    for name, unit in (("background_change", "levels of change"), ("background_motion_px", "px of motion")):
+        known = committed.filter(pc.is_valid(committed[name]))
+        if known.num_rows:
+            parts.append(f"{mean_of(known, name):.2f} {unit}, over {counted(known.num_rows, 'sample')}")
+    return f"  background   {'; '.join(parts)}" if parts else None
 
 
 def print_summary(result: RunResult) -> None:

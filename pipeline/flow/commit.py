@@ -72,8 +72,7 @@ class Commit:
 
     def _finish(self, table: pa.Table, state: InFlight) -> tuple[bytes, InFlight]:
         """Encode the video, and measure it as a user will decode it."""
-        from sgi2v.metrics.objmc import motion_fidelity
-        from sgi2v.metrics.quality import sample_quality
+        from sgi2v.metrics import measure
         from sgi2v.video import check_video, decode_mp4, encode_mp4
 
         sampler = sampler_of(state, self.config.sampler)
@@ -98,10 +97,7 @@ class Commit:
             "fps": sampler.fps,
             "video_sha256": hashlib.sha256(video).hexdigest(),
             "video_bytes": len(video),
-            "metrics": {
-                **motion_fidelity(shown_THWC, shown_tracks, self.tracker).as_dict(),
-                **sample_quality(shown_THWC, shown_HWC).as_dict(),
-            },
+            "metrics": measure(shown_THWC, shown_HWC, shown_tracks, self.tracker),
         }
         return video, replace(state, record_fields=fields)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.inspect.phase import Phase, phase_of, samples_per_second, value_of
-from pipeline.output.catalog import Catalog, count, failed_by_code, mean_of
+from pipeline.output.catalog import Catalog, count, failed_by_code, mean_fidelity, mean_of
 from pipeline.output.lease import Claim, read_claim
 from pipeline.output.log import read_newest_log
 from pipeline.output.run_file import require_run
@@ -68,7 +68,7 @@ class RunStatus:
 
     def as_dict(self) -> dict[str, Any]:
         """The status as plain values. See docs/output-format.md, Status."""
-        holder, measured = self.holder, self.index.filter(pc.is_valid(self.index["objmc_px"]))
+        holder, means = self.holder, mean_fidelity(self.index)
         return {
             "output": self.output,
             "phase": self.phase.value,
@@ -84,9 +84,9 @@ class RunStatus:
             "workers": self.workers,
             "samples_per_minute": self.samples_per_minute,
             "seconds_left": self.seconds_left,
-            "objmc_px": mean_of(measured, "objmc_px"),
-            "static_objmc_px": mean_of(measured, "static_objmc_px"),
-            "control_gain": mean_of(measured, "control_gain"),
+            **asdict(means),
+            "background_change": mean_of(self.index, "background_change"),
+            "background_motion_px": mean_of(self.index, "background_motion_px"),
             "manifest": self.manifest,
             "model": self.model,
             "model_revision": self.model_revision,

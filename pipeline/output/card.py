@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.output.catalog import Catalog, count, failed_by_code, mean_of
+from pipeline.output.catalog import Catalog, count, failed_by_code, mean_fidelity, mean_of
 from pipeline.output.lease import check_epoch
 from pipeline.output.records import RECORD_SCHEMA, VIDEOS
 from pipeline.output.run_file import RUN_FILE, RunFile, require_run
@@ -40,10 +40,19 @@ METRICS: Mapping[str, tuple[str, str, str]] = {
     "direction_cosine": ("", "higher", "cosine between the measured and the asked displacement"),
     "static_objmc_px": ("pixels", "", "what a frozen first frame would score"),
     "control_gain": ("", "higher", "1 - `objmc_px` / `static_objmc_px`: 1 follows exactly, 0 is a still image"),
+    "objmc_nulls_frozen_px": ("pixels", "lower", "`objmc_px`, or `static_objmc_px` of a box that is not measured"),
+    "track_box_iou": ("share", "higher", "overlap of the asked box and the box at the measured centre"),
+    "failure": ("share", "lower", "share of the frames in which the object is lost or more than 30 px off"),
+    "identity": ("8-bit levels", "lower", "change of what is in the box"),
+    "round_trip_px": ("pixels", "lower", "the tracker's own error"),
     "visible_fraction": ("share", "higher", "share of the tracked points that is visible"),
+    "background_change": ("8-bit levels", "lower", "change of the background, apart from its motion"),
+    "background_motion_px": ("pixels", "lower", "how far the background as a whole is from its place in frame 0"),
+    "bg_object_distance_px": ("pixels", "higher", "difference between the displacements of object and scene (TTM)"),
+    "still_drift_px": ("pixels", "lower", "how far a held object is from its place in frame 0"),
     "first_frame_psnr_db": ("dB", "higher", "PSNR of the first frame against the given image"),
     "flicker": ("8-bit levels", "lower", "mean second difference of the frames over time"),
-    "mean_flow_px": ("pixels", "", "mean optical flow between consecutive frames"),
+    "mean_flow_px": ("pixels", "", "mean optical flow between consecutive frames; it sees no motion of smooth ground"),
 }
 """Measured columns: unit, which direction is better, meaning."""
 
@@ -184,12 +193,23 @@ def _counts(run: RunFile, index: pa.Table) -> str:
         *(f"| failed with `{code}` | {number} |" for code, number in failed_by_code(index).items()),
         f"| left | {run.rows_left(index.num_rows)} |",
     ]
-    measured = index.filter(pc.and_(pc.equal(index["status"], "committed"), pc.is_valid(index["objmc_px"])))
-    means = {name: mean_of(measured, name) for name in ("objmc_px", "static_objmc_px", "control_gain")}
-    shown = ", ".join(f"`{name}` {value:.2f}" for name, value in means.items() if value is not None)
+    means = mean_fidelity(index)
+    shown = _means(objmc_px=means.objmc_px, static_objmc_px=means.static_objmc_px, control_gain=means.control_gain)
     if shown:
-        lines.append(f"\nMeans over {counted(measured.num_rows, 'measured sample')}: {shown}.")
+        lines.append(f"\nMeans over {counted(means.measured, 'measured sample')}: {shown}.")
+    shown = _means(objmc_px=means.objmc_nulls_frozen_px, control_gain=means.control_gain_nulls_frozen)
+    if shown:
+        lines.append(
+            f"Over {counted(means.with_paths, 'sample')} with what is not measured counted as frozen: {shown}."
+        )
+    background = [(name, mean_of(index, name)) for name in ("background_change", "background_motion_px")]
+    if shown := _means(**dict(background)):
+        lines.append(f"Of the backgrounds that are measured: {shown}.")
     return "\n".join(lines)
+
+
+def _means(**means: float | None) -> str:
+    return ", ".join(f"`{name}` {value:.2f}" for name, value in means.items() if value is not None)
 
 
 def _loading(storage: Storage) -> str:

@@ -23,6 +23,7 @@ from pipeline.output.lease import check_epoch
 from pipeline.output.records import RECORD_SCHEMA, RECORDS, SampleRecord, Status, parse_records, record_key
 from pipeline.output.storage import Storage
 from sgi2v.errors import ConfigError
+from sgi2v.metrics.objmc import MIN_TARGET_PX
 
 PARTS = "parts"
 PART_ROWS = 5000
@@ -32,7 +33,8 @@ INDEX_SCHEMA = pa.schema(
         RECORD_SCHEMA.field(name)
         for name in (
             *("sample_id", "status", "attempts", "row_digest", "error_code", "file_name", "dtype", "finished_at"),
-            *("objmc_px", "static_objmc_px", "control_gain", "null_reason"),
+            *("objmc_px", "static_objmc_px", "control_gain", "objmc_nulls_frozen_px", "null_reason"),
+            *("background_change", "background_motion_px"),
             *("seconds_encode", "seconds_guide", "seconds_denoise", "seconds_decode"),
         )
     ]
@@ -311,6 +313,40 @@ def mean_of(index: pa.Table, column: str) -> float | None:
     """The mean of a metric over the samples that have it; None if none has."""
     mean: float | None = pc.mean(index[column]).as_py()
     return mean
+
+
+@dataclass(frozen=True)
+class MeanFidelity:
+    """Means of motion fidelity over committed samples. A mean is None without any sample that has the value."""
+
+    measured: int
+    """Samples with objmc_px."""
+    objmc_px: float | None
+    static_objmc_px: float | None
+    control_gain: float | None
+    with_paths: int
+    """Samples with objmc_nulls_frozen_px: the measured ones, and those in which no box could be measured."""
+    objmc_nulls_frozen_px: float | None
+    control_gain_nulls_frozen: float | None
+    """A box that could not be measured counts as one that stood still, in both."""
+
+
+def mean_fidelity(index: pa.Table) -> MeanFidelity:
+    """The means over the committed samples of an index."""
+    committed = index.filter(pc.equal(index["status"], "committed"))
+    measured = committed.filter(pc.is_valid(committed["objmc_px"]))
+    with_paths = committed.filter(pc.is_valid(committed["objmc_nulls_frozen_px"]))
+    moving = with_paths.filter(pc.greater_equal(with_paths["static_objmc_px"], MIN_TARGET_PX))
+    gains = pc.subtract(1.0, pc.divide(moving["objmc_nulls_frozen_px"], moving["static_objmc_px"]))
+    return MeanFidelity(
+        measured=measured.num_rows,
+        objmc_px=mean_of(measured, "objmc_px"),
+        static_objmc_px=mean_of(measured, "static_objmc_px"),
+        control_gain=mean_of(measured, "control_gain"),
+        with_paths=with_paths.num_rows,
+        objmc_nulls_frozen_px=mean_of(with_paths, "objmc_nulls_frozen_px"),
+        control_gain_nulls_frozen=pc.mean(gains).as_py(),
+    )
 
 
 def counts_of(index: pa.Table, column: Literal["error_code", "null_reason"]) -> Mapping[str, int]:

@@ -16,6 +16,7 @@ from pipeline.output.keys import RecordKey, names_own_videos, parse_record_key
 from pipeline.output.lease import LeaseError
 from pipeline.output.storage import ABANDONED_S, Storage
 from sgi2v.errors import StorageError
+from sgi2v.metrics.background import Background
 from sgi2v.metrics.objmc import Fidelity
 from sgi2v.metrics.quality import SampleQuality
 
@@ -119,7 +120,7 @@ class SampleRecord:
     record_version: str = RECORD_VERSION
     """Version of this list of fields."""
     metrics: dict[str, Any] = field(default_factory=dict)
-    """Motion fidelity and sample quality, by column."""
+    """Motion fidelity, background and sample quality, by column."""
 
     def row(self) -> dict[str, Any]:
         """One flat row of RECORD_SCHEMA."""
@@ -165,7 +166,8 @@ def _record_schema() -> pa.Schema:
     fidelity = _columns(Fidelity)
     per_box = {f"{name}_per_box": pa.list_(kind) for name, kind in fidelity.items()}
     measured_by = dict.fromkeys(("tracker", "tracker_version", "metrics_version"), pa.string())
-    return pa.schema({**_columns(SampleRecord), **fidelity, **per_box, **measured_by, **_columns(SampleQuality)})
+    rest = {**_columns(Background), **_columns(SampleQuality)}
+    return pa.schema({**_columns(SampleRecord), **fidelity, **per_box, **measured_by, **rest})
 
 
 RECORD_SCHEMA = _record_schema()

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from manifests.access import stored_uri, without_secrets_in
-from pipeline.config import FIRST_FIT, ExecutionConfig, MetricsConfig, RunConfig, differences
+from pipeline.config import FIRST_FIT, FIRST_METRICS, ExecutionConfig, MetricsConfig, RunConfig, differences
 from pipeline.output.storage import Storage
 from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig
 from sgi2v.errors import ConfigError
@@ -92,7 +92,7 @@ class RunFile(BaseModel):
         missing = {"model", "sampler", "guidance", "metrics", "seed"} - deciding.keys()
         if missing:
             raise ValueError(f"lacks {', '.join(sorted(missing))}")
-        return {"fit": FIRST_FIT, **deciding}
+        return {"fit": FIRST_FIT, "metrics_version": FIRST_METRICS, **deciding}
 
     @property
     def is_guided(self) -> bool:
@@ -195,6 +195,11 @@ def check_output(storage: Storage, config: RunConfig) -> RunFile | None:
     if run is None:
         return None
     lines = differences(run.deciding, config.deciding())
+    if len(lines) == 1 and lines[0].startswith("metrics_version"):
+        raise ConfigError(
+            f"{storage.url} was measured by another version of this program, and the metrics of two versions are never "
+            f"mixed:\n  {lines[0]}\nGive another --output, or go on with the version that made this one."
+        )
     if lines:
         raise ConfigError(
             f"{storage.url} belongs to a run with other settings, which are never mixed:\n"

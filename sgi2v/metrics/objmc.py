@@ -1,65 +1,31 @@
-"""Motion fidelity, `objmc/v1`: how closely the object in each box followed the path of its box.
+"""Motion fidelity, `objmc/v2`: how closely the object in each box followed the path of its box.
 
-How one box is measured, all in output pixels:
+docs/metrics.md has the definitions of all metrics, and how each behaves on videos whose truth is known.
 
-    box       the frame-0 box and its path, both clipped to frame 0 first
-    queries   5 x 5 points that span the central half of each side of the frame-0 box; a tracker follows them
-    measured  per frame: the centre of the frame-0 box + the median displacement (per axis) of the visible points
-    target    per frame: the centre of the box on its path
-    due       the frames of 1 .. T-1 in which the target is inside the frame
-    counted   the due frames in which at least 5 of the 25 points are visible
-
-A box without a due frame, or with fewer than half of its due frames counted, has no value: null, with a reason. So has
-a box that is told to stay. A sample's value is the mean over the boxes that have one. A sample's control gain is
-computed from the sample's own means of objmc_px and static_objmc_px. No value is ever NaN.
-
-Axes: N boxes, T frames, K counted frames, H W pixels, C colours, Q query points of one box; 2 is xy, 4 is xyxy.
+Axes: N boxes, T frames, K counted frames, H W pixels, C colours; 2 is xy, 4 is xyxy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from enum import StrEnum
 
 import numpy as np
 
-from sgi2v.errors import ErrorCode, SampleError, TrajectoryError
-from sgi2v.tracking.tracker import Flags, PointTracker, PointTracks
+from sgi2v.metrics.following import Following, NullReason, follow_boxes, is_still, join
+from sgi2v.opencv import single_opencv_thread
+from sgi2v.tracking.tracker import PointTracker
 from sgi2v.trajectory import BoxTracks, Floats
 from sgi2v.video import Frames
 
-OBJMC_VERSION = "objmc/v1"
-"""The version of the definitions in this file. A change that gives other numbers needs another version."""
-GRID = 5
-"""Query points along each side of a box."""
-MIN_VISIBLE_POINTS = 5
-"""A frame counts where at least this many of a box's 25 points are visible."""
-MIN_COUNTED = 0.5
-"""A box has a value where at least this fraction of its due frames count."""
+METRICS_VERSION = "objmc/v2"
+"""The version of the definitions in this package. A change that gives other numbers needs another version."""
 MIN_TARGET_PX = 1.0
 """A target that moves less than this, pixels, counts as static: it has no control gain and no direction."""
 MIN_MEASURED_PX = 0.1
 """A measured displacement shorter than this, pixels, has no direction: it may be the tracker's own error."""
-
-
-class NullReason(StrEnum):
-    """Why a value is null. Several reasons are joined by `, `."""
-
-    NO_BOXES = "no_boxes"
-    """The sample has no boxes: every value is null."""
-    STILL = "still"
-    """The box is told to stay, so it is not scored as followed: every value is null. The sample's leave it out."""
-    TARGET_OUTSIDE = "target_outside"
-    """The target is never inside the frame: every value is null."""
-    TOO_FEW_VISIBLE_POINTS = "too_few_visible_points"
-    """Fewer than half of the due frames count: every value but visible_fraction is null."""
-    STATIC_TARGET = "static_target"
-    """static_objmc_px is below 1 px: control_gain is null."""
-    TARGET_AT_START = "target_at_start"
-    """At the last counted frame the target is within 1 px of its start: direction_cosine is null."""
-    NO_MEASURED_MOTION = "no_measured_motion"
-    """At the last counted frame the measured displacement is below 0.1 px: direction_cosine is null."""
+FAILURE_PX = 30.0
+"""An object farther than this from its target has failed to follow it, pixels."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +43,22 @@ class Fidelity:
     direction_cosine: float | None = None
     """Cosine of the angle between the measured and the target displacement from frame 0 to the last counted frame."""
     static_objmc_px: float | None = None
-    """objmc_px of a frozen first frame: the target's mean distance from its start over the counted frames, pixels."""
+    """objmc_px of a frozen first frame: the target's mean distance from its start, pixels. Over the counted frames, or
+    over the due ones where the box is not measured."""
     control_gain: float | None = None
     """1 - objmc_px / static_objmc_px. 1: follows exactly. 0: no better than a still image. Below 0: worse."""
+    objmc_nulls_frozen_px: float | None = None
+    """objmc_px; static_objmc_px where the box is not measured, as if it had stood still. Pixels."""
+    track_box_iou: float | None = None
+    """Mean overlap of the asked box and the frame-0 box at the measured centre, over the counted frames: intersection
+    over union."""
+    failure: float | None = None
+    """Share of the due frames in which the object is lost or more than 30 px from its target."""
+    identity: float | None = None
+    """Mean change of what is in the central half of the box, over the due frames, 8-bit levels: looked for where the
+    object was measured, and at its target where it was lost. Lower is better."""
+    round_trip_px: float | None = None
+    """The tracker's own error: mean distance from a point to where tracking it on and back ends, pixels."""
     null_reason: str | None = None
     """Why a value above is null. Null where none of them is null."""
 
@@ -94,8 +73,8 @@ class MotionFidelity(Fidelity):
     """Name of the tracker."""
     tracker_version: str = ""
     """Version of the tracker."""
-    metrics_version: str = OBJMC_VERSION
-    """Version of the definitions in this file."""
+    metrics_version: str = METRICS_VERSION
+    """Version of the definitions in this package."""
 
     def as_dict(self) -> dict[str, float | str | list[float | None] | list[str | None] | None]:
         """One flat row: the sample's values by name, and each value of its boxes as a list named `<name>_per_box`."""
@@ -112,77 +91,42 @@ class MotionFidelity(Fidelity):
 def motion_fidelity(frames_THWC: Frames, tracks: BoxTracks, tracker: PointTracker) -> MotionFidelity:
     """Measure how closely the objects in a video followed the tracks of their boxes.
 
-    frames_THWC: uint8 RGB. tracks: in pixels of these frames, not yet clipped to frame 0. Each box is tracked by
-    itself, so its values do not depend on the other boxes. Raises TrajectoryError for tracks of another length or
-    size and for a box outside frame 0, SampleError(tracking_failed) for any exception in the tracker.
+    frames_THWC: uint8 RGB. tracks: in pixels of these frames, not yet clipped to frame 0. Raises as `follow_boxes`.
     """
-    num_frames, height, width = frames_THWC.shape[:3]
-    if (tracks.num_frames, tracks.height, tracks.width) != (num_frames, height, width):
-        message = (
-            f"box tracks for {tracks.num_frames} frames of {tracks.height} x {tracks.width} px "
-            f"do not match a video of {num_frames} frames of {height} x {width} px (height x width)"
-        )
-        raise TrajectoryError(ErrorCode.TRAJECTORY_INVALID, message)
-    clipped = tracks.clip_to_first_frame()
-    still_N = np.zeros(clipped.num_boxes, bool) if clipped.still_N is None else clipped.still_N
-    boxes = []
-    for is_still, box_T4, target_T2, inside_T in zip(
-        still_N, clipped.boxes_NT4, clipped.centres_NT2, clipped.centre_inside_NT(), strict=True
-    ):
-        if is_still:
-            boxes.append(Fidelity(null_reason=_join([NullReason.STILL])))
-            continue
-        queries_Q2 = query_grid(box_T4[0])
-        points = _track(tracker, frames_THWC, queries_Q2)
-        boxes.append(_box_fidelity(points, queries_Q2, target_T2, inside_T, float(np.hypot(height, width))))
-    moving = [box for box, is_still in zip(boxes, still_N, strict=True) if not is_still]
+    return fidelity_of(frames_THWC, *follow_boxes(frames_THWC, tracks, tracker), tracker)
+
+
+def fidelity_of(
+    frames_THWC: Frames, tracks: BoxTracks, followed: Sequence[Following], tracker: PointTracker
+) -> MotionFidelity:
+    """The same from where the objects went. tracks, followed: as `follow_boxes` gives them."""
+    still_N = is_still(tracks)
+    boxes = [
+        Fidelity(null_reason=join(filter(None, [NullReason.STILL, each.null_reason])))
+        if still
+        else _box_fidelity(frames_THWC, boxes_T4, each)
+        for still, boxes_T4, each in zip(still_N, tracks.boxes_NT4, followed, strict=True)
+    ]
+    moving = [box for box, still in zip(boxes, still_N, strict=True) if not still]
     return MotionFidelity(
         **asdict(_mean(moving or boxes)), boxes=tuple(boxes), tracker=tracker.name, tracker_version=tracker.version
     )
 
 
-def query_grid(box_4: Floats) -> Floats:
-    """A 5 x 5 grid of points, [25, 2] xy, that spans the central half of each side of a box."""
-    x0, y0, x1, y1 = box_4
-    fractions = np.linspace(0.25, 0.75, GRID)
-    grid_x, grid_y = np.meshgrid(x0 + fractions * (x1 - x0), y0 + fractions * (y1 - y0))
-    return np.stack([grid_x.ravel(), grid_y.ravel()], axis=-1)
-
-
-def _track(tracker: PointTracker, frames_THWC: Frames, queries_Q2: Floats) -> PointTracks:
-    try:
-        points = tracker.track(frames_THWC, queries_Q2)
-        if points.visible_TQ.shape != (len(frames_THWC), len(queries_Q2)):
-            expected = [len(frames_THWC), len(queries_Q2)]
-            raise ValueError(f"expected points of shape {expected}, got {list(points.visible_TQ.shape)}")
-    except Exception as error:  # a tracker may be third-party code: an error in it fails this sample only
-        message = f"the tracker {tracker.name} failed: {type(error).__name__}: {error}"
-        raise SampleError(ErrorCode.TRACKING_FAILED, message) from error
-    return points
-
-
-def _box_fidelity(
-    points: PointTracks, queries_Q2: Floats, target_T2: Floats, inside_T: Flags, diagonal_px: float
-) -> Fidelity:
-    due_T = inside_T.copy()
-    due_T[0] = False
-    if not due_T.any():
-        return Fidelity(null_reason=_join([NullReason.TARGET_OUTSIDE]))
-    visible_fraction = float(points.visible_TQ[due_T].mean())
-    (counted,) = np.nonzero(due_T & (points.visible_TQ.sum(axis=1) >= MIN_VISIBLE_POINTS))
-    if len(counted) < MIN_COUNTED * due_T.sum():
-        return Fidelity(visible_fraction=visible_fraction, null_reason=_join([NullReason.TOO_FEW_VISIBLE_POINTS]))
-
-    displacement_TQ2 = points.points_TQ2 - queries_Q2
-    measured_K2 = np.stack([np.median(displacement_TQ2[t, points.visible_TQ[t]], axis=0) for t in counted])
-    target_K2 = target_T2[counted] - target_T2[0]
+def _box_fidelity(frames_THWC: Frames, boxes_T4: Floats, followed: Following) -> Fidelity:
+    target_T2 = (boxes_T4[:, :2] + boxes_T4[:, 2:]) / 2
+    target_T2 = target_T2 - target_T2[0]
+    if followed.null_reason is not None:
+        return _not_measured(frames_THWC, boxes_T4, target_T2, followed)
+    counted_T = followed.counted_T
+    measured_K2, target_K2 = followed.measured_T2[counted_T], target_T2[counted_T]
     error_px_K = np.linalg.norm(measured_K2 - target_K2, axis=-1)
     target_px_K = np.linalg.norm(target_K2, axis=-1)
     measured_px = float(np.linalg.norm(measured_K2[-1]))
     objmc_px, static_px = float(error_px_K.mean()), float(target_px_K.mean())
 
     reasons, cosine = [], None
-    gain = _control_gain(objmc_px, static_px)
+    gain = control_gain(objmc_px, static_px)
     if gain is None:
         reasons.append(NullReason.STATIC_TARGET)
     if target_px_K[-1] < MIN_TARGET_PX:
@@ -191,36 +135,106 @@ def _box_fidelity(
         reasons.append(NullReason.NO_MEASURED_MOTION)
     else:
         cosine = float(np.clip(measured_K2[-1] @ target_K2[-1] / (measured_px * target_px_K[-1]), -1.0, 1.0))
+    num_due = int(followed.due_T.sum())
+    failed = num_due - len(error_px_K) + int((error_px_K > FAILURE_PX).sum())
     return Fidelity(
         objmc_px=objmc_px,
-        objmc_norm=objmc_px / diagonal_px,
-        visible_fraction=visible_fraction,
+        objmc_norm=objmc_px / float(np.hypot(*frames_THWC.shape[1:3])),
+        visible_fraction=followed.visible_fraction,
         endpoint_error_px=float(error_px_K[-1]),
         direction_cosine=cosine,
         static_objmc_px=static_px,
         control_gain=gain,
-        null_reason=_join(reasons),
+        objmc_nulls_frozen_px=objmc_px,
+        track_box_iou=float(np.mean(_overlaps(boxes_T4[0] + np.tile(measured_K2, 2), boxes_T4[counted_T]))),
+        failure=failed / num_due,
+        identity=_identity(frames_THWC, boxes_T4, target_T2, followed),
+        round_trip_px=followed.round_trip_px,
+        null_reason=join(reasons),
     )
 
 
-def _mean(boxes: Sequence[Fidelity]) -> Fidelity:
-    if not boxes:
-        return Fidelity(null_reason=_join([NullReason.NO_BOXES]))
-    means: dict[str, float | None] = {}
-    for name in (field.name for field in fields(Fidelity) if field.name != "null_reason"):
-        values = [value for box in boxes if (value := getattr(box, name)) is not None]
-        means[name] = float(np.mean(values)) if values else None
-    objmc_px, static_px = means["objmc_px"], means["static_objmc_px"]
-    if objmc_px is not None and static_px is not None:
-        means["control_gain"] = _control_gain(objmc_px, static_px)
-    reasons = [reason for box in boxes if box.null_reason for reason in box.null_reason.split(", ")]
-    return Fidelity(**means, null_reason=_join(reasons) if None in means.values() else None)
+def _not_measured(frames_THWC: Frames, boxes_T4: Floats, target_T2: Floats, followed: Following) -> Fidelity:
+    """What is known of a box that is not measured: of one that was lost, that it was."""
+    reason = join(filter(None, [followed.null_reason]))
+    if not followed.due_T.any():
+        return Fidelity(null_reason=reason)
+    static_px = float(np.linalg.norm(target_T2[followed.due_T], axis=-1).mean())
+    was_lost = followed.null_reason == NullReason.TOO_FEW_VISIBLE_POINTS
+    return Fidelity(
+        visible_fraction=followed.visible_fraction,
+        static_objmc_px=static_px,
+        objmc_nulls_frozen_px=static_px,
+        failure=1.0 if was_lost else None,
+        identity=_identity(frames_THWC, boxes_T4, target_T2, followed) if was_lost else None,
+        null_reason=reason,
+    )
 
 
-def _control_gain(objmc_px: float, static_px: float) -> float | None:
+def control_gain(objmc_px: float, static_px: float) -> float | None:
     """1 - objmc / static. None for a static target."""
     return 1.0 - objmc_px / static_px if static_px >= MIN_TARGET_PX else None
 
 
-def _join(reasons: Sequence[str]) -> str | None:
-    return ", ".join(dict.fromkeys(reasons)) or None  # a plain str: records do not hold enum members
+def _overlaps(boxes_K4: Floats, others_K4: Floats) -> Floats:
+    """Intersection over union of each pair of boxes."""
+    low_K2, high_K2 = np.maximum(boxes_K4[:, :2], others_K4[:, :2]), np.minimum(boxes_K4[:, 2:], others_K4[:, 2:])
+    shared_K = np.maximum(high_K2 - low_K2, 0).prod(axis=-1)
+    areas_K = sum((each_K4[:, 2:] - each_K4[:, :2]).prod(axis=-1) for each_K4 in (boxes_K4, others_K4))
+    return np.asarray(shared_K / (areas_K - shared_K))
+
+
+def _identity(frames_THWC: Frames, boxes_T4: Floats, target_T2: Floats, followed: Following) -> float | None:
+    """Mean absolute difference from frame 0 in the central half of the box, where the object is taken to be.
+
+    In frame t the part has the asked box's size, relative to frame 0. Pixels outside the frame do not count. None if
+    none of them is inside.
+    """
+    import cv2
+
+    centre_2, size_2 = (boxes_T4[0, :2] + boxes_T4[0, 2:]) / 2, boxes_T4[0, 2:] - boxes_T4[0, :2]
+    part_2 = np.maximum(size_2 / 2, 1).astype(int)
+    at_T2 = np.where(followed.counted_T[:, None], followed.measured_T2, target_T2)
+    scale_T2 = (boxes_T4[:, 2:] - boxes_T4[:, :2]) / size_2
+
+    def part(t: int) -> tuple[Floats, Floats]:
+        """What the central half shows in frame t, and which of its pixels are inside the frame."""
+        half_pixel = 0.5  # in OpenCV the centre of the first pixel is 0
+        first_2 = centre_2 + at_T2[t] + (half_pixel - part_2 / 2) * scale_T2[t] - half_pixel
+        to_frame_23 = np.column_stack([np.diag(scale_T2[t]), first_2])
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        shown = cv2.warpAffine(np.ascontiguousarray(frames_THWC[t]), to_frame_23, part_2.tolist(), flags=flags)
+        ones_HW = np.ones(frames_THWC.shape[1:3], np.float32)
+        inside = cv2.warpAffine(ones_HW, to_frame_23, part_2.tolist(), flags=flags) > 0.99
+        return shown.astype(np.float64), inside.astype(np.float64)
+
+    with single_opencv_thread():
+        first_HWC, first_inside_HW = part(0)
+        differences = []
+        for t in np.flatnonzero(followed.due_T).tolist():
+            shown_HWC, inside_HW = part(t)
+            weights_HW = inside_HW * first_inside_HW
+            if weights_HW.any():
+                difference_HW = np.abs(shown_HWC - first_HWC).mean(axis=-1)
+                differences.append(float((difference_HW * weights_HW).sum() / weights_HW.sum()))
+    return float(np.mean(differences)) if differences else None
+
+
+def _mean(boxes: Sequence[Fidelity]) -> Fidelity:
+    if not boxes:
+        return Fidelity(null_reason=join([NullReason.NO_BOXES]))
+    means: dict[str, float | None] = {}
+    for name in (field.name for field in fields(Fidelity) if field.name != "null_reason"):
+        values = [value for box in boxes if (value := getattr(box, name)) is not None]
+        means[name] = float(np.mean(values)) if values else None
+    measured = [box for box in boxes if box.objmc_px is not None]
+    means["control_gain"] = (
+        control_gain(
+            float(np.mean([box.objmc_px for box in measured])),
+            float(np.mean([box.static_objmc_px for box in measured])),
+        )
+        if measured
+        else None
+    )
+    reasons = [reason for box in boxes if box.null_reason for reason in box.null_reason.split(", ")]
+    return Fidelity(**means, null_reason=join(reasons) if None in means.values() else None)

@@ -27,7 +27,8 @@ class SampleQuality:
     flicker: float | None
     """Mean |f[t-1] - 2 f[t] + f[t+1]| over pixels, colours and frames, 8-bit levels. Null below three frames."""
     mean_flow_px: float | None
-    """Mean length of Farneback's optical flow between consecutive frames, pixels. Null below two frames."""
+    """Mean length of Farneback's optical flow between consecutive frames, pixels. It hardly sees the motion of smooth
+    ground, which background_motion_px does. Null below two frames."""
 
     def as_dict(self) -> dict[str, float | None]:
         """One flat row: the values by name."""

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 from sgi2v.errors import ConfigError
 from sgi2v.tracking.lucas_kanade import LucasKanade
-from sgi2v.tracking.tracker import PointTracker, PointTracks
+from sgi2v.tracking.tracker import Limit, PointTracker, PointTracks
 
-__all__ = ["TRACKERS", "LucasKanade", "PointTracker", "PointTracks", "load_tracker"]
+__all__ = ["TRACKERS", "Limit", "LucasKanade", "PointTracker", "PointTracks", "load_tracker"]
 
 TRACKERS: Mapping[str, type[PointTracker]] = {tracker.name: tracker for tracker in (LucasKanade,)}
 """Every tracker's class by its name."""

@@ -7,6 +7,7 @@ Axes: T frames, H W pixels, C the three colours, RGB; Q query points; 2 is xy. C
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 import numpy as np
@@ -29,6 +30,9 @@ class PointTracks:
     """xy per frame and query, pixels. Meaningless where the point is not visible."""
     visible_TQ: Flags
     """Whether the tracker found the point inside that frame."""
+    round_trip_px_TQ: Floats | None = None
+    """How far from its start a point ends that is tracked to this frame and back, pixels. None: the tracker does not
+    track back. Meaningless where the point is not visible."""
 
     def __post_init__(self) -> None:
         if self.points_TQ2.shape != (*self.visible_TQ.shape, 2):
@@ -39,6 +43,14 @@ class PointTracks:
             raise ValueError(message)
         if not np.isfinite(self.points_TQ2[self.visible_TQ]).all():
             raise ValueError("a visible point has NaN or infinite coordinates")
+
+
+class Limit(StrEnum):
+    """Why a tracker cannot follow what is in a box. A `NullReason` of metrics has the same text."""
+
+    BOX_TOO_SMALL = "box_too_small"
+    NO_TEXTURE = "no_texture"
+    STEP_TOO_LARGE = "step_too_large"
 
 
 class PointTracker(Protocol):
@@ -58,4 +70,12 @@ class PointTracker(Protocol):
 
     def track(self, frames_THWC: Frames, queries_Q2: Floats) -> PointTracks:
         """Follow queries (xy in frame 0, pixels) through all frames. In frame 0 the points are the queries."""
+        ...
+
+    def limit(self, first_frame_HWC: Frames, boxes_T4: Floats) -> Limit | None:
+        """What keeps this tracker from following an object on its path. None: nothing is known to.
+
+        first_frame_HWC: frame 0. boxes_T4: where the object is asked to be. Nothing else of the video decides, so that
+        of perfect and of failed videos the same boxes are left out.
+        """
         ...

@@ -18,6 +18,7 @@ from pipeline.output.records import commit
 from pipeline.output.run_file import create_run_file
 from pipeline.output.storage import Storage
 from pipeline.output.tables import write_tables
+from sgi2v.metrics.background import Background
 from sgi2v.metrics.objmc import Fidelity
 from sgi2v.metrics.quality import SampleQuality
 from tests.pipeline.output.outputs import committed, failed, manifest, settings
@@ -191,6 +192,6 @@ def test_a_card_that_a_person_wrote_or_changed_stays(tmp_path: Path, edit: Calla
 
 
 def test_every_metric_has_a_unit_and_a_direction() -> None:
-    measured = {field.name for each in (Fidelity, SampleQuality) for field in fields(each)}
-    assert set(METRICS) == measured - {"null_reason"}
+    measured = {field.name for each in (Fidelity, Background, SampleQuality) for field in fields(each)}
+    assert set(METRICS) == measured - {"null_reason", "background_null_reason", "still_drift_px_per_box"}
     assert {better for _, better, _ in METRICS.values()} == {"lower", "higher", ""}

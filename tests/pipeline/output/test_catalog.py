@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.output import catalog as catalog_module
-from pipeline.output.catalog import Catalog, count, counts_of, mean_of
+from pipeline.output.catalog import Catalog, MeanFidelity, count, counts_of, mean_fidelity, mean_of
 from pipeline.output.lease import LeaseError, acquire
 from pipeline.output.records import SampleRecord, Status, commit, record_key
 from pipeline.output.storage import Storage
@@ -471,6 +471,19 @@ def test_leftovers_of_a_killed_writer_are_no_results(storage: Storage, tmp_path:
     storage.put("records/notes.txt", b"not a record")
     storage.put("videos/b.lost.mp4", b"a video without its record")
     assert set(current(storage)) == {"a"}
+
+
+def test_what_is_not_measured_counts_as_frozen_in_a_mean_of_its_own(storage: Storage) -> None:
+    catalog = Catalog(storage)
+    good = {"objmc_px": 2.0, "static_objmc_px": 8.0, "control_gain": 0.75, "objmc_nulls_frozen_px": 2.0}
+    lost = {"static_objmc_px": 6.0, "objmc_nulls_frozen_px": 6.0, "null_reason": "too_few_visible_points"}
+    static = {"objmc_px": 0.5, "static_objmc_px": 0.0, "objmc_nulls_frozen_px": 0.5, "null_reason": "static_target"}
+    without = {"null_reason": "no_boxes"}
+    for name, metrics in zip("abcd", (good, lost, static, without), strict=True):
+        catalog.add(committed(name, metrics=metrics))
+    catalog.add(failed("e"))
+    assert mean_fidelity(catalog.index) == MeanFidelity(2, 1.25, 4.0, 0.75, 3, pytest.approx(8.5 / 3), 0.375)
+    assert mean_fidelity(catalog.index.slice(4)) == MeanFidelity(0, None, None, None, 0, None, None)
 
 
 def test_means_and_counts(storage: Storage) -> None:

@@ -180,6 +180,18 @@ def test_other_settings_are_refused_with_every_difference(storage: Storage) -> N
     assert storage.get(RUN_FILE) == written
 
 
+def test_an_output_that_was_measured_by_another_version_is_refused(storage: Storage) -> None:
+    create_run_file(storage, settings(), "sha", rows=2)
+    content = json.loads(storage.get(RUN_FILE) or b"")
+    del content["deciding"]["metrics_version"]  # as earlier versions wrote it
+    storage.put(RUN_FILE, json.dumps(content).encode())
+    with pytest.raises(
+        ConfigError, match=r"never mixed:\n  metrics_version: objmc/v1 before, objmc/v2 now\nGive another"
+    ):
+        check_output(storage, settings())
+    assert recorded_config(storage).metrics == settings().metrics, "it can still be replayed"
+
+
 @pytest.mark.parametrize("data", [b"{}", b"[]", b"no json", b'{"deciding": 3}', b'{"deciding": {}}'])
 def test_a_file_of_another_program_is_refused(storage: Storage, data: bytes) -> None:
     storage.put(RUN_FILE, data)

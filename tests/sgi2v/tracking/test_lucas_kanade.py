@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import skimage.data
 
-from sgi2v.tracking.lucas_kanade import LucasKanade, search_window
+from sgi2v.tracking.lucas_kanade import LucasKanade, search_window, texture
+from sgi2v.tracking.tracker import Limit
 from tests.benchmarks import tracker_error
 
 # (height, width, delivered) -> mean px, 95th percentile px, fraction lost, as LucasKanade's docstring states them.
@@ -135,12 +136,85 @@ def test_tracking_is_deterministic_and_restores_the_number_of_opencv_threads():
 
 
 @pytest.mark.parametrize(
-    ("size", "expected"),
-    [((64, 64), (11, 1)), ((128, 192), (11, 2)), ((576, 1024), (21, 3)), ((1024, 576), (21, 3)), ((8, 8), (11, 0))],
+    ("height", "width", "extent_px", "expected"),
+    [
+        (64, 64, None, (11, 1)),
+        (128, 192, None, (11, 2)),
+        (576, 1024, None, (21, 3)),
+        (1024, 576, 400.0, (21, 3)),
+        (8, 8, None, (11, 0)),
+        (576, 1024, 100.0, (21, 2)),
+        (576, 1024, 16.0, (17, 0)),
+        (576, 1024, 3.0, (7, 0)),
+    ],
 )
-def test_window_and_pyramid_depend_on_the_frame_size(size, expected):
-    assert search_window(*size) == expected
+def test_window_and_pyramid_depend_on_the_frame_and_on_the_extent_of_the_queries(height, width, extent_px, expected):
+    assert search_window(height, width, extent_px) == expected
 
 
 def test_version_contains_that_of_opencv():
-    assert LucasKanade().version == f"1+opencv-{cv2.__version__}"
+    assert LucasKanade().version == f"2+opencv-{cv2.__version__}"
+
+
+def drawn(seed, height, width, cell):
+    """A smooth random pattern whose details are `cell` pixels wide."""
+    coarse_HWC = np.random.default_rng(seed).integers(40, 220, (height // cell, width // cell, 3), np.uint8)
+    return cv2.resize(coarse_HWC, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def crossing(side, step_x, num_frames=14):
+    """A patterned square over a patterned ground, the square's box in frame 0."""
+    frames_THWC = np.repeat(drawn(0, 160, 720, 8)[None], num_frames, axis=0)
+    for t in range(num_frames):
+        x = 40 + step_x * t
+        frames_THWC[t, 60 : 60 + side, x : x + side] = drawn(1, side, side, 4)
+    return frames_THWC, np.array([40.0, 60, 40 + side, 60 + side])
+
+
+@pytest.mark.parametrize(("side", "step_x"), [(16, 8), (24, 20), (48, 12), (48, 40), (80, 40)])
+def test_a_fast_object_is_followed_and_the_ground_behind_it_is_not(side, step_x):
+    frames_THWC, (x0, y0, x1, y1) = crossing(side, step_x)
+    inset = side / 4
+    queries_Q2 = grid(x0 + inset, y0 + inset, x1 - inset, y1 - inset)
+    tracks = LucasKanade().track(frames_THWC, queries_Q2)
+    truth_TQ2 = queries_Q2 + np.arange(14)[:, None, None] * [step_x, 0]
+    assert tracks.visible_TQ[-1].sum() >= 5
+    for points_Q2, visible_Q, truth_Q2 in zip(tracks.points_TQ2, tracks.visible_TQ, truth_TQ2, strict=True):
+        assert np.abs(np.median((points_Q2 - truth_Q2)[visible_Q], axis=0)).max() < 0.3
+    frozen = LucasKanade().track(np.repeat(frames_THWC[:1], 14, axis=0), queries_Q2)
+    np.testing.assert_allclose(frozen.points_TQ2, np.broadcast_to(queries_Q2, (14, 25, 2)), atol=1e-3)
+
+
+def test_the_round_trip_of_every_visible_point_is_kept():
+    frames_THWC, _ = crossing(48, 12)
+    tracks = LucasKanade().track(frames_THWC, grid(52, 72, 76, 96))
+    assert tracks.round_trip_px_TQ.shape == tracks.visible_TQ.shape
+    assert (tracks.round_trip_px_TQ[tracks.visible_TQ] < 0.2).all()
+
+
+@pytest.mark.parametrize(
+    ("side", "step_px", "expected"),
+    [
+        (8, 1, Limit.BOX_TOO_SMALL),
+        (12, 6, None),
+        (12, 7, Limit.STEP_TOO_LARGE),
+        (24, 40, None),
+        (24, 46, Limit.STEP_TOO_LARGE),
+    ],
+)
+def test_what_it_can_reach_depends_on_size_and_step(side, step_px, expected):
+    frame_HWC = drawn(0, 160, 720, 4)
+    boxes_T4 = np.array([40.0, 60, 40 + side, 60 + side]) + np.arange(3)[:, None] * [step_px, 0, step_px, 0]
+    assert LucasKanade().limit(frame_HWC, boxes_T4) == expected
+
+
+def test_a_box_without_texture_in_some_direction_cannot_be_followed():
+    white_HWC = np.full((64, 64, 3), 255, np.uint8)
+    stripes_HWC = white_HWC.copy()
+    stripes_HWC[:, ::8] = 0
+    ramp_HWC = np.add.outer(2 * np.arange(64), 3 * np.arange(64))[..., None].repeat(3, axis=-1).astype(np.uint8)
+    box_14 = np.array([[16.0, 16, 48, 48]])
+    for frame_HWC in (white_HWC, stripes_HWC):
+        assert LucasKanade().limit(frame_HWC, box_14) == Limit.NO_TEXTURE
+    assert texture(ramp_HWC[:32, :32], np.array([0.0, 0, 32, 32])) == pytest.approx(0, abs=1e-3)
+    assert LucasKanade().limit(photograph(64, 64), box_14) is None
