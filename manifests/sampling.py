@@ -453,6 +453,8 @@ def _background(picture: Picture, objects: list[_Object], recipe: Recipe, maps_P
     shown_4, taken_M4 = np.array(placement.source_box), np.reshape([each.scene_P4 for each in objects], (-1, 4))
     most = MAX_BOXES - len(objects)
     grid_N4 = background_boxes(shown_4, recipe.camera.rows, recipe.camera.columns, taken_M4, most)
+    if len(grid_N4) == 0:  # nothing would ask for the camera's move
+        return "no_background"
     first_N4 = np.concatenate([grid_N4, *(each.scene_P4[:1] for each in objects)])
     reach_4 = np.concatenate([first_N4[:, :2].min(0), first_N4[:, 2:].max(0)])
     is_whole = tuple(shown_4) == (0, 0, picture.width, picture.height)

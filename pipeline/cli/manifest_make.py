@@ -18,6 +18,7 @@ from sgi2v.errors import ConfigError
 from sgi2v.wording import counted, ranked
 
 if TYPE_CHECKING:
+    from manifests.fit import VideoSize
     from manifests.make import Made
 
 app = typer.Typer(rich_markup_mode=None)
@@ -65,7 +66,7 @@ def make(
         option("Column `fit` of every row: crop, pad, stretch or bucket.  [default: no column; the run decides]"),
     ] = None,
     height: Annotated[
-        int | None, option("Height of the videos, by which small boxes are left out.  [default: 576]")
+        int | None, option("Height of the videos, by which boxes are chosen and pictures cropped.  [default: 576]")
     ] = None,
     width: Annotated[int | None, option("Width of the videos.  [default: 1024]")] = None,
     frames: Annotated[
@@ -129,7 +130,7 @@ def make(
         make_from_videos(place, output, settings, proposer, resolved.filters, processes)
         return
     made = make_manifest(place, output, resolved, proposer, processes, _Progress())
-    for line in _summary(made, output, resolved.sample.samples or made.asked):
+    for line in _summary(made, output, resolved.sample.samples or made.asked, resolved.sample.video_size):
         typer.echo(line)
 
 
@@ -164,7 +165,7 @@ class _Progress:
             print_progress(f"{done} of {counted(total, what)}")
 
 
-def _summary(made: Made, output: str, asked: int) -> list[str]:
+def _summary(made: Made, output: str, asked: int, size: VideoSize) -> list[str]:
     """What was made, what was left out, and what to do next."""
     lines = [f"wrote {output}: {counted(made.rows, 'sample')} of {counted(made.used, 'picture')}"]
     if made.asked < asked:
@@ -179,6 +180,10 @@ def _summary(made: Made, output: str, asked: int) -> list[str]:
         lines.append(f"{planned}, as no draw met the constraints: {ranked(moved)}")
     if dropped:
         lines.append(f"{counted(dropped.total(), 'sample')} dropped, by constraint: {ranked(dropped)}")
+    lines.append(
+        f"boxes and paths are for videos of {size.width} x {size.height} px with fit = {size.fit}: "
+        "if yours have another shape, make it with their --height and --width"
+    )
     lines.append(f"next: sgi2v-batch manifest validate {output}, sgi2v-batch manifest stats {output}")
     return lines
 

@@ -143,6 +143,13 @@ def test_pictures_of_any_shape_give_rows_that_the_video_holds(tmp_path: Path, fi
     assert made.rows > 50
 
 
+def test_a_row_of_both_has_background(folder: Path) -> None:
+    camera = {"rows": 1, "columns": 3, "moves": ["pan"], "lengths": [0.05, 0.06]}
+    motion = {"objects": [1, 3], "motions": ["line"], "lengths": [0.05, 0.06]}
+    _made, rows = made_of(folder, recipe_of(60, sample={"shares": {"both": 1.0}}, camera=camera, motion=motion))
+    assert all(len(each["boxes"]) > len(json.loads(each["recipe"])["objects"]) for each in rows)
+
+
 def test_strata_come_equally_often(folder: Path) -> None:
     recipe = recipe_of(240, sample={"shares": {"objects": 1.0}}, motion={"motions": ["line"], "objects": [1, 2]})
     plan = make_plan(recipe, [2] * 6)
