@@ -51,6 +51,10 @@ class LucasKanade:
         128x192    delivered  0.09   0.24             3%
         64x64      exact      0.08   0.23             2%
         64x64      delivered  0.10   0.27             2%
+
+    At the speeds of objects, measured by `tests/benchmarks/followers.py` on patterned squares of 24 to 200 px that go 1
+    to 40 px a frame over a patterned ground of 576 x 1024 px, delivered: the median of a box is 0.02 to 0.09 px
+    off on average, at most 0.52 px, and no box is lost.
     """
 
     name = "lucas-kanade"
