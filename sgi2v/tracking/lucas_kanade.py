@@ -22,8 +22,9 @@ FAST_BOX_PX = 24.0
 """A box with a shorter side is followed only at steps of up to half its side, pixels."""
 MIN_TEXTURE = 1.0
 """Least texture of a box that can be followed: grey levels per pixel in the direction in which it changes least."""
-STEP_SHARE = 16
-"""An object is looked for within this part of the frame's longer side from where it was in the frame before."""
+STEP_SHARE, LEAST_REACH_PX = 16, 8
+"""An object is looked for within a 16th of the frame's longer side, and 8 px at least, from where it was in the frame
+before."""
 TEMPLATE_PX = 64
 """A template with a longer side is matched at a smaller scale, pixels."""
 LEAST_LEVELS = 4.0
@@ -134,7 +135,7 @@ def _halvings(ratio: float) -> int:
 
 def reach_px(height: int, width: int) -> int:
     """How far from its place in the frame before an object is looked for along each axis, pixels."""
-    return max(max(height, width) // STEP_SHARE, 4)
+    return max(max(height, width) // STEP_SHARE, LEAST_REACH_PX)
 
 
 def texture(frame_HWC: Frames, box_4: Floats) -> float:

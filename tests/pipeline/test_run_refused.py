@@ -130,11 +130,17 @@ def test_unknown_settings_are_named(manifest: Path) -> None:
 
 @pytest.mark.slow
 def test_an_output_that_cannot_be_written_is_a_storage_error(manifest: Path) -> None:
-    for output in (f"{manifest}/out", "/proc/out"):
-        process = run_tiny_here(manifest, output)
-        assert process.returncode == 3, process.stderr
-        assert re.match(rf"error: (reading|writing) {re.escape(output)}/\S+ failed: ", process.stderr), process.stderr
-        assert process.stderr.count("\n") == 1
+    process = run_tiny_here(manifest, "/proc/out")
+    assert process.returncode == 3, process.stderr
+    assert re.match(r"error: (reading|writing) /proc/out/\S+ failed: ", process.stderr), process.stderr
+    assert process.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("below", ["", "/out"])
+def test_an_output_that_is_a_file_or_lies_below_one_is_refused(manifest: Path, below: str) -> None:
+    process = run_tiny_here(manifest, f"{manifest}{below}")
+    message = f"error: {manifest}{below} cannot be a folder, because {manifest} is a file: give another location\n"
+    assert (process.returncode, process.stderr) == (2, message)
 
 
 @pytest.mark.slow
