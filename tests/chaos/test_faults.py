@@ -183,6 +183,7 @@ def test_ledgers_killed(tmp_path: Path, judged: Judge, monkeypatch: pytest.Monke
     judged(judged_scene("ledger of attempts killed", at, kills, start))
 
 
+@pytest.mark.whole
 def test_a_store_that_fails_one_call_in_twenty(tmp_path: Path, judged: Judge, s3_server: S3Server, bucket: str) -> None:
     with flaky_proxy(s3_server.endpoint, share=0.05, seed=SEED) as proxy:
         at = scene(tmp_path, scaled(12, 300), f"{bucket}/out", AWS_ENDPOINT_URL=proxy.address)

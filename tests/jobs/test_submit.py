@@ -208,7 +208,7 @@ def test_a_job_gets_its_settings_and_a_broken_connection_to_it_is_made_again(ray
     assert (result.returncode, result.stderr) == (137, "")
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_ctrl_c_leaves_the_job_alone_and_a_stopped_one_is_130(ray_head: RayHead) -> None:
     environment = {**os.environ, **ray_head.environment}
     words = ["sh", "-c", "echo under way; exec sleep 100"]

@@ -67,7 +67,9 @@ SHAPES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fit", SHAPES)
+@pytest.mark.parametrize(
+    "fit", [pytest.param(fit, marks=pytest.mark.whole if fit in {"pad", "stretch"} else ()) for fit in SHAPES]
+)
 def test_every_mode_is_made_continued_verified_replayed_and_drawn(
     manifest: Path, fit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -164,7 +164,7 @@ def test_the_matrix_rate_is_in_tf32_where_convolutions_are(monkeypatch: pytest.M
     assert torch.backends.cuda.matmul.allow_tf32 == before
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_a_compiled_model_is_reported_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     unets: list[object] = []
     monkeypatch.setattr(sgi2v.bench, "compile_blocks", unets.append)

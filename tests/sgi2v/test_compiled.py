@@ -85,7 +85,7 @@ def test_a_compiled_model_makes_the_same_video(
     assert backend.graphs > 0
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_the_shortest_sample_leaves_nothing_to_compile(
     compiled: VideoModel, backend: EagerBackend, photograph: NDArray[np.uint8]
 ) -> None:

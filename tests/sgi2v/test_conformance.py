@@ -88,9 +88,9 @@ def short_case(model: VideoModel, tmp_path_factory: pytest.TempPathFactory) -> P
     ("changes", "first"),
     [
         ({"lr": 0.22}, "latents_after_adamw"),
-        ({"heatmap_sigma": 0.5}, "losses"),
-        ({"fft_cutoff": 0.6}, "latents_after_fft"),
-        ({"layers": [[2, 0], [2, 2]]}, "losses"),
+        pytest.param({"heatmap_sigma": 0.5}, "losses", marks=pytest.mark.whole),
+        pytest.param({"fft_cutoff": 0.6}, "latents_after_fft", marks=pytest.mark.whole),
+        pytest.param({"layers": [[2, 0], [2, 2]]}, "losses", marks=pytest.mark.whole),
         ({"max_guidance_scale": 2.5}, "latents_before"),
     ],
     ids=lambda value: next(iter(value), "none") if isinstance(value, dict) else "",

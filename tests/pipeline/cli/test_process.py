@@ -64,7 +64,11 @@ def is_released(folder: Path) -> bool:
 
 @pytest.mark.parametrize(
     ("number", "ignored"),
-    [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGHUP), (signal.SIGHUP, signal.SIGINT)],
+    [
+        (signal.SIGINT, signal.SIGINT),
+        (signal.SIGTERM, signal.SIGHUP),
+        pytest.param(signal.SIGHUP, signal.SIGINT, marks=pytest.mark.whole),
+    ],
 )
 def test_a_signal_ends_a_run_cleanly_also_where_a_shell_ignores_sigint(
     number: signal.Signals, ignored: signal.Signals, tmp_path: Path
@@ -79,6 +83,7 @@ def test_a_signal_ends_a_run_cleanly_also_where_a_shell_ignores_sigint(
     assert is_released(tmp_path)
 
 
+@pytest.mark.whole
 def test_a_run_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
     with bare_run(tmp_path, 3, ignoring(signal.SIGHUP)) as process:
         until("a record is there", lambda: (tmp_path / "out").exists() and len(records(tmp_path / "out")) > 0)
@@ -118,6 +123,7 @@ def test_a_store_that_fails_during_a_run_ends_it_with_a_message(tmp_path: Path) 
     assert len(records(output)) < ROWS
 
 
+@pytest.mark.whole
 def test_a_run_in_the_background_of_a_script_stops_when_it_is_overtaken(tmp_path: Path) -> None:
     with bare_run(tmp_path, ROWS, ignoring(signal.SIGINT)) as process:
         until("a record is there", lambda: (tmp_path / "out").exists() and len(records(tmp_path / "out")) > 0)

@@ -103,7 +103,7 @@ def _near(column, truth):
     return pytest.approx(truth, abs=ABOUT.get(column, 0.3), rel=0.01) if is_number else truth
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_the_distance_of_object_and_background_tells_a_follower_from_a_pan():
     perfect, along = (values(*VIDEOS[name])["bg_object_distance_px"] for name in ("perfect", "panned along"))
     assert perfect == pytest.approx(WAY_PX, rel=0.05)  # points of the grid that are on the object are in it
