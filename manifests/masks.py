@@ -135,9 +135,11 @@ def decode_rle(counts: str | bytes | Sequence[int], height: int, width: int) -> 
     """
     try:
         text = counts.decode("ascii") if isinstance(counts, bytes) else counts
-        runs = _runs(text) if isinstance(text, str) else [int(count) for count in text]
-    except (ValueError, TypeError, OverflowError) as error:
+        runs = _runs(text) if isinstance(text, str) else list(text)
+    except (ValueError, TypeError) as error:
         raise ValueError("has an RLE whose counts are damaged") from error
+    if not all(isinstance(run, int) for run in runs):
+        raise ValueError("has an RLE whose counts are damaged")
     if sum(runs) != height * width or min(runs, default=0) < 0:
         raise ValueError(f"has an RLE of {sum(runs):,} pixels, expected {height * width:,}: its counts are damaged")
     mask_HW: Mask = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T

@@ -96,6 +96,18 @@ class TrajectoryError(SampleError):
     """Boxes or trajectories cannot be followed (`box_outside` or `trajectory_invalid`)."""
 
 
+class UnusableError(SGI2VError):
+    """A part of an input that is left out while others go on. `code` names the kind, `str()` says why."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
 class StorageError(SGI2VError):
     """A store failed after every retry, or a disk is full."""
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from sgi2v.errors import SGI2VError
+from sgi2v.errors import SGI2VError, UnusableError
 from sgi2v.trajectory import Floats
 from sgi2v.video import Frames, resize_image
 from sgi2v.wording import counted
@@ -33,16 +33,8 @@ MISSING_END_S = 0.5
 """Seconds that the last packet may end before the duration that the file declares."""
 
 
-class SourceVideoError(SGI2VError):
-    """A video that cannot be used. `code` names the kind, `str()` says why and what to do."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(code, message)
-        self.code = code
-        self.message = message
-
-    def __str__(self) -> str:
-        return self.message
+class SourceVideoError(UnusableError):
+    """A video that cannot be used. Its message says what to do."""
 
 
 @dataclass(frozen=True)

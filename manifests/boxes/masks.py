@@ -180,10 +180,8 @@ def read_ids(uri: str, size: tuple[int, int], ids: str) -> NDArray[np.int64]:
                 raise PictureError("mask_unreadable", message)
             if (image.height, image.width) != size:
                 raise _other_size(f"the mask {shown}", (image.height, image.width), size)
-            if data[24] == 16 and data[25] in (
-                2,
-                6,
-            ):  # depth and colour type of the header; Pillow would drop the low bytes
+            depth, colour_type = data[24:26]  # of the header
+            if depth == 16 and colour_type in (2, 6):  # Pillow would drop the low bytes
                 message = f"the mask {shown} has colours of 16 bits: write ids as 16-bit grey, or as 8-bit RGB"
                 raise PictureError("mask_unreadable", message)
             if ids == "rgb" or (ids == "auto" and image.mode in ("RGB", "RGBA")):

@@ -12,21 +12,13 @@ from typing import ClassVar, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sgi2v.errors import SGI2VError
+from sgi2v.errors import UnusableError
 
 Box = tuple[float, float, float, float]
 
 
-class PictureError(SGI2VError):
-    """A picture, or a box of it, that cannot be used; `str()` says why, `code` names the kind."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(code, message)
-        self.code = code
-        self.message = message
-
-    def __str__(self) -> str:
-        return self.message
+class PictureError(UnusableError):
+    """A picture, or a box of it, that cannot be used."""
 
 
 @dataclass(frozen=True, eq=False)

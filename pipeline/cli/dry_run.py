@@ -11,7 +11,7 @@ import torch
 from manifests.io import Manifest
 from manifests.plausible import describe
 from manifests.validate import check
-from pipeline.cli.lines import Checked, print_progress
+from pipeline.cli.lines import checked, print_progress
 from pipeline.cli.progress import image_lines
 from pipeline.cli.run import Request
 from pipeline.cli.summary import duration, generation_seconds
@@ -45,7 +45,7 @@ def dry_run(request: Request, manifest: Manifest) -> int:
     finished = index.filter(pc.invert(pc.is_in(index["sample_id"], value_set=plan.todo["sample_id"].combine_chunks())))
     sampler, guidance = config.sampler, config.guidance
     todo, access = plan.todo.drop_columns(["_attempts"]), config.execution.access
-    findings = check(todo, config.manifest, access=access, video_size=config.video_size, on_image=Checked())
+    findings = check(todo, config.manifest, access=access, video_size=config.video_size, on_image=checked())
     problems, warnings = findings.problems, describe(findings.warnings)
     guided = "no guidance" if guidance is None else f"{len(guidance.step_indices(sampler.steps))} guided"
     lines = [

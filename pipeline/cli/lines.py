@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 
 from sgi2v.wording import counted
 
@@ -16,14 +18,20 @@ def print_progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
-class Checked:
-    """Prints how many images, or things of another name, are checked, at most once in QUIET_S."""
+class Counting:
+    """Prints how many things are done, at most once in QUIET_S: `3 of 8 pictures`."""
 
-    def __init__(self, noun: str = "image") -> None:
-        self.noun = noun
+    def __init__(self, verb: str = "") -> None:
+        """verb: opens the line, such as `checked `."""
+        self.verb = verb
         self.said_at = time.monotonic()
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, noun: str, done: int, total: int) -> None:
         if (now := time.monotonic()) - self.said_at >= QUIET_S:
             self.said_at = now
-            print_progress(f"checked {done} of {counted(total, self.noun)}")
+            print_progress(f"{self.verb}{done} of {counted(total, noun)}")
+
+
+def checked(noun: str = "image") -> Callable[[int, int], None]:
+    """Prints how many images, or things of another name, are checked: a function of the number done and of all."""
+    return partial(Counting("checked "), noun)

@@ -40,13 +40,13 @@ def validate(
     from manifests.io import read_manifest
     from manifests.plausible import describe
     from manifests.validate import check
-    from pipeline.cli.lines import Checked
+    from pipeline.cli.lines import checked
     from pipeline.config import ExecutionConfig
 
     with errors_name_flags(options):
         access = ExecutionConfig(**settings_of(options).get("run", {})).access
     table = read_manifest(manifest)
-    findings = check(table, manifest, images, access, on_image=Checked())
+    findings = check(table, manifest, images, access, on_image=checked())
     problems, warnings = findings.problems, describe(findings.warnings)
     for line in [*map(str, problems), *warnings]:
         typer.echo(line)

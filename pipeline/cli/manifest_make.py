@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.lines import QUIET_S, print_progress
+from pipeline.cli.lines import Counting
 from pipeline.cli.manifest_sources import make_from_videos, named_values, proposer_of
 from pipeline.cli.options import flag_of, option
 from sgi2v.errors import ConfigError
@@ -129,7 +128,7 @@ def make(
         settings = ClipSettings(frames=sample.frames, fps=sample.fps, height=sample.height, width=sample.width)
         make_from_videos(place, output, settings, proposer, resolved.filters, processes)
         return
-    made = make_manifest(place, output, resolved, proposer, processes, _Progress())
+    made = make_manifest(place, output, resolved, proposer, processes, Counting())
     for line in _summary(made, output, resolved.sample.samples or made.asked, resolved.sample.video_size):
         typer.echo(line)
 
@@ -151,18 +150,6 @@ def _put(sections: dict[str, Any], name: str, given: dict[str, Any]) -> None:
     if not isinstance(section, dict):
         raise ConfigError(f"{name} must be a section of settings, not {section!r}")
     section.update({key: value for key, value in given.items() if value is not None})
-
-
-class _Progress:
-    """Prints what is done, at most once in QUIET_S."""
-
-    def __init__(self) -> None:
-        self.said_at = time.monotonic()
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if (now := time.monotonic()) - self.said_at >= QUIET_S:
-            self.said_at = now
-            print_progress(f"{done} of {counted(total, what)}")
 
 
 def _summary(made: Made, output: str, asked: int, size: VideoSize) -> list[str]:

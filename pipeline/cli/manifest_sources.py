@@ -123,11 +123,11 @@ def make_from_videos(
     from manifests.skipped import folder_of
     from manifests.sources.videos import OWN_COLUMNS, FilteredBoxes, Target, recipe_of
     from manifests.sources.videos import from_videos as read_videos
-    from pipeline.cli.lines import Checked
+    from pipeline.cli.lines import checked
 
     chosen = FilteredBoxes(proposer, filters, settings.height, settings.width)
     target = Target(folder_of(output), f"{Path(output).stem}-frames")
-    made = read_videos(place, target, chosen.propose, settings, processes or _cpus(), Checked("video"))
+    made = read_videos(place, target, chosen.propose, settings, processes or _cpus(), checked("video"))
     _write_made(made, OWN_COLUMNS, recipe_of(settings, chosen), place, output)
 
 
@@ -199,7 +199,7 @@ def from_vipseg(
     from manifests.skipped import folder_of
     from manifests.sources.vipseg import OWN_COLUMNS, VipsegSettings, recipe_of
     from manifests.sources.vipseg import from_vipseg as read_data_set
-    from pipeline.cli.lines import Checked
+    from pipeline.cli.lines import checked
 
     with errors_name_flags("vipseg"):
         settings = VipsegSettings(
@@ -221,7 +221,7 @@ def from_vipseg(
             )
         )
     made, listed_by = read_data_set(
-        folder, folder_of(output), settings, list_file, processes or _cpus(), Checked("video")
+        folder, folder_of(output), settings, list_file, processes or _cpus(), checked("video")
     )
     _write_made(made, OWN_COLUMNS, recipe_of(settings, listed_by), folder, output)
 

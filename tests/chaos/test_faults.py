@@ -193,7 +193,7 @@ def test_a_store_that_fails_one_call_in_twenty(tmp_path: Path, judged: Judge, s3
     judged(judged_scene(f"S3 fails 5 % of {proxy.calls} calls", at, sum(proxy.faults.values()), start))
 
 
-@pytest.mark.skipif(not IS_WHOLE, reason="a store that fails calls is in every test run")
+@pytest.mark.skipif(not IS_WHOLE, reason="`make whole` has a store that fails calls")
 def test_a_store_that_is_killed_and_comes_back(tmp_path: Path, judged: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     kills = scaled(1, 4)
     (tmp_path / "s3").mkdir()

@@ -90,6 +90,7 @@ def test_a_written_mask_is_read_again() -> None:
         (json.dumps({"size": [H, W], "counts": ""}).encode(), "has an RLE of 0 pixels, expected 600"),
         (json.dumps({"size": [H, W], "counts": [10, 20]}).encode(), "has an RLE of 30 pixels, expected 600"),
         (json.dumps({"size": [H, W], "counts": [601, -1]}).encode(), "has an RLE of 600 pixels, expected 600"),
+        (json.dumps({"size": [H, W], "counts": [10.5, 589.5]}).encode(), "has an RLE whose counts are damaged"),
         (json.dumps({"size": [H, W], "counts": [1e999]}).encode(), "has an RLE whose counts are damaged"),
     ],
 )
