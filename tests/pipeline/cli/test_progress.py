@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.cli import progress
-from pipeline.cli.lines import Checked
+from pipeline.cli.lines import checked
 from pipeline.cli.progress import Lines, ReplayProgress
 from pipeline.flow.notes import NOTE_EVERY_S, Note, Reporter
 from pipeline.flow.pools import Pool, Pools
@@ -90,7 +90,7 @@ def test_a_replay_shows_its_model_and_steps(capsys: pytest.CaptureFixture[str], 
 
 
 def test_checked_images_are_counted_now_and_then(capsys: pytest.CaptureFixture[str], clock: Clock) -> None:
-    show: Any = Checked()
+    show = checked()
     for done in range(1, 11):
         clock.now += 1.0
         show(done, 10)
