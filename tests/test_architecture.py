@@ -32,6 +32,9 @@ FLOW = (*OUTPUT, "pipeline.flow")
 PLAN = (*OUTPUT, "pipeline.plan")
 RUN = (*FLOW, "pipeline.plan", "pipeline.run")
 INSPECT = (*FLOW, "pipeline.inspect")
+EXPORT = (*OUTPUT, "pipeline.export")
+EVALUATE = (*FLOW, "pipeline.evaluate")
+REPORT = (*INSPECT, "pipeline.report")
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "sgi2v": SGI2V,
@@ -41,6 +44,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "pipeline.flow": FLOW,
     "pipeline.plan": PLAN,
     "pipeline.inspect": INSPECT,
+    "pipeline.export": EXPORT,
+    "pipeline.evaluate": EVALUATE,
+    "pipeline.report": REPORT,
     "pipeline.run": RUN,
     "pipeline.cli": ("sgi2v", "manifests", "pipeline", "jobs"),
     "jobs": ("jobs",),

@@ -1,0 +1,1 @@
+"""What is measured again of videos that are there, by any method, and how outputs compare."""

@@ -1,0 +1,1 @@
+"""What is taken out of an output: which samples, in which format."""
