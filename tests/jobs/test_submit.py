@@ -160,7 +160,7 @@ def test_a_job_is_followed_to_its_end(ray_head: RayHead, shared: Path) -> None:
     assert table(shared / "out", "failures.parquet")["error_code"].to_pylist() == ["image_missing"]
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_a_stopped_job_writes_its_tables(ray_head: RayHead, shared: Path) -> None:
     """Through Ray's own command line, and within the three seconds that it gives."""
     manifest, output = write_good(shared, MANY), shared / "out"

@@ -23,7 +23,7 @@ def write_module(path: Path, marker: Path) -> None:
     path.write_text(f"import traceback\ntraceback.print_stack(file=open({str(marker)!r}, 'w'))\n")
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_the_users_modules_are_never_run(tmp_path: Path) -> None:
     manifest = write_good(tmp_path / "in", 1)
     folder, markers = tmp_path / "folder", tmp_path / "markers"

@@ -24,7 +24,7 @@ from tests.pipeline.runs import cli
 SMALL = ("--model", "embedded", "--frames", "4", "--steps", "2", "--samples", "1")
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_every_phase_is_measured_and_counted(tmp_path: Path) -> None:
     done = cli("bench", *SMALL, "--json", tmp_path / "bench.json")
     assert done.returncode == 0, done.stderr

@@ -74,7 +74,7 @@ def test_every_value_of_the_configurations_is_known_to_decide_a_cost_or_not() ->
         assert values == {*costs.ARCHITECTURE[component], *indifferent[component]}
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_a_shipped_cost_is_what_is_counted(embedded: Checkpoint) -> None:
     settings = (embedded, embedded.sampler(), None)
     _is_what_is_counted(known_cost(cost_key(*settings, *BOTH)), count_cost(*settings, torch.float32, torch.float32))

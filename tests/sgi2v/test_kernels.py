@@ -117,7 +117,7 @@ def relative(actual: Tensor, expected: Tensor) -> float:
     return float((actual - expected).norm() / expected.norm())
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_a_trained_model_computes_the_same_with_every_choice_of_kernels() -> None:
     """In float32, to what its rounding allows."""
     model = load_model("embedded", device="cpu")

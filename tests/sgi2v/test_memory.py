@@ -71,7 +71,7 @@ def test_a_lower_tier_keeps_less_and_changes_no_bit(
     assert not any("forward" in vars(module) for module in model.unet.modules())
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_a_video_is_the_same_in_every_tier(model: VideoModel, photograph: NDArray[np.uint8]) -> None:
     high, *lower = (
         generate(model, photograph, tracks(), SAMPLER, GUIDANCE, seed=1, memory=tier) for tier in MemoryTier

@@ -168,7 +168,7 @@ def test_image_encoder_is_drawn_from_its_seed() -> None:
     assert all(torch.equal(drawn[name], weight) for name, weight in shipped.items())
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_autoencoder_losses_match_the_start_and_the_end_of_its_log() -> None:
     """The shipped weights have a loss of 0.0014 on the last two batches. Halfway through, the log has 0.005."""
     log = _training()["vae"]["log"]

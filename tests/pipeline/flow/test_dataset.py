@@ -41,7 +41,7 @@ print(json.dumps(done))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 @pytest.mark.timeout(300)
 def test_the_dataflow_works_on_the_installed_ray() -> None:
     # the tests hide GPUs, but Ray refuses to start with a pretended GPU that is hidden
