@@ -56,6 +56,8 @@ LABEL_SCHEMA = pa.schema(
     }
 )
 """The columns of labels.parquet. docs/output-format.md describes each."""
+LABEL_KEYS = ("sample_id", "box", "still", "num_frames", "video_sha256", "file_name")
+"""The columns that say what a row of labels.parquet belongs to."""
 _COORDINATES = {"asked_boxes": 4, "asked_centres": 2, "measured_boxes": 4, "measured_centres": 2}
 _NULLABLE = {"measured_boxes", "measured_centres"}
 """Columns of these that are null in the frames in which the object was not seen."""

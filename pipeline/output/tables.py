@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from manifests.own_columns import PREFIX, check_writable, is_storable, join, plain, stored_name
 from pipeline.output.catalog import Catalog
 from pipeline.output.keys import epoch_of
-from pipeline.output.labels import LABEL_SCHEMA, LABELS, rows_of_boxes
+from pipeline.output.labels import LABEL_KEYS, LABEL_SCHEMA, LABELS, rows_of_boxes
 from pipeline.output.lease import check_epoch
 from pipeline.output.records import FLAT_SCHEMA, RECORD_SCHEMA, Status
 from pipeline.output.storage import Storage
@@ -81,6 +81,29 @@ def read_ids(storage: Storage, name: str) -> set[str]:
     """The sample ids of a table. Raises ConfigError for a file of another program."""
     table = _read(storage, name, lambda file: file.read(["sample_id"], use_threads=False))
     return set() if table is None else {str(sample_id) for sample_id in table["sample_id"].to_pylist()}
+
+
+def read_label_keys(storage: Storage) -> pa.Table:
+    """LABEL_KEYS of every row of labels.parquet; no rows without the file.
+
+    The whole file is read, so that damage is found. Raises ConfigError for it, and for a file of another program.
+    """
+
+    def read(file: pq.ParquetFile) -> pa.Table:
+        try:
+            rows = [
+                file.read_row_group(number, use_threads=False).select(names) for number in range(file.num_row_groups)
+            ]
+        except OSError as error:
+            if error.errno is not None:  # of the store, which is asked again
+                raise
+            raise pa.ArrowInvalid(str(error)) from error
+        return pa.concat_tables([nothing, *(each.replace_schema_metadata() for each in rows)])
+
+    names = list(LABEL_KEYS)
+    nothing = LABEL_SCHEMA.empty_table().select(names)
+    table = _read(storage, LABELS, read)
+    return nothing if table is None else table
 
 
 def is_replaced_by_older(storage: Storage, name: str) -> bool:
@@ -220,7 +243,7 @@ def _read(storage: Storage, name: str, read: Callable[[pq.ParquetFile], ResultT]
 
     def parse(stream: BinaryIO) -> ResultT:
         # without Arrow's threads, which can abort a process that ends right after a read
-        file = pq.ParquetFile(stream, pre_buffer=False)
+        file = pq.ParquetFile(stream, pre_buffer=False, page_checksum_verification=True)
         if not (_KNOWN_BY_LABELS if name == LABELS else _KNOWN_BY) <= set(file.schema_arrow.names):
             raise pa.ArrowInvalid("another table's columns")
         return read(file)
