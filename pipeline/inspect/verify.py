@@ -18,11 +18,11 @@ from pipeline.output.card import write_card
 from pipeline.output.catalog import Catalog, count
 from pipeline.output.inputs import changed_rows, compare_images
 from pipeline.output.keys import is_video_key
+from pipeline.output.labels import LABEL_KEYS, LABELS, rows_of_boxes
 from pipeline.output.lease import UNKNOWN, Lease, acquire, check_epoch, claim_key, is_alive, read_claim
 from pipeline.output.records import VIDEOS, SampleRecord, Status
 from pipeline.output.run_file import RUN_FILE, RunFile, recorded_config, require_run
 from pipeline.output.storage import ABANDONED_S, Storage
-from pipeline.output.labels import LABEL_KEYS, LABELS, rows_of_boxes
 from pipeline.output.tables import (
     FAILURES,
     METADATA,

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from manifests.schema import SAMPLE_ID_PATTERN
 from pipeline.output.keys import is_own_key, names_own_videos, parse_record_key
-from pipeline.output.lease import check_epoch
 from pipeline.output.labels import OF_SAMPLE
+from pipeline.output.lease import check_epoch
 from pipeline.output.records import (
     FLAT_SCHEMA,
     RECORD_SCHEMA,

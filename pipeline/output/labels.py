@@ -32,9 +32,7 @@ _OF_BOX: Mapping[str, pa.DataType] = {
     "points_visible": pa.list_(pa.list_(pa.bool_())),
     "null_reason": pa.string(),
 }
-LABELS_TYPE = pa.list_(
-    pa.struct({"box": pa.int64(), "still": pa.bool_(), **_OF_BOX, "tracker_error_px": pa.float64()})
-)
+LABELS_TYPE = pa.list_(pa.struct({"box": pa.int64(), "still": pa.bool_(), **_OF_BOX, "tracker_error_px": pa.float64()}))
 """The column `labels` of records: the entries of one sample, by box."""
 OF_SAMPLE = (
     *("sample_id", "num_frames", "height", "width", "fps", "source_box", "picture_box", "tracker", "tracker_version"),
@@ -192,8 +190,12 @@ def rows_of_boxes(records: pa.Table) -> pa.Table:
 def _source_to_video(records: pa.Table) -> pa.Array:
     """[scale_x, shift_x, scale_y, shift_y] of each record: a point p of the picture is at scale * p + shift."""
     transforms: list[list[float] | None] = []
-    for source_box, picture_box in zip(*(records[name].to_pylist() for name in ("source_box", "picture_box")), strict=True):
-        transforms.append(None if source_box is None or picture_box is None else source_to_video(source_box, picture_box))
+    for source_box, picture_box in zip(
+        *(records[name].to_pylist() for name in ("source_box", "picture_box")), strict=True
+    ):
+        transforms.append(
+            None if source_box is None or picture_box is None else source_to_video(source_box, picture_box)
+        )
     return pa.array(transforms, pa.list_(pa.float64()))
 
 

@@ -62,6 +62,7 @@ class LucasKanade:
     """
 
     name = "lucas-kanade"
+    licence = "Apache-2.0 (OpenCV)"
     num_cpus = 0.25
     num_gpus = 0.0
 

@@ -108,7 +108,9 @@ def change_label_table(output: Path) -> None:
     labels = table(output, LABELS)
     digests = labels["video_sha256"].to_pylist()
     place = labels.schema.get_field_index("video_sha256")
-    pq.write_table(labels.set_column(place, labels.schema.field(place), pa.array([digests[1], *digests[1:]])), output / LABELS)
+    pq.write_table(
+        labels.set_column(place, labels.schema.field(place), pa.array([digests[1], *digests[1:]])), output / LABELS
+    )
 
 
 def share(output: Path) -> None:
@@ -123,7 +125,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], list[tuple[str, str]]]] = {
     "one byte": (flip, [("video_damaged", "s00")]),
     "wrong length": (swap, [("video_damaged", "s00"), ("table_stale", LABELS)]),
     "shared": (share, [("record_damaged", "s00"), ("table_stale", "metadata.parquet"), ("table_stale", LABELS)]),
-    "labels": (change_labels, [("record_damaged", "s00"), ("table_stale", "metadata.parquet"), ("table_stale", LABELS)]),
+    "labels": (
+        change_labels,
+        [("record_damaged", "s00"), ("table_stale", "metadata.parquet"), ("table_stale", LABELS)],
+    ),
     "no labels": (lambda output: (output / LABELS).unlink(), [("table_stale", LABELS)]),
     "one byte of the labels": (flip_labels, [("table_stale", LABELS)]),
     "labels of another video": (change_label_table, [("table_stale", LABELS)]),
@@ -480,3 +485,22 @@ def test_an_output_in_use_is_not_repaired(output: Path) -> None:
 def test_an_output_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no run"):
         check(str(tmp_path))
+
+
+def test_an_output_of_a_version_without_labels_is_whole_and_can_be_continued(output: Path, finished: Path) -> None:
+    for file in sorted((output / "records").iterdir()):
+        record = json.loads(file.read_text())
+        del record["labels"]
+        file.write_text(json.dumps(record))
+    for file in (output / LABELS, *(output / "tables").glob(f"*-{LABELS}")):
+        file.unlink()
+    assert check(str(output)).flaws == []
+    assert here("status", output).returncode == 0
+    (output / "records" / "s00.json").unlink()
+    video = next((output / "videos").glob("s00.*"))
+    video.unlink()
+    with without_ray():
+        done = run_tiny_here(finished.parent / "m.parquet", output)
+    assert done.returncode == 0, done.stderr
+    assert table(output, LABELS)["sample_id"].to_pylist() == ["s00"], "the others have no labels"
+    assert check(str(output)).flaws == []

@@ -51,6 +51,7 @@ def video_of(sample_id: str, attempt: str = "one") -> str:
 def committed(sample_id: str, attempt: str = "one", attempts: int = 1, **changes: Any) -> SampleRecord:
     values = {"file_name": video_of(sample_id, attempt), "loss_first": [0.5, None], "metrics": METRICS, "seed": 3}
     values |= {"num_frames": FRAMES, "labels": pack(BOXES)}
+    values |= {"source_box": [0.0, 0.0, 8.0, 8.0], "picture_box": [0, 0, 16, 16]}
     return SampleRecord(sample_id, "committed", attempts, "row", "print", **{**values, **changes})
 
 

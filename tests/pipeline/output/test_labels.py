@@ -145,7 +145,8 @@ def test_the_table_has_one_row_a_box_and_none_for_samples_without() -> None:
     first, second = (rows.slice(number, 1).to_pylist()[0] for number in (0, 1))
     assert {name: first[name] for name in SEEN} == SEEN
     assert {name: second[name] for name in UNSEEN} == UNSEEN
-    assert (first["num_frames"], first["file_name"], first["source_to_video"]) == (FRAMES, made[0].file_name, None)
+    assert (first["num_frames"], first["file_name"], first["fps"]) == (FRAMES, made[0].file_name, None)
+    assert first["source_to_video"] == [2.0, 0.0, 2.0, 0.0]
 
 
 def test_packed_labels_are_small_and_the_same() -> None:
@@ -213,7 +214,7 @@ def test_labels_are_read_a_few_samples_at_a_time(storage: Storage, monkeypatch: 
     catalog.seal(EPOCH)
     sealed = [batch["sample_id"].to_pylist() for batch in Catalog(storage).with_labels()]
     assert max(map(len, sealed)) <= 2
-    assert sum(sealed, []) == sum(unsealed, [])
+    assert [name for names in sealed for name in names] == [name for names in unsealed for name in names]
 
 
 def test_damaged_labels_of_a_part_are_found_where_labels_are_read(storage: Storage) -> None:

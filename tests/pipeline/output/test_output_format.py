@@ -34,7 +34,7 @@ def first_column(section: str) -> list[str]:
 
 def test_every_file_is_described() -> None:
     keys = [
-        *(RUN_FILE, METADATA, LABELS, FAILURES, card.CARD, card.PREVIEW),
+        *(RUN_FILE, METADATA, LABELS, FAILURES, card.CARD, card.PICTURE, card.PREVIEW),
         *(f"{card.SPLIT_FOLDER}/{name}" for name in (METADATA, VIDEOS)),
         f"{lease.FOLDER}/<epoch>.json",
         f"{catalog.PARTS}/<epoch>-<number>.parquet",
