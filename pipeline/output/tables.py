@@ -41,12 +41,13 @@ FIRST_OWN = "image"
 ResultT = TypeVar("ResultT")
 
 
-def write_tables(catalog: Catalog, manifest: pa.Table, epoch: int) -> None:
+def write_tables(catalog: Catalog, manifest: pa.Table, epoch: int, with_labels: bool = True) -> None:
     """Write all tables, by sample id within each part of the catalog; but for the labels with the manifest's columns.
 
     A sample that is not in this manifest keeps the manifest columns it has in the existing tables. Needs the memory of
-    one part, of the manifest and of the existing samples' own columns. epoch: of the run's lease. Raises ConfigError as
-    `check_own_columns`, LeaseError if the run has lost its lease.
+    one part, of the manifest and of the existing samples' own columns. epoch: of the run's lease. with_labels: write
+    labels.parquet too, which takes longer than the others. Raises ConfigError as `check_own_columns`, LeaseError if the
+    run has lost its lease.
     """
     is_of_manifest = pc.is_in(catalog.index["sample_id"], value_set=manifest["sample_id"].combine_chunks())
     has_others = not pc.all(is_of_manifest, min_count=0).as_py()
@@ -54,6 +55,12 @@ def write_tables(catalog: Catalog, manifest: pa.Table, epoch: int) -> None:
     own = _own_columns(catalog.storage, manifest) if has_others else _own_columns_of(manifest)
     _write(catalog, own, epoch, METADATA, "committed", METADATA_COLUMNS)
     _write(catalog, own, epoch, FAILURES, "failed", FAILURE_COLUMNS)
+    if with_labels:
+        write_labels(catalog, epoch)
+
+
+def write_labels(catalog: Catalog, epoch: int) -> None:
+    """Write labels.parquet. Needs the memory of a part's file and of some hundred samples. Else as `write_tables`."""
     _put(catalog.storage, epoch, LABELS, LABEL_SCHEMA, map(rows_of_boxes, catalog.with_labels()))
 
 

@@ -104,7 +104,8 @@ class LucasKanade:
 
     def error_px(self, step_px: float) -> float:
         """Mean error of the centre of a box that goes this far from frame to frame, pixels."""
-        return float(np.interp(step_px, *zip(*ERROR_PX, strict=True)))
+        steps_px, errors_px = np.transpose(ERROR_PX)
+        return float(np.interp(step_px, steps_px, errors_px))
 
     def limit(self, first_frame_HWC: Frames, boxes_T4: Floats) -> Limit | None:
         """What keeps it from following an object on its path. None: nothing is known to."""

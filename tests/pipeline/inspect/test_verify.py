@@ -127,7 +127,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], list[tuple[str, str]]]] = {
     "shared": (share, [("record_damaged", "s00"), ("table_stale", "metadata.parquet"), ("table_stale", LABELS)]),
     "labels": (
         change_labels,
-        [("record_damaged", "s00"), ("table_stale", "metadata.parquet"), ("table_stale", LABELS)],
+        [
+            *(("record_damaged", "s00"), ("video_orphan", "videos/s00.")),
+            *(("table_stale", "metadata.parquet"), ("table_stale", LABELS)),
+        ],
     ),
     "no labels": (lambda output: (output / LABELS).unlink(), [("table_stale", LABELS)]),
     "one byte of the labels": (flip_labels, [("table_stale", LABELS)]),
