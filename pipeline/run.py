@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -33,7 +33,7 @@ from pipeline.output.nested import check_not_nested
 from pipeline.output.records import SampleRecord
 from pipeline.output.run_file import check_output, create_run_file, describe_run, other_manifest, update_run_file
 from pipeline.output.storage import Storage
-from pipeline.output.tables import check_own_columns, check_tables, write_tables
+from pipeline.output.tables import check_own_columns, check_tables, write_labels, write_tables
 from pipeline.plan import Plan, Wanted, check_dtype, plan_of
 from sgi2v.errors import ClusterError, StorageError
 
@@ -145,6 +145,21 @@ def flow(
         yield from stream(rows)
 
 
+@dataclass
+class _Renewal:
+    """Tables that are renewed now and then."""
+
+    renew: Callable[[], None]
+    due_at: float = field(default_factory=lambda: time.monotonic() + TABLES_EVERY_S)
+
+    def renew_if_due(self) -> None:
+        """Renew them if it is time, and note when it is the next time."""
+        if (start := time.monotonic()) > self.due_at:
+            self.renew()
+            end = time.monotonic()
+            self.due_at = end + max(TABLES_EVERY_S, TABLES_SHARE * (end - start))
+
+
 @dataclass(frozen=True)
 class _Run:
     """A run that holds the lease of its output."""
@@ -233,9 +248,10 @@ class _Run:
         self.storage.delete_many(name for name in names if name is not None)
         self._update_run_file(plan, self.manifest.sha256)
 
-    def _write_tables(self, plan: Plan) -> None:
+    def _write_tables(self, plan: Plan, with_labels: bool = True) -> None:
         """Write the tables, and the card that goes with them."""
-        write_tables(plan.catalog, self.manifest.table, self.lease.epoch)
+        self.lease.check()
+        write_tables(plan.catalog, self.manifest.table, self.lease.epoch, with_labels)
         write_card(plan.catalog, self.lease.epoch)
 
     def _abort_uploads(self) -> None:
@@ -295,7 +311,8 @@ class _Run:
 
         Raises the error of a stage that must end the run.
         """
-        due_at = time.monotonic() + TABLES_EVERY_S
+        tables = _Renewal(lambda: self._write_tables(plan, with_labels=False))
+        labels = _Renewal(lambda: write_labels(plan.catalog, self.lease.epoch))
         for row in rows:
             for line in json.loads(row["log"]):
                 self.log.add(line)
@@ -308,8 +325,5 @@ class _Run:
             fields = {name: getattr(record, name) for name in LOGGED if getattr(record, name) is not None}
             self.log.write(f"sample_{record.status}", **fields)
             plan.catalog.seal_if_due(self.lease.epoch)
-            if (start := time.monotonic()) > due_at:
-                self.lease.check()
-                self._write_tables(plan)
-                end = time.monotonic()
-                due_at = end + max(TABLES_EVERY_S, TABLES_SHARE * (end - start))
+            tables.renew_if_due()
+            labels.renew_if_due()

@@ -16,6 +16,7 @@ import pyarrow as pa
 from pipeline.config import RunConfig
 from pipeline.flow.attempts import LedgerClient, attempt
 from pipeline.flow.row import InFlight, map_rows, outcome_row, pixels_of, sampler_of, state_of, tracks_of
+from pipeline.output.labels import labels_of, pack
 from pipeline.output.lease import check_epoch
 from pipeline.output.records import SampleRecord, commit, video_key
 from pipeline.output.storage import Storage
@@ -72,7 +73,7 @@ class Commit:
 
     def _finish(self, table: pa.Table, state: InFlight) -> tuple[bytes, InFlight]:
         """Encode the video, and measure it as a user will decode it."""
-        from sgi2v.metrics import measure
+        from sgi2v.metrics import follow_boxes, measure_followed
         from sgi2v.video import check_video, decode_mp4, encode_mp4
 
         sampler = sampler_of(state, self.config.sampler)
@@ -86,6 +87,7 @@ class Commit:
         shown_THWC, shown_HWC = decoded_THWC[:, top:bottom, left:right], first_frame_HWC[top:bottom, left:right]
         shown_boxes_NT4 = tracks.boxes_NT4 - np.array([left, top, left, top])
         shown_tracks = replace(tracks, boxes_NT4=shown_boxes_NT4, height=bottom - top, width=right - left)
+        clipped, followed = follow_boxes(shown_THWC, shown_tracks, self.tracker)
         fields = {
             **state.record_fields,
             "file_name": video_key(state.sample_id, uuid.uuid4().hex[:8]),
@@ -97,7 +99,8 @@ class Commit:
             "fps": sampler.fps,
             "video_sha256": hashlib.sha256(video).hexdigest(),
             "video_bytes": len(video),
-            "metrics": measure(shown_THWC, shown_HWC, shown_tracks, self.tracker),
+            "metrics": measure_followed(shown_THWC, shown_HWC, clipped, followed, self.tracker),
+            "labels": pack(labels_of(clipped, followed, self.tracker, (left, top))),
         }
         return video, replace(state, record_fields=fields)
 

@@ -18,12 +18,20 @@ from pipeline.output.card import write_card
 from pipeline.output.catalog import Catalog, count
 from pipeline.output.inputs import changed_rows, compare_images
 from pipeline.output.keys import is_video_key
+from pipeline.output.labels import LABEL_KEYS, LABELS, rows_of_boxes
 from pipeline.output.lease import UNKNOWN, Lease, acquire, check_epoch, claim_key, is_alive, read_claim
 from pipeline.output.records import VIDEOS, SampleRecord, Status
 from pipeline.output.run_file import RUN_FILE, RunFile, recorded_config, require_run
 from pipeline.output.storage import ABANDONED_S, Storage
-from pipeline.output.tables import FAILURES, METADATA, is_replaced_by_older, read_ids, write_tables
-from sgi2v.errors import SampleError, SGI2VError
+from pipeline.output.tables import (
+    FAILURES,
+    METADATA,
+    is_replaced_by_older,
+    read_ids,
+    read_label_keys,
+    write_tables,
+)
+from sgi2v.errors import ConfigError, SampleError, SGI2VError
 from sgi2v.wording import counted, escaped
 
 DECODER_PROCESSES = 2
@@ -92,7 +100,7 @@ def verify(output: str, images: bool = False) -> Verdict:
     first_claim = read_claim(storage)
     was_alive = first_claim is not None and is_alive(first_claim)
     videos = _list_videos(storage)
-    catalog = Catalog(storage, without_damaged_parts=True)
+    catalog = Catalog(storage, without_damaged_parts=True, reads_labels=True)
     index = catalog.index
     run = require_run(storage)  # after the records: a run updates run.json before it finishes a row of its manifest
     verdict = Verdict(run.asked_rows, count(index, "committed"), count(index, "failed"))
@@ -107,6 +115,7 @@ def verify(output: str, images: bool = False) -> Verdict:
     verdict.flaws += [Flaw("video_orphan", key, "no record names it") for key in old_orphans]
     verdict.flaws += _check_videos(catalog)
     verdict.flaws += _check_tables(catalog)
+    verdict.flaws += _check_labels(catalog)
     last_claim = read_claim(storage)
     if last_claim is not None:
         if last_claim.owner == UNKNOWN:
@@ -136,7 +145,7 @@ def repair(output: str, flaws: Sequence[Flaw]) -> int:
 
 def _repair(storage: Storage, flaws: Sequence[Flaw], lease: Lease) -> int:
     videos = _list_videos(storage)
-    catalog = Catalog(storage, without_damaged_parts=True)
+    catalog = Catalog(storage, without_damaged_parts=True, reads_labels=True)
     named = {flaw.key for flaw in flaws}
     # the videos of a damaged part are kept until the next repair: a copy of the part may be found
     orphans = _orphans(catalog, videos) & named
@@ -291,6 +300,26 @@ def _check_tables(catalog: Catalog) -> Iterator[Flaw]:
         if missing or extra:
             message = f"lacks {counted(missing, 'sample')} and has {extra} too many: run again to update it"
             yield Flaw("table_stale", name, message)
+
+
+def _check_labels(catalog: Catalog) -> Iterator[Flaw]:
+    """Compare labels.parquet with the labels of the records: samples, boxes, frames and digests of videos."""
+    try:
+        if is_replaced_by_older(catalog.storage, LABELS):
+            yield Flaw("table_stale", LABELS, "is of an earlier run than the last one: run again to update it")
+            return
+        listed = read_label_keys(catalog.storage)
+    except ConfigError as error:
+        yield Flaw("table_stale", LABELS, f"{error}, and run again")
+        return
+    batches = (rows_of_boxes(batch).select(list(LABEL_KEYS)) for batch in catalog.with_labels())
+    expected = pa.concat_tables([listed.slice(0, 0), *batches])
+    by_box = [("sample_id", "ascending"), ("box", "ascending")]
+    if not expected.sort_by(by_box).equals(listed.sort_by(by_box)):
+        rows, own_rows = ({tuple(row.values()) for row in table.to_pylist()} for table in (listed, expected))
+        samples = len({sample_id for sample_id, *_ in rows ^ own_rows})
+        message = f"differs from the records in {counted(samples, 'sample')}: run again to update it"
+        yield Flaw("table_stale", LABELS, message)
 
 
 class _Decoders:

@@ -13,15 +13,17 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.output.card_parts import CITATION, DISTRIBUTIONS, NOTES, licences, plain
+from pipeline.output.card_picture import PICTURE, draw_distributions
 from pipeline.output.catalog import Catalog, count, failed_by_code, mean_fidelity, mean_of
+from pipeline.output.labels import LABELS
 from pipeline.output.lease import check_epoch
-from pipeline.output.records import RECORD_SCHEMA, VIDEOS
+from pipeline.output.records import FLAT_SCHEMA, RECORD_SCHEMA, VIDEOS
 from pipeline.output.run_file import RUN_FILE, RunFile, require_run
 from pipeline.output.storage import Storage
 from pipeline.output.tables import FAILURES, METADATA
@@ -79,7 +81,11 @@ def write_card(catalog: Catalog, epoch: int) -> bool:
     existing = storage.get(CARD)
     if existing is not None and not is_own_card(existing):
         return False
-    card = _marked(_card(storage, require_run(storage), index, PREVIEW if misleading else f"{VIDEOS}/*.mp4"))
+    picture = draw_distributions(committed)
+    if picture is not None and picture != storage.get(PICTURE):
+        storage.put(PICTURE, picture)
+    videos = PREVIEW if misleading else f"{VIDEOS}/*.mp4"
+    card = _marked(_card(storage, require_run(storage), index, videos, has_picture=picture is not None))
     if card != existing:
         storage.put(CARD, card)
     return True
@@ -126,22 +132,24 @@ def _link_split_folder(root: Path) -> None:
                 link.symlink_to(Path("..") / name)
 
 
-def _card(storage: Storage, run: RunFile, index: pa.Table, videos: str) -> str:
+def _card(storage: Storage, run: RunFile, index: pa.Table, videos: str, *, has_picture: bool) -> str:
     """The text of the card. videos: pattern of a file or files that show `datasets` what the dataset is of."""
     parts = [
         _front_matter(run, count(index, "committed"), videos),
         f"# {_title(run)}\n\n{_summary(run)}",
-        f"## Samples\n\n{_counts(run, index)}",
+        f"## Samples\n\n{_counts(run, index)}" + (DISTRIBUTIONS if has_picture else ""),
         f"## How to load it\n\n{_loading(storage)}",
         f"## How it was made\n\n{_making(run)}",
-        f"## Columns\n\n{_columns(storage)}",
-        _NOTES,
+        f"## Licences\n\n{licences(storage, run)}",
+        f"## Columns\n\n{_columns(storage, run)}",
+        NOTES,
+        CITATION,
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _title(run: RunFile) -> str:
-    return f"Videos of {_plain(_manifest_name(run))}"
+    return f"Videos of {plain(_manifest_name(run))}"
 
 
 def _manifest_name(run: RunFile) -> str:
@@ -175,9 +183,9 @@ def _summary(run: RunFile) -> str:
     return (
         f"One row is one video, {size}, without sound. It was generated from one image by SG-I2V on a Stable Video "
         f"Diffusion model. {how}. The metrics of a row were measured on its video.\n\n"
-        "License: `other`, because this program does not know which licences apply: those of the images, of the model "
-        "and of the texts in the manifest. State them here before you publish this. The columns `image_uri` and `host` "
-        "name folders and machines of whoever made it."
+        f"`{LABELS}` says of each box where it was asked to be, and where its object was measured, in every frame: the "
+        "asked path is what was wanted, the measured one is what the video shows.\n\n"
+        "The columns `image_uri` and `host` name folders and machines of whoever made it."
     )
 
 
@@ -228,23 +236,50 @@ dataset = load_dataset(  # from an object store, without a copy
 `load_dataset("videofolder", data_dir="FOLDER")` reads no card. On a disk with links it gives the same rows. In a copy
 without links it does so only if no sample id holds a word such as `train` or `test`.
 
-The failed samples are a table of their own, for `pandas.read_parquet("FOLDER/{FAILURES}")`. `{METADATA}` can be read
-without `datasets` too; its `file_name` is the path of the video in this folder.
+The table without its videos, for `pandas`; `file_name` is the path of a video in this folder:
+
+```python
+import pandas
+
+table = pandas.read_parquet("FOLDER/{METADATA}")
+good = table[(table["control_gain"] > 0.6) & (table["background_change"] < 2)]
+videos = "FOLDER/" + good["file_name"]
+```
+
+The labels, a row a box, for `pyarrow`; boxes are `[x0, y0, x1, y1]` in pixels of the video, one a frame, and null where
+the object was not seen:
+
+```python
+import pyarrow.parquet
+
+for batch in pyarrow.parquet.ParquetFile("FOLDER/{LABELS}").iter_batches(100):
+    for label in batch.to_pylist():
+        asked, measured = label["asked_boxes"], label["measured_boxes"]
+        scale_x, shift_x, scale_y, shift_y = label["source_to_video"]  # from pixels of the image
+```
+
+```sql
+-- the same in DuckDB, with the metrics of the sample
+SELECT sample_id, box, still, asked_centres, measured_centres, control_gain
+FROM 'FOLDER/{LABELS}' JOIN 'FOLDER/{METADATA}' USING (sample_id) WHERE control_gain > 0.6
+```
+
+The failed samples are a table of their own, `{FAILURES}`.
 `sgi2v-batch verify FOLDER` compares every video with its checksum, `video_sha256`."""
 
 
 def _making(run: RunFile) -> str:
     source = str(run.model.get("source"))
     is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source) is not None and not Path(source).exists()
-    shown = f"[{source}](https://huggingface.co/{source})" if is_hub_id else f"`{_plain(source)}`"
+    shown = f"[{source}](https://huggingface.co/{source})" if is_hub_id else f"`{plain(source)}`"
     versions = ", ".join(f"{name} {version}" for name, version in sorted(run.versions.items()))
-    return f"""- Model: {shown}, revision `{_plain(run.model_revision)}`. Its makers' licence applies to its use.
-- Method: [SG-I2V](https://arxiv.org/abs/2411.04989) on
-  [Stable Video Diffusion](https://arxiv.org/abs/2311.15127). Please cite both papers.
-- Manifest: `{_plain(_manifest_name(run))}`, SHA-256 `{run.manifest_sha256}`. The images are those that it names:
+    return f"""- Model: {shown}, revision `{plain(run.model_revision)}`.
+- Method: {_method(run)}
+- Measured with the tracker `{plain(run.deciding["metrics"]["tracker"])}`, on the mp4 as it is here.
+- Manifest: `{plain(_manifest_name(run))}`, SHA-256 `{run.manifest_sha256}`. The images are those that it names:
   `image_uri` and `image_sha256` of each row.
 - Seeds: column `seed`; rows without one have a seed derived from `{run.deciding["seed"]}` and their `sample_id`.
-- Versions: {_plain(versions)}
+- Versions: {plain(versions)}
 
 The settings that decide the results:
 
@@ -255,15 +290,30 @@ The settings that decide the results:
 `{RUN_FILE}` has the others."""
 
 
-def _columns(storage: Storage) -> str:
+def _method(run: RunFile) -> str:
+    """The method and what it stands on."""
+    base = "[Stable Video Diffusion](https://arxiv.org/abs/2311.15127)"
+    guidance = run.deciding["guidance"]
+    if guidance is None:
+        return f"{base} without guidance."
+    return f"[SG-I2V](https://arxiv.org/abs/2411.04989), guidance of the latents, on {base}. Its settings are below."
+
+
+def _columns(storage: Storage, run: RunFile) -> str:
     schema: pa.Schema | None = storage.read(
         METADATA, lambda stream: pq.ParquetFile(stream, pre_buffer=False).schema_arrow
     )
+    version = plain(run.deciding["metrics_version"])
     lines = [
-        "Metrics follow the definitions of sgi2v-batch that the column `metrics_version` names, with the tracker of",
-        "the columns `tracker` and `tracker_version`. Do not compare them with ObjMC figures of papers, whose",
-        "protocols differ. A metric that could not be measured is null, and `null_reason` says why. `..._per_box` has",
-        "the values of each box.",
+        f"Metrics follow the definitions `{version}` of sgi2v-batch (its page `docs/metrics.md`, column",
+        "`metrics_version`), with the tracker of the columns `tracker` and `tracker_version`. What to mind:",
+        "",
+        "- Do not compare them with ObjMC figures of papers, whose protocols differ.",
+        "- A metric that could not be measured is null, and `null_reason` says why. A mean over the others leaves such",
+        "  samples out: see the means above that count them as frozen. `..._per_box` has the values of each box.",
+        "- A tracker follows texture, not objects. The whole scene can move along: read `control_gain` beside",
+        "  `background_change` and `background_motion_px`. `round_trip_px` and `tracker_error_px` are its errors.",
+        "- The size of a measured box is that of frame 0: only its place is measured.",
         "",
         "| metric | unit | better | meaning |\n| --- | --- | --- | --- |",
         *(f"| `{name}` | {unit} | {better} | {meaning} |" for name, (unit, better, meaning) in METRICS.items()),
@@ -273,20 +323,9 @@ def _columns(storage: Storage) -> str:
         lines += [
             "\nColumns of the manifest:\n",
             "| column | type |\n| --- | --- |",
-            *(f"| `{_plain(field.name)}` | `{_plain(str(field.type))}` |" for field in own),
+            *(f"| `{plain(field.name)}` | `{plain(str(field.type))}` |" for field in own),
         ]
-    others = [name for name in RECORD_SCHEMA.names if name not in METRICS and not name.endswith("_per_box")]
+    others = [name for name in FLAT_SCHEMA.names if name not in METRICS and not name.endswith("_per_box")]
     lines += ["\nThe other columns say how a row was made (`seconds_*` are seconds, `*_bytes` are bytes):\n"]
     lines += [", ".join(f"`{name}`" for name in others if name not in {"error_code", "message"}) + "."]
     return "\n".join(lines)
-
-
-def _plain(text: Any) -> str:
-    """Text of a user for one line of Markdown, inside backticks and in a table."""
-    return re.sub(r"\s+", " ", str(text)).replace("`", "'").replace("|", "\\|").replace("<!--", "<! --")
-
-
-_NOTES = """## Limits
-
-The videos are synthetic and short. A model may move another object than the asked one, or change how objects look: see
-some videos, beside the metrics, before you use them."""

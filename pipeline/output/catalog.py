@@ -7,27 +7,40 @@ docs/output-format.md, Parts.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from manifests.io import read_parquet
 from manifests.schema import SAMPLE_ID_PATTERN
 from pipeline.output.keys import is_own_key, names_own_videos, parse_record_key
+from pipeline.output.labels import OF_SAMPLE
 from pipeline.output.lease import check_epoch
-from pipeline.output.records import RECORD_SCHEMA, RECORDS, SampleRecord, Status, parse_records, record_key
+from pipeline.output.records import (
+    FLAT_SCHEMA,
+    RECORD_SCHEMA,
+    RECORDS,
+    SampleRecord,
+    Status,
+    parse_records,
+    record_key,
+    table_of,
+)
 from pipeline.output.storage import Storage
 from sgi2v.errors import ConfigError
 from sgi2v.metrics.objmc import MIN_TARGET_PX
 
 PARTS = "parts"
 PART_ROWS = 5000
-"""Unsealed records that make a part: a few pages of a listing, a few megabytes of Parquet."""
+"""Unsealed records that make a part: a few pages of a listing, some tens of megabytes of Parquet."""
+BATCH_ROWS = 500
+"""Records whose labels are held in memory at a time: a row group of a part."""
 INDEX_SCHEMA = pa.schema(
     [
         RECORD_SCHEMA.field(name)
@@ -74,10 +87,11 @@ class Damage:
 class Catalog:
     """The finished samples of an output: as they were when it was read, and what its run has added since."""
 
-    def __init__(self, storage: Storage, without_damaged_parts: bool = False) -> None:
+    def __init__(self, storage: Storage, without_damaged_parts: bool = False, reads_labels: bool = False) -> None:
         """Read every record. Raises StorageError, and ConfigError for a damaged part.
 
         without_damaged_parts: go on without them, though their samples are then missing; `damaged` names them.
+        reads_labels: read the labels in parts too, which takes long, to find those that are damaged.
         """
         self.storage = storage
         self.damaged: list[Damage] = []
@@ -89,7 +103,10 @@ class Catalog:
             if not is_own_key(key):  # a copy, or a table: its rows would supersede, and so delete, the right ones
                 continue
             try:
-                part = _read_part(storage, key)
+                data = storage.get(key) or b""
+                part = _parse_part(storage, key, data, FLAT_SCHEMA)
+                if reads_labels:
+                    deque(_row_groups(storage, key, data, ["labels"]), maxlen=0)
             except ConfigError as error:
                 if not without_damaged_parts:
                     raise
@@ -130,14 +147,35 @@ class Catalog:
         return pa.concat_tables([self._sealed.select(INDEX_SCHEMA.names), _index(self._unsealed_records())])
 
     def tables(self, status: Status) -> Iterator[pa.Table]:
-        """RECORD_SCHEMA of every sample with this status, a part at a time, by sample id within each."""
-        with_status = self._sealed.filter(pc.equal(self._sealed["status"], status))
-        for number in pc.unique(with_status["_part"]).to_pylist():
-            current = with_status.filter(pc.equal(with_status["_part"], number))
-            yield _rows_of(_read_part(self.storage, self._parts[number]), current)
+        """FLAT_SCHEMA of every sample with this status, a part at a time, by sample id within each."""
+        for key, current in self._parts_with(status):
+            part = _read_part(self.storage, key, FLAT_SCHEMA)
+            yield part.filter(_is_named(part, current))
         unsealed = [record for record in self._unsealed_records() if record.status == status]
         if unsealed:
-            yield pa.Table.from_pylist([record.row() for record in unsealed], RECORD_SCHEMA)
+            yield pa.Table.from_pylist([record.flat() for record in unsealed], FLAT_SCHEMA)
+
+    def with_labels(self) -> Iterator[pa.Table]:
+        """The columns OF_SAMPLE and `labels` of every committed sample, BATCH_ROWS at a time, in the order of `tables`.
+
+        Needs the memory of a part's file and of one batch.
+        """
+        for key, current in self._parts_with("committed"):
+            data = self.storage.get(key) or b""
+            is_named = _is_named(_parse_part(self.storage, key, data, _NAMING), current)
+            done = 0
+            for batch in _row_groups(self.storage, key, data, [*OF_SAMPLE, "labels"]):
+                yield batch.filter(is_named.slice(done, batch.num_rows))
+                done += batch.num_rows
+        unsealed = [record for record in self._unsealed_records() if record.status == "committed"]
+        for first in range(0, len(unsealed), BATCH_ROWS):
+            yield table_of(unsealed[first : first + BATCH_ROWS]).select([*OF_SAMPLE, "labels"])
+
+    def _parts_with(self, status: Status) -> Iterator[tuple[str, pa.Table]]:
+        """The key of each part that has current records with this status, and their index."""
+        with_status = self._sealed.filter(pc.equal(self._sealed["status"], status))
+        for number in pc.unique(with_status["_part"]).to_pylist():
+            yield self._parts[number], with_status.filter(pc.equal(with_status["_part"], number))
 
     def get(self, sample_id: str) -> SampleRecord | None:
         """The current record of a sample; None if it is not finished."""
@@ -146,8 +184,8 @@ class Catalog:
         current = self._sealed.filter(pc.equal(self._sealed["sample_id"], sample_id))
         if not current.num_rows:
             return None
-        part = _read_part(self.storage, self._parts[current["_part"][0].as_py()])
-        return SampleRecord.from_row(_rows_of(part, current).to_pylist()[0])
+        part = _read_part(self.storage, self._parts[current["_part"][0].as_py()], RECORD_SCHEMA)
+        return SampleRecord.from_row(part.filter(_is_named(part, current)).to_pylist()[0])
 
     def add(self, record: SampleRecord) -> bool:
         """Note a record that this run has committed. Returns False if the sample was added before."""
@@ -173,7 +211,8 @@ class Catalog:
     def seal(self, epoch: int) -> None:
         """Write the unsealed records into a part, then delete their objects. epoch, errors: as `seal_if_due`."""
         records = self._unsealed_records()
-        number = self._put_part([record.row() for record in records], epoch)
+        batches = (table_of(records[first : first + BATCH_ROWS]) for first in range(0, len(records), BATCH_ROWS))
+        number = self._put_part(batches, epoch)
         check_epoch(self.storage, epoch)
         self.storage.delete_many(key for key, _ in self._unsealed.values())
         self._index_of_parts = pa.concat_tables([self._sealed, _numbered(_index(records), number)])
@@ -213,13 +252,13 @@ class Catalog:
         found += [(damage.sample_id, damage.attempts) for damage in self.damaged if damage.sample_id is not None]
         ids = pa.array(list(removed), pa.string())
         for key in self._parts:
-            part = _read_part(self.storage, key)
+            part = _read_part(self.storage, key, INDEX_SCHEMA)
             found += _most_attempts(part.filter(pc.is_in(part["sample_id"], value_set=ids))).items()
         for sample_id, attempts in found:
             if sample_id in removed:
                 removed[sample_id] = max(removed[sample_id], attempts)
         rows = [{"sample_id": name, "status": REMOVED, "attempts": number} for name, number in removed.items()]
-        self._put_part(rows, epoch)
+        self._put_part([pa.Table.from_pylist(rows, RECORD_SCHEMA)], epoch)
         check_epoch(self.storage, epoch)
         self.storage.delete_many(key for key, record in pairs if record.sample_id in removed)
         self._removed.update(removed)
@@ -242,8 +281,8 @@ class Catalog:
         check_epoch(self.storage, epoch)
         self.storage.delete_many(damage.key for damage in damaged if not damage.in_part)
         for key in {damage.key for damage in damaged if damage.in_part and damage.sample_id is not None}:
-            part = _read_part(self.storage, key)
-            self.storage.put(key, _parquet(part.filter(names_own_videos(part))))
+            part = _read_part(self.storage, key, RECORD_SCHEMA)
+            self.storage.put(key, _parquet([part.filter(names_own_videos(part))]))
         self.damaged = [damage for damage in self.damaged if damage not in damaged]
         return sorted(lost)
 
@@ -261,20 +300,26 @@ class Catalog:
             problem = f"names {row['file_name']!r} as the video of {row['sample_id']!r}"
             yield Damage(self._parts[row["_part"]], row["sample_id"], row["attempts"], problem)
 
-    def _put_part(self, rows: list[dict[str, Any]], epoch: int) -> int:
-        """Write a new part. Returns its position in `_parts`. Raises as `seal_if_due`."""
+    def _put_part(self, batches: Iterable[pa.Table], epoch: int) -> int:
+        """Write a new part. Returns its position in `_parts`. batches: of RECORD_SCHEMA. Raises as `seal_if_due`."""
         check_epoch(self.storage, epoch)
         number = sum(key.startswith(_part_prefix(epoch)) for key in self._parts)
         key = f"{_part_prefix(epoch)}{number:04d}.parquet"
-        if not self.storage.put_new(key, _parquet(pa.Table.from_pylist(rows, RECORD_SCHEMA))):
+        if not self.storage.put_new(key, _parquet(batches)):
             raise ConfigError(f"{self.storage.url}/{key} is not of this run: move it away")
         self._parts.append(key)
         return len(self._parts) - 1
 
     def _read_unsealed(self, but: set[str]) -> list[Unsealed]:
         """The unsealed records, by key. Notes the damaged ones. but: keys to skip."""
-        keys = [key for key in self.storage.keys(RECORDS) if parse_record_key(key) and key not in but]
-        unsealed, problems = parse_records(sorted(self.storage.get_many(keys).items()))
+        keys = sorted(key for key in self.storage.keys(RECORDS) if parse_record_key(key) and key not in but)
+        unsealed: list[Unsealed] = []
+        problems: dict[str, str] = {}
+        for first in range(0, len(keys), BATCH_ROWS):
+            contents = self.storage.get_many(keys[first : first + BATCH_ROWS])
+            sound, damaged = parse_records(sorted(contents.items()))
+            unsealed += sound
+            problems |= damaged
         known = {damage.key for damage in self.damaged}
         for key, problem in problems.items():
             stated = parse_record_key(key)
@@ -297,10 +342,12 @@ class Catalog:
         self._superseded = [pair for pair, current in pairs if not current]
 
 
-def _parquet(table: pa.Table) -> bytes:
-    """The table as the content of a Parquet file."""
+def _parquet(batches: Iterable[pa.Table]) -> bytes:
+    """The content of a Parquet file with these rows of RECORD_SCHEMA, in row groups of BATCH_ROWS at most."""
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
+    with pq.ParquetWriter(sink, RECORD_SCHEMA, compression="zstd", write_page_checksum=True) as writer:
+        for batch in batches:
+            writer.write_table(batch, BATCH_ROWS)
     return sink.getvalue()
 
 
@@ -366,7 +413,7 @@ def _part_prefix(epoch: int) -> str:
 
 
 def _index(records: Iterable[SampleRecord]) -> pa.Table:
-    return pa.Table.from_pylist([record.row() for record in records], INDEX_SCHEMA)
+    return pa.Table.from_pylist([record.flat() for record in records], INDEX_SCHEMA)
 
 
 def _numbered(index: pa.Table, part: int) -> pa.Table:
@@ -374,38 +421,75 @@ def _numbered(index: pa.Table, part: int) -> pa.Table:
     return index.append_column("_part", pa.array(np.full(index.num_rows, part, np.int32)))
 
 
-def _rows_of(part: pa.Table, current: pa.Table) -> pa.Table:
-    """The rows of a part that an index names, each once. A damaged part may hold other rows of the same samples."""
-    columns = ["sample_id", "status", "attempts", "file_name"]
-    named = {tuple(row.values()) for row in current.select(columns).to_pylist()}
+_NAMING = pa.schema([RECORD_SCHEMA.field(name) for name in ("sample_id", "status", "attempts", "file_name")])
+
+
+def _is_named(part: pa.Table, current: pa.Table) -> pa.Array:
+    """Which rows of a part an index names, each once. A damaged part may hold other rows of the same samples."""
+    named = {tuple(row.values()) for row in current.select(_NAMING.names).to_pylist()}
     is_named = []
-    for row in part.select(columns).to_pylist():
+    for row in part.select(_NAMING.names).to_pylist():
         key = tuple(row.values())
         is_named.append(key in named)
         named.discard(key)
-    return part.filter(pa.array(is_named, pa.bool_()))
+    return pa.array(is_named, pa.bool_())
 
 
-def _read_part(storage: Storage, key: str) -> pa.Table:
-    """RECORD_SCHEMA of a part; columns that an earlier version did not write are null. Raises ConfigError."""
-    try:
-        part = read_parquet(storage.get(key) or b"")
-        columns = [
-            part[field.name].cast(field.type) if field.name in part.column_names else pa.nulls(len(part), field.type)
-            for field in RECORD_SCHEMA
-        ]
-        part = pa.Table.from_arrays(columns, schema=RECORD_SCHEMA)
+def _read_part(storage: Storage, key: str, schema: pa.Schema) -> pa.Table:
+    """These columns of a part; those that an earlier version did not write are null. Raises ConfigError."""
+    return _parse_part(storage, key, storage.get(key) or b"", schema)
+
+
+def _parse_part(storage: Storage, key: str, data: bytes, schema: pa.Schema) -> pa.Table:
+    """The same from the content of the part's file. schema: of _NAMING's columns, and others."""
+    with _damage_of(storage, key):
+        part = _columns(_open(data), schema)
         is_id = pc.match_substring_regex(part["sample_id"], SAMPLE_ID_PATTERN)
         is_status = pc.is_in(part["status"], value_set=pa.array([*get_args(Status), REMOVED]))
         is_sound = pc.and_(pc.and_(is_id, is_status), pc.greater_equal(part["attempts"], 1))
         if not pc.all(pc.fill_null(is_sound, False), min_count=0).as_py():
             raise KeyError("a column of every record")
+    return part
+
+
+def _row_groups(storage: Storage, key: str, data: bytes, names: Sequence[str]) -> Iterator[pa.Table]:
+    """These columns of a part, some hundred rows at a time. data: its content. Raises ConfigError."""
+    schema = pa.schema([RECORD_SCHEMA.field(name) for name in names])
+    with _damage_of(storage, key):
+        file = _open(data)
+    for number in range(file.num_row_groups):
+        with _damage_of(storage, key):
+            rows = _columns(file, schema, [number])
+        yield rows
+
+
+def _open(data: bytes) -> pq.ParquetFile:
+    return pq.ParquetFile(pa.BufferReader(data), pre_buffer=False, page_checksum_verification=True)
+
+
+def _columns(file: pq.ParquetFile, schema: pa.Schema, row_groups: Sequence[int] | None = None) -> pa.Table:
+    """Columns of a part; those that an earlier version did not write are null. row_groups: None for all."""
+    known = [name for name in schema.names if name in file.schema_arrow.names]
+    numbers = range(file.num_row_groups) if row_groups is None else row_groups
+    # without Arrow's threads, which can abort a process that ends right after a read
+    table = file.read_row_groups(list(numbers), known, use_threads=False)
+    columns = [
+        table[field.name].cast(field.type) if field.name in known else pa.nulls(len(table), field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+@contextmanager
+def _damage_of(storage: Storage, key: str) -> Iterator[None]:
+    """Raise ConfigError where a part cannot be read, with what to do about it."""
+    try:
+        yield
     except (pa.ArrowException, KeyError, OSError) as error:
         raise ConfigError(
             f"{storage.url}/{key} is not a part of this program, or is damaged, so its samples are unknown: restore it "
             "from a copy, or take it away with `sgi2v-batch verify --repair`; the next run then makes them again"
         ) from error
-    return part
 
 
 def _most_attempts(rows: pa.Table) -> dict[str, int]:

@@ -16,7 +16,8 @@ _RECORD = re.compile(rf"records/(?:attempt-([2-9]|[1-9][0-9]+)/)?({_SAMPLE_ID})\
 _VIDEO = re.compile(rf"videos/({_SAMPLE_ID}){_ATTEMPT}")
 _EPOCH = re.compile(r"(?:lease|parts|tables)/([0-9]{6,})[.-].+")
 _OTHERS = re.compile(
-    r"run\.json|README\.md|preview\.mp4|metadata\.parquet|failures\.parquet|lease/[0-9]{6,}\.json|lease/probe-[0-9a-f]{32}"
+    r"run\.json|README\.md|preview\.mp4|metadata\.parquet|failures\.parquet|labels\.parquet|distributions\.png"
+    r"|lease/[0-9]{6,}\.json|lease/probe-[0-9a-f]{32}"
     r"|parts/[0-9]{6,}-[0-9]{4,}\.parquet|tables/[0-9]{6,}-[a-z]+\.parquet|logs/[0-9]{6,}/[0-9]{4,}\.jsonl"
 )
 _ATTEMPT_LENGTH = len(".01234567.mp4")

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pyarrow as pa
 
 from pipeline.output.keys import RecordKey, names_own_videos, parse_record_key
+from pipeline.output.labels import LABELS_TYPE, are_whole, column_of, pack, unpack
 from pipeline.output.lease import LeaseError
 from pipeline.output.storage import ABANDONED_S, Storage
 from sgi2v.errors import StorageError
@@ -121,15 +122,21 @@ class SampleRecord:
     """Version of this list of fields."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """Motion fidelity, background and sample quality, by column."""
+    labels: bytes | None = None
+    """Where each box was asked to be and where its object was measured, as `labels.pack` makes them."""
+
+    def flat(self) -> dict[str, Any]:
+        """One flat row of RECORD_SCHEMA without `labels`."""
+        own = (field.name for field in dataclasses.fields(self) if field.name not in _NOT_FLAT)
+        return {**{name: getattr(self, name) for name in own}, **self.metrics}
 
     def row(self) -> dict[str, Any]:
-        """One flat row of RECORD_SCHEMA."""
-        own = (field.name for field in dataclasses.fields(self) if field.name != "metrics")
-        return {**{name: getattr(self, name) for name in own}, **self.metrics}
+        """One row of RECORD_SCHEMA."""
+        return {**self.flat(), "labels": unpack(self.labels)}
 
     def to_json(self) -> bytes:
         """The content of the record's object."""
-        return json.dumps(self.row(), sort_keys=True, allow_nan=False).encode()
+        return json.dumps(self.row(), sort_keys=True, allow_nan=False, separators=(",", ":")).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> SampleRecord:
@@ -138,10 +145,14 @@ class SampleRecord:
 
     @classmethod
     def from_row(cls, values: Mapping[str, Any]) -> SampleRecord:
-        """The record of a flat row. A column that is not a field is a metric."""
-        own = {field.name for field in dataclasses.fields(cls)} - {"metrics"}
-        metrics = {name: value for name, value in values.items() if name not in own}
-        return cls(**{name: value for name, value in values.items() if name in own}, metrics=metrics)
+        """The record of a row of RECORD_SCHEMA, with `labels` or without. A column that is not a field is a metric."""
+        own = {field.name for field in dataclasses.fields(cls)} - _NOT_FLAT
+        metrics = {name: value for name, value in values.items() if name not in {*own, "labels"}}
+        flat = {name: value for name, value in values.items() if name in own}
+        return cls(**flat, metrics=metrics, labels=pack(values.get("labels")))
+
+
+_NOT_FLAT = {"metrics", "labels"}
 
 
 def _arrow_type(annotation: Any) -> pa.DataType:
@@ -158,7 +169,7 @@ def _arrow_type(annotation: Any) -> pa.DataType:
 
 def _columns(dataclass_type: type) -> dict[str, pa.DataType]:
     hints = get_type_hints(dataclass_type)
-    names = (field.name for field in dataclasses.fields(dataclass_type) if field.name != "metrics")
+    names = (field.name for field in dataclasses.fields(dataclass_type) if field.name not in _NOT_FLAT)
     return {name: _arrow_type(hints[name]) for name in names}
 
 
@@ -167,11 +178,19 @@ def _record_schema() -> pa.Schema:
     per_box = {f"{name}_per_box": pa.list_(kind) for name, kind in fidelity.items()}
     measured_by = dict.fromkeys(("tracker", "tracker_version", "metrics_version"), pa.string())
     rest = {**_columns(Background), **_columns(SampleQuality)}
-    return pa.schema({**_columns(SampleRecord), **fidelity, **per_box, **measured_by, **rest})
+    return pa.schema({**_columns(SampleRecord), **fidelity, **per_box, **measured_by, **rest, "labels": LABELS_TYPE})
 
 
 RECORD_SCHEMA = _record_schema()
 """The columns of every record. docs/output-format.md describes each."""
+FLAT_SCHEMA = pa.schema([field for field in RECORD_SCHEMA if field.name != "labels"])
+"""RECORD_SCHEMA without `labels`, which are larger than all else together."""
+
+
+def table_of(records: Sequence[SampleRecord]) -> pa.Table:
+    """RECORD_SCHEMA of some records."""
+    table = pa.Table.from_pylist([record.flat() for record in records], FLAT_SCHEMA)
+    return table.append_column(RECORD_SCHEMA.field("labels"), column_of([record.labels for record in records]))
 
 
 def record_key(sample_id: str, attempts: int) -> str:
@@ -216,6 +235,8 @@ def _parse(objects: Sequence[tuple[str, bytes]]) -> list[SampleRecord]:
         table = pa.Table.from_pylist(rows, RECORD_SCHEMA)
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         raise DamagedRecordError(f"has a value of another type: {error}") from error
+    if not are_whole(table):
+        raise DamagedRecordError("has labels that lack a frame or a coordinate")
     is_own = names_own_videos(table).to_pylist()
     for (key, _), row, names_own_video in zip(objects, rows, is_own, strict=True):
         stated = RecordKey(row["sample_id"], row["attempts"])

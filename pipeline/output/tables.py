@@ -1,9 +1,9 @@
-"""The tables for readers, metadata.parquet and failures.parquet. See docs/output-format.md, Tables."""
+"""The tables for readers: metadata.parquet, labels.parquet, failures.parquet. See docs/output-format.md, Tables."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 from manifests.own_columns import PREFIX, check_writable, is_storable, join, plain, stored_name
 from pipeline.output.catalog import Catalog
 from pipeline.output.keys import epoch_of
+from pipeline.output.labels import LABEL_KEYS, LABEL_SCHEMA, LABELS, rows_of_boxes
 from pipeline.output.lease import check_epoch
-from pipeline.output.records import RECORD_SCHEMA, Status
+from pipeline.output.records import FLAT_SCHEMA, RECORD_SCHEMA, Status
 from pipeline.output.storage import Storage
 from sgi2v.errors import ConfigError, StorageError
 
@@ -28,22 +29,25 @@ _EPOCH = b"sgi2v_epoch"
 """Entry of a table's schema metadata: the run that wrote it."""
 METADATA_COLUMNS = (
     *("file_name", "sample_id"),
-    *(name for name in RECORD_SCHEMA.names if name not in {"file_name", "sample_id", "error_code", "message"}),
+    *(name for name in FLAT_SCHEMA.names if name not in {"file_name", "sample_id", "error_code", "message"}),
 )
 FAILURE_COLUMNS = ("sample_id", "error_code", "message", "attempts", "finished_at", "host", "row_digest", "seed")
 RESERVED = frozenset(RECORD_SCHEMA.names)
 """Names that own columns do not have in either table."""
+_KNOWN_BY, _KNOWN_BY_LABELS = {"sample_id", "attempts", "row_digest"}, {"sample_id", "box", "asked_boxes"}
+"""Columns by which a table is known as one of this program."""
 FIRST_OWN = "image"
 """The first own column: of a conformed manifest the first after `sample_id`."""
 ResultT = TypeVar("ResultT")
 
 
-def write_tables(catalog: Catalog, manifest: pa.Table, epoch: int) -> None:
-    """Write both tables, each with the manifest's own columns, by sample id within each part of the catalog.
+def write_tables(catalog: Catalog, manifest: pa.Table, epoch: int, with_labels: bool = True) -> None:
+    """Write all tables, by sample id within each part of the catalog; but for the labels with the manifest's columns.
 
     A sample that is not in this manifest keeps the manifest columns it has in the existing tables. Needs the memory of
-    one part, of the manifest and of the existing samples' own columns. epoch: of the run's lease. Raises ConfigError as
-    `check_own_columns`, LeaseError if the run has lost its lease.
+    one part, of the manifest and of the existing samples' own columns. epoch: of the run's lease. with_labels: write
+    labels.parquet too, which takes longer than the others. Raises ConfigError as `check_own_columns`, LeaseError if the
+    run has lost its lease.
     """
     is_of_manifest = pc.is_in(catalog.index["sample_id"], value_set=manifest["sample_id"].combine_chunks())
     has_others = not pc.all(is_of_manifest, min_count=0).as_py()
@@ -51,6 +55,13 @@ def write_tables(catalog: Catalog, manifest: pa.Table, epoch: int) -> None:
     own = _own_columns(catalog.storage, manifest) if has_others else _own_columns_of(manifest)
     _write(catalog, own, epoch, METADATA, "committed", METADATA_COLUMNS)
     _write(catalog, own, epoch, FAILURES, "failed", FAILURE_COLUMNS)
+    if with_labels:
+        write_labels(catalog, epoch)
+
+
+def write_labels(catalog: Catalog, epoch: int) -> None:
+    """Write labels.parquet. Needs the memory of a part's file and of some hundred samples. Else as `write_tables`."""
+    _put(catalog.storage, epoch, LABELS, LABEL_SCHEMA, map(rows_of_boxes, catalog.with_labels()))
 
 
 def check_own_columns(storage: Storage, manifest: pa.Table) -> None:
@@ -69,7 +80,7 @@ def check_own_columns(storage: Storage, manifest: pa.Table) -> None:
 
 def check_tables(storage: Storage) -> None:
     """Raise ConfigError if a file that a table would replace is of another program."""
-    for name in (METADATA, FAILURES):
+    for name in (METADATA, FAILURES, LABELS):
         _read(storage, name, lambda file: None)
 
 
@@ -77,6 +88,29 @@ def read_ids(storage: Storage, name: str) -> set[str]:
     """The sample ids of a table. Raises ConfigError for a file of another program."""
     table = _read(storage, name, lambda file: file.read(["sample_id"], use_threads=False))
     return set() if table is None else {str(sample_id) for sample_id in table["sample_id"].to_pylist()}
+
+
+def read_label_keys(storage: Storage) -> pa.Table:
+    """LABEL_KEYS of every row of labels.parquet; no rows without the file.
+
+    The whole file is read, so that damage is found. Raises ConfigError for it, and for a file of another program.
+    """
+
+    def read(file: pq.ParquetFile) -> pa.Table:
+        try:
+            rows = [
+                file.read_row_group(number, use_threads=False).select(names) for number in range(file.num_row_groups)
+            ]
+        except OSError as error:
+            if error.errno is not None:  # of the store, which is asked again
+                raise
+            raise pa.ArrowInvalid(str(error)) from error
+        return pa.concat_tables([nothing, *(each.replace_schema_metadata() for each in rows)])
+
+    names = list(LABEL_KEYS)
+    nothing = LABEL_SCHEMA.empty_table().select(names)
+    table = _read(storage, LABELS, read)
+    return nothing if table is None else table
 
 
 def is_replaced_by_older(storage: Storage, name: str) -> bool:
@@ -95,18 +129,23 @@ def _newest_copy(storage: Storage, name: str) -> str:
 
 
 def _write(catalog: Catalog, own: pa.Table, epoch: int, name: str, status: Status, columns: tuple[str, ...]) -> None:
-    """Write one table, a part at a time, to a temporary file, then put that. own: as `_own_columns` gives it."""
+    """Write one table with own columns. own: as `_own_columns` gives it."""
     index = catalog.index
     ids = index.filter(pc.equal(index["status"], status))["sample_id"]
     rows = pc.index_in(ids, value_set=own["sample_id"].combine_chunks())
     own = own.drop_columns("sample_id")
-    schema = pa.schema([*(RECORD_SCHEMA.field(column) for column in columns), *own.schema], {_EPOCH: str(epoch)})
-    storage = catalog.storage
+    schema = pa.schema([*(RECORD_SCHEMA.field(column) for column in columns), *own.schema])
+    _put(catalog.storage, epoch, name, schema, _with_own_columns(catalog.tables(status), columns, own, rows))
+
+
+def _put(storage: Storage, epoch: int, name: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+    """Write a table, a part at a time, to a temporary file, then put that."""
     try:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / name
-            with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-                for table in _with_own_columns(catalog.tables(status), columns, own, rows):
+            schema = schema.with_metadata({_EPOCH: str(epoch)})
+            with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=name == LABELS) as writer:
+                for table in tables:
                     writer.write_table(table)
             check_epoch(storage, epoch)  # as late as possible: the driver may have been suspended meanwhile
             storage.put_file(f"{COPIES}/{epoch:06d}-{name}", file)
@@ -211,8 +250,8 @@ def _read(storage: Storage, name: str, read: Callable[[pq.ParquetFile], ResultT]
 
     def parse(stream: BinaryIO) -> ResultT:
         # without Arrow's threads, which can abort a process that ends right after a read
-        file = pq.ParquetFile(stream, pre_buffer=False)
-        if not {"sample_id", "attempts", "row_digest"} <= set(file.schema_arrow.names):
+        file = pq.ParquetFile(stream, pre_buffer=False, page_checksum_verification=True)
+        if not (_KNOWN_BY_LABELS if name == LABELS else _KNOWN_BY) <= set(file.schema_arrow.names):
             raise pa.ArrowInvalid("another table's columns")
         return read(file)
 

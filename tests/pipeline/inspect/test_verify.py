@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from manifests.io import load_manifest
@@ -19,6 +21,7 @@ from pipeline.inspect import verify
 from pipeline.inspect.verify import repair
 from pipeline.inspect.verify import verify as check
 from pipeline.output.catalog import Catalog
+from pipeline.output.labels import LABELS
 from pipeline.output.lease import LeaseError, acquire
 from pipeline.output.records import SampleRecord
 from pipeline.output.storage import ABANDONED_S, Storage
@@ -84,7 +87,30 @@ def swap(output: Path) -> None:
     other = video(output, "s01").read_bytes()
     video(output).write_bytes(other)
     fields = {name: records(output)["s01"][name] for name in ("video_bytes", "video_sha256")}
-    rewrite(output, "s00", num_frames=7, **fields)
+    rewrite(output, "s00", num_frames=7, labels=None, **fields)
+
+
+def change_labels(output: Path) -> None:
+    """Give the labels of a record another number of frames than its video has."""
+    record = records(output)["s00"]
+    label = {**record["labels"][0], "asked_boxes": record["labels"][0]["asked_boxes"][1:]}
+    (output / "records" / "s00.json").write_text(json.dumps({**record, "labels": [label]}))
+
+
+def flip_labels(output: Path) -> None:
+    data = bytearray((output / LABELS).read_bytes())
+    data[len(data) // 8] ^= 255
+    (output / LABELS).write_bytes(bytes(data))
+
+
+def change_label_table(output: Path) -> None:
+    """Give a row of the labels the digest of another video."""
+    labels = table(output, LABELS)
+    digests = labels["video_sha256"].to_pylist()
+    place = labels.schema.get_field_index("video_sha256")
+    pq.write_table(
+        labels.set_column(place, labels.schema.field(place), pa.array([digests[1], *digests[1:]])), output / LABELS
+    )
 
 
 def share(output: Path) -> None:
@@ -97,13 +123,23 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], list[tuple[str, str]]]] = {
     "missing": (lambda output: video(output).unlink(), [("video_missing", "s00")]),
     "truncated": (truncate, [("video_damaged", "s00")]),
     "one byte": (flip, [("video_damaged", "s00")]),
-    "wrong length": (swap, [("video_damaged", "s00")]),
-    "shared": (share, [("record_damaged", "s00"), ("table_stale", "metadata.parquet")]),
+    "wrong length": (swap, [("video_damaged", "s00"), ("table_stale", LABELS)]),
+    "shared": (share, [("record_damaged", "s00"), ("table_stale", "metadata.parquet"), ("table_stale", LABELS)]),
+    "labels": (
+        change_labels,
+        [
+            *(("record_damaged", "s00"), ("video_orphan", "videos/s00.")),
+            *(("table_stale", "metadata.parquet"), ("table_stale", LABELS)),
+        ],
+    ),
+    "no labels": (lambda output: (output / LABELS).unlink(), [("table_stale", LABELS)]),
+    "one byte of the labels": (flip_labels, [("table_stale", LABELS)]),
+    "labels of another video": (change_label_table, [("table_stale", LABELS)]),
     "orphan": (add_orphan, [("video_orphan", "videos/x.01234567.mp4")]),
     "no table": (lambda output: (output / "metadata.parquet").unlink(), [("table_stale", "metadata.parquet")]),
     "no record": (
         lambda output: (output / "records" / "s00.json").unlink(),
-        [("video_orphan", "videos/s00."), ("table_stale", "metadata.parquet")],
+        [("video_orphan", "videos/s00."), ("table_stale", "metadata.parquet"), ("table_stale", LABELS)],
     ),
 }
 
@@ -452,3 +488,22 @@ def test_an_output_in_use_is_not_repaired(output: Path) -> None:
 def test_an_output_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no run"):
         check(str(tmp_path))
+
+
+def test_an_output_of_a_version_without_labels_is_whole_and_can_be_continued(output: Path, finished: Path) -> None:
+    for file in sorted((output / "records").iterdir()):
+        record = json.loads(file.read_text())
+        del record["labels"]
+        file.write_text(json.dumps(record))
+    for file in (output / LABELS, *(output / "tables").glob(f"*-{LABELS}")):
+        file.unlink()
+    assert check(str(output)).flaws == []
+    assert here("status", output).returncode == 0
+    (output / "records" / "s00.json").unlink()
+    video = next((output / "videos").glob("s00.*"))
+    video.unlink()
+    with without_ray():
+        done = run_tiny_here(finished.parent / "m.parquet", output)
+    assert done.returncode == 0, done.stderr
+    assert table(output, LABELS)["sample_id"].to_pylist() == ["s00"], "the others have no labels"
+    assert check(str(output)).flaws == []

@@ -9,11 +9,38 @@ import pyarrow as pa
 
 from manifests.schema import MANIFEST_SCHEMA, row_digest
 from pipeline.config import RunConfig, resolve
+from pipeline.output.labels import pack
 from pipeline.output.records import SampleRecord, Status, commit, video_key
 from pipeline.output.storage import Storage
 from tests.pipeline.runs import row
 
 METRICS = {"objmc_px": 2.0, "static_objmc_px": 8.0, "control_gain": 0.75, "objmc_px_per_box": [1.0, 3.0]}
+
+FRAMES = 3
+SEEN = {
+    "box": 0,
+    "still": False,
+    "asked_boxes": [[1.0, 2.0, 5.0, 6.0], [2.0, 2.0, 6.0, 6.0], [3.0, 2.0, 7.0, 6.0]],
+    "asked_centres": [[3.0, 4.0], [4.0, 4.0], [5.0, 4.0]],
+    "measured_boxes": [[1.0, 2.0, 5.0, 6.0], None, [3.25, 2.0, 7.25, 6.0]],
+    "measured_centres": [[3.0, 4.0], None, [5.25, 4.0]],
+    "visible_fraction": [1.0, 0.0, 0.5],
+    "points": [[[2.0, 3.0], [4.0, 5.0]], [[2.0, 3.0], [4.0, 5.0]], [[4.25, 3.0], [4.0, 5.0]]],
+    "points_visible": [[True, True], [False, False], [True, False]],
+    "null_reason": None,
+    "tracker_error_px": 0.1,
+}
+UNSEEN = {
+    **SEEN,
+    "box": 1,
+    "still": True,
+    "measured_boxes": [None] * FRAMES,
+    "measured_centres": [None] * FRAMES,
+    **dict.fromkeys(("visible_fraction", "points", "points_visible", "tracker_error_px")),
+    "null_reason": "no_texture",
+}
+BOXES = [SEEN, UNSEEN]
+"""The labels of two boxes; the second was not measured."""
 
 
 def video_of(sample_id: str, attempt: str = "one") -> str:
@@ -23,6 +50,8 @@ def video_of(sample_id: str, attempt: str = "one") -> str:
 
 def committed(sample_id: str, attempt: str = "one", attempts: int = 1, **changes: Any) -> SampleRecord:
     values = {"file_name": video_of(sample_id, attempt), "loss_first": [0.5, None], "metrics": METRICS, "seed": 3}
+    values |= {"num_frames": FRAMES, "labels": pack(BOXES)}
+    values |= {"source_box": [0.0, 0.0, 8.0, 8.0], "picture_box": [0, 0, 16, 16]}
     return SampleRecord(sample_id, "committed", attempts, "row", "print", **{**values, **changes})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import yaml
+from PIL import Image
 
 from pipeline.output.card import CARD, METRICS, PREVIEW, is_own_card, write_card
+from pipeline.output.card_picture import PICTURE
 from pipeline.output.catalog import Catalog
 from pipeline.output.lease import acquire
 from pipeline.output.records import commit
@@ -124,7 +127,8 @@ def test_an_object_store_is_loaded_as_the_card_says(bucket: str, tmp_path: Path)
 def test_plain_ids_need_no_further_files(tmp_path: Path) -> None:
     make(str(tmp_path), PLAIN)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        *(CARD, "failures.parquet", "lease", "metadata.parquet", "records", "run.json", "tables", "videos")
+        *(CARD, PICTURE, "failures.parquet", "labels.parquet", "lease", "metadata.parquet", "records", "run.json"),
+        *("tables", "videos"),
     ]
     make(str(tmp_path / "odd"), ["test.png"])
     assert {"train", PREVIEW} <= {path.name for path in (tmp_path / "odd").iterdir()}
@@ -163,6 +167,53 @@ def test_the_card_says_what_the_output_holds(tmp_path: Path) -> None:
     ):
         assert f"\n{line}" in text
     assert "/set/" not in text, "the folders of a machine are not published"
+
+
+def snippets(text: str, language: str) -> list[str]:
+    """The code of a card in one language, with its own folder in place of FOLDER."""
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_tables_are_loaded_as_the_card_says(tmp_path: Path) -> None:
+    storage = make(str(tmp_path), PLAIN)
+    text = text_of(storage).replace("FOLDER", str(tmp_path))
+    _, pandas_code, labels_code = snippets(text, "python")
+    names: dict[str, Any] = {}
+    exec(pandas_code, names)
+    assert len(names["table"]) == len(PLAIN)
+    assert len(names["good"]) == 0, "no background is measured"
+    exec(labels_code, names)
+    assert (names["measured"], names["scale_x"]) == ([None] * 3, 2.0)
+    (query,) = snippets(text, "sql")
+    duckdb = pytest.importorskip("duckdb")
+    rows = duckdb.sql(query).fetchall()
+    assert sorted(row[:2] for row in rows) == [(sample_id, box) for sample_id in sorted(PLAIN) for box in (0, 1)]
+    assert rows[0][-1] == 0.75
+
+
+def test_the_card_counts_the_licences_of_the_images(tmp_path: Path) -> None:
+    licence = pa.array(["CC BY 4.0", "CC0 | `x`", "CC BY 4.0", None, "of a failed sample"])
+    storage = make(str(tmp_path), ["a", "b", "c", "d"], failures=["e"], licence=licence)
+    text = text_of(storage)
+    assert "| 2 images | CC BY 4.0 |\n| 1 image | CC0 \\| 'x' |\n| 1 image | not stated |\n" in text
+    assert "of a failed sample" not in text
+    assert "| the tracker `lucas-kanade`, which made the measured labels | Apache-2.0 (OpenCV) |" in text
+    assert "| the model | Apache-2.0, as sgi2v-batch, for its use and for its videos |" in text
+    assert "a manifest with a column `licence`" in text_of(make(str(tmp_path / "without"), ["a"]))
+
+
+def test_the_picture_shows_what_is_measured(tmp_path: Path) -> None:
+    storage = make(str(tmp_path), ["s1", "s2"])
+    with Image.open(tmp_path / PICTURE) as picture:
+        assert picture.size == (1200, 640)
+        colours = {colour for _, colour in picture.convert("RGB").getcolors() or []}
+    assert {(255, 255, 255), (58, 124, 190)} <= colours
+    assert f"({PICTURE})" in text_of(storage)
+    before = (tmp_path / PICTURE).stat().st_mtime_ns
+    update(storage, manifest("s1", "s2"))
+    assert (tmp_path / PICTURE).stat().st_mtime_ns == before, "it is put only where it changes"
+    unmeasured = make(str(tmp_path / "none"), [], failures=["s3"])
+    assert (unmeasured.get(PICTURE), PICTURE in text_of(unmeasured)) == (None, False)
 
 
 def test_the_card_follows_the_output(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
+from pipeline.output.card_picture import PICTURE
 from pipeline.output.keys import epoch_of, is_own_key, is_video_key, names_own_videos, parse_record_key
+from pipeline.output.labels import LABELS
 from pipeline.output.lease import claim_key
 from pipeline.output.records import record_key, video_key
 from pipeline.output.run_file import RUN_FILE
@@ -16,7 +18,8 @@ IDS = ("a", "a.json", "attempt-2", "a.01234567.mp4", "A-1_b", "1" * 128)
 
 def test_every_key_that_is_written_is_own() -> None:
     keys = [
-        *(RUN_FILE, METADATA, FAILURES, claim_key(7), f"{COPIES}/000007-{METADATA}", f"{COPIES}/000007-{FAILURES}"),
+        *(RUN_FILE, METADATA, FAILURES, LABELS, PICTURE, claim_key(7)),
+        *(f"{COPIES}/000007-{name}" for name in (METADATA, FAILURES, LABELS)),
         *(f"lease/probe-{'0' * 32}", "parts/000007-0000.parquet", "logs/000007/0000.jsonl"),
         *(record_key(sample_id, attempts) for sample_id in IDS for attempts in (1, 2, 10)),
         *(video_key(sample_id, "0123abcd") for sample_id in IDS),

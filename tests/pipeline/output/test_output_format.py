@@ -6,15 +6,18 @@ import dataclasses
 import re
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from pipeline.inspect.phase import Phase
 from pipeline.inspect.status import read_status
 from pipeline.output import card, catalog, lease, log
+from pipeline.output.labels import DECIMALS, LABEL_SCHEMA, LABELS
 from pipeline.output.records import RECORD_SCHEMA, RECORD_VERSION, RECORDS, VIDEOS, record_key, video_key
 from pipeline.output.run_file import RUN_FILE, RunFile, create_run_file, describe_run
 from pipeline.output.storage import Storage
 from pipeline.output.tables import COPIES, FAILURE_COLUMNS, FAILURES, METADATA
+from sgi2v.metrics.following import MIN_VISIBLE_POINTS
 from tests.pipeline.output.outputs import settings
 
 ROOT = Path(__file__).parents[3]
@@ -31,7 +34,7 @@ def first_column(section: str) -> list[str]:
 
 def test_every_file_is_described() -> None:
     keys = [
-        *(RUN_FILE, METADATA, FAILURES, card.CARD, card.PREVIEW),
+        *(RUN_FILE, METADATA, LABELS, FAILURES, card.CARD, card.PICTURE, card.PREVIEW),
         *(f"{card.SPLIT_FOLDER}/{name}" for name in (METADATA, VIDEOS)),
         f"{lease.FOLDER}/<epoch>.json",
         f"{catalog.PARTS}/<epoch>-<number>.parquet",
@@ -53,7 +56,17 @@ def test_every_folder_and_table_is_in_the_readme() -> None:
 
 def test_every_column_is_described_with_its_type_and_in_order() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (\S+) \|", SECTIONS["Columns"], re.MULTILINE)
-    assert rows == [(field.name, str(field.type).replace("item: ", "")) for field in RECORD_SCHEMA]
+    assert rows == [(field.name, shown(field.type)) for field in RECORD_SCHEMA]
+
+
+def test_every_column_of_the_labels_is_described_with_its_type_and_in_order() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\S+) \|", SECTIONS["Labels"], re.MULTILINE)
+    assert rows == [(field.name, shown(field.type)) for field in LABEL_SCHEMA]
+
+
+def shown(kind: pa.DataType) -> str:
+    """A type as the tables write it; of structs without their fields."""
+    return re.sub(r"struct<.*>>$", "struct>", str(kind).replace("item: ", ""))
 
 
 def test_every_column_of_the_failures_is_listed_in_order() -> None:
@@ -99,6 +112,9 @@ def test_every_key_of_the_status_is_described() -> None:
         ("Parts", f"{catalog.PART_ROWS} unsealed records"),
         ("Logs", f"written again every {log.FLUSH_S:g} s; a segment of {log.SEGMENT_LINES} lines"),
         ("Columns", f"`{RECORD_VERSION}`"),
+        ("Parts", f"row groups of at most {catalog.BATCH_ROWS} rows"),
+        ("Labels", f"rounded to {10**-DECIMALS:g} px"),
+        ("Labels", f"at least {MIN_VISIBLE_POINTS} of its points"),
     ],
 )
 def test_the_numbers_are_those_of_the_code(section: str, text: str) -> None:

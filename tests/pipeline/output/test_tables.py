@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.output.catalog import Catalog
+from pipeline.output.labels import LABELS
 from pipeline.output.lease import LeaseError, acquire
 from pipeline.output.records import RECORD_SCHEMA, SampleRecord
 from pipeline.output.storage import Storage
@@ -28,7 +29,7 @@ from pipeline.output.tables import (
     write_tables,
 )
 from sgi2v.errors import ConfigError, StorageError
-from tests.pipeline.output.outputs import committed, failed, manifest, video_of
+from tests.pipeline.output.outputs import BOXES, committed, failed, manifest, video_of
 
 EPOCH = 1
 
@@ -211,7 +212,7 @@ def test_tables_of_an_earlier_version_keep_their_values_under_the_new_names(stor
         assert row["manifest_tracker"] == tracker
 
 
-@pytest.mark.parametrize("name", [METADATA, FAILURES])
+@pytest.mark.parametrize("name", [METADATA, FAILURES, LABELS])
 def test_a_table_of_another_program_is_not_overwritten(storage: Storage, name: str) -> None:
     foreign = pa.BufferOutputStream()
     pq.write_table(pa.table({"x": [1]}), foreign)
@@ -229,7 +230,7 @@ def test_a_table_is_the_same_from_parts_and_from_unsealed_records(storage: Stora
     records = [committed("a"), failed("b"), committed("c"), failed("d", attempts=2), committed("e", metrics={})]
     rows = manifest("e", "d", "c", "b", "a", columns={"caption": pa.array(list("54321"))})
     write(storage, records, rows)
-    whole = {name: read(storage, name) for name in (METADATA, FAILURES)}
+    whole = {name: read(storage, name) for name in (METADATA, FAILURES, LABELS)}
     catalog = Catalog(storage)
     for record in records:
         catalog.add(record)
@@ -239,6 +240,7 @@ def test_a_table_is_the_same_from_parts_and_from_unsealed_records(storage: Stora
     for name, table in whole.items():
         assert read(storage, name).equals(table)
         assert read_ids(storage, name) == set(table["sample_id"].to_pylist())
+    assert whole[LABELS].num_rows == 3 * len(BOXES)
     assert whole[METADATA]["caption"].to_pylist() == ["1", "3", "5"]
 
 
