@@ -140,7 +140,7 @@ Layer = Annotated[tuple[Index, Index], Field(strict=False)]
 """(up block, index in it); a list in TOML and JSON."""
 
 
-LATER_FIELDS = ("hold_rest", "mask_update")
+LATER_FIELDS = ("hold_rest", "hold_weight", "gradient_floor", "mask_update")
 """Settings of the guidance that the first version did not have."""
 
 
@@ -168,6 +168,11 @@ class GuidanceConfig(Settings):
     hold_rest: bool = False
     """Also hold every latent cell to itself in frame 0 that no asked box comes near on its way. Off where the camera is
     asked to move, and where the boxes cover the scene (`sgi2v/scene.py`)."""
+    hold_weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.25
+    """Weight of a cell that `hold_rest` holds, of which the centre of a box has 1."""
+    gradient_floor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """AdamW divides each element of the gradient by its own size, so that all move by the learning rate. This share of
+    the first gradient's root mean square is added to the size: elements with less gradient move less. 0: plain AdamW."""
     mask_update: bool = False
     """Change the latents only where `hold_rest` would hold nothing."""
 

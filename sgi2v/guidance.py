@@ -87,7 +87,7 @@ def plan_loss(
     """Compute everything of the loss that does not depend on the latents.
 
     tracks: boxes in output pixels, clipped to frame 0. height, width: latent cells of `cell_px` pixels a side. Held
-    cells are compared with themselves in frame 0, after the boxes, and each counts like the centre of a box.
+    cells come after those of the boxes, and are compared with themselves in frame 0.
     """
     cells_NT4 = tracks.cells(cell_px)
     first_N4 = cells_NT4[:, 0]
@@ -134,7 +134,7 @@ def plan_loss(
             source_K = np.concatenate([source_K, held_L])
             corners_K4 = np.concatenate([corners_K4, np.tile(held_L[:, None] % (height * width), 4)])
             corner_weights_K4 = np.concatenate([corner_weights_K4, np.tile([1.0, 0, 0, 0], (len(held_L), 1))])
-            weight_K = np.concatenate([weight_K, np.ones(len(held_L))])
+            weight_K = np.concatenate([weight_K, np.full(len(held_L), guidance.hold_weight)])
 
     def on_device(array: NDArray[np.generic], dtype: torch.dtype) -> Tensor:
         return torch.as_tensor(array, dtype=dtype, device=device)
@@ -249,6 +249,9 @@ def optimize_latents(
             loss, gradient = _loss_and_gradient(compute_features, latents, plan, loss_scale)
         losses.append(loss)
         latents.grad = gradient / loss_scale
+        if iteration == 0 and guidance.gradient_floor > 0:
+            root_mean_square = float(latents.grad.square().mean().sqrt())
+            optimizer.param_groups[0]["eps"] = guidance.gradient_floor * root_mean_square
         optimizer.step()
         if on_update is not None:
             on_update(iteration, latents.detach())
