@@ -168,7 +168,7 @@ class GuidanceConfig(Settings):
     hold_rest: bool = False
     """Also hold every latent cell to itself in frame 0 that no asked box comes near on its way. Off where the camera is
     asked to move, and where the boxes cover the scene (`sgi2v/scene.py`)."""
-    hold_weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.25
+    hold_weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
     """Weight of a cell that `hold_rest` holds, of which the centre of a box has 1."""
     gradient_floor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """AdamW divides each element of the gradient by its own size, so that all move by the learning rate. This share of
@@ -208,12 +208,16 @@ Preset = Literal["paper", "fast", "scene"]
 FAST_STEPS, FAST_ITERATIONS, FAST_LEARNING_RATE = 0.4, 0.4, 4.0
 """`fast` as multiples of the checkpoint's own settings: fewer steps and fewer, larger updates."""
 
+SCENE_LEARNING_RATE, SCENE_GRADIENT_FLOOR = 1.5, 0.3
+"""`scene`'s learning rate as a multiple of the checkpoint's own, and its gradient floor. Both, and the default of
+`hold_weight`, were chosen on the dev split of the embedded checkpoint."""
+
 
 def apply_preset(
     preset: Preset, sampler: SamplerConfig, guidance: GuidanceConfig
 ) -> tuple[SamplerConfig, GuidanceConfig]:
-    """The settings of a preset: `paper` is the checkpoint's own, `fast` less than a third of the work, `scene` keeps the
-    rest of the scene where it is.
+    """The settings of a preset: `paper` is the checkpoint's own, `fast` less than a third of the work, and `scene` keeps
+    the rest of the scene where it is.
 
     `tests/benchmarks/presets.py` measures how much control `fast` keeps, and `tests/benchmarks/scene.py` what `scene`
     does, on the embedded checkpoint. `scene` is unproven on Stable Video Diffusion.
@@ -221,7 +225,9 @@ def apply_preset(
     if preset == "paper":
         return sampler, guidance
     if preset == "scene":
-        return sampler, guidance.replace(hold_rest=True)
+        learning_rate = guidance.learning_rate * SCENE_LEARNING_RATE
+        held = {"hold_rest": True, "gradient_floor": SCENE_GRADIENT_FLOOR, "learning_rate": learning_rate}
+        return sampler, guidance.replace(**held)
     return scale_work(sampler, guidance, FAST_STEPS, FAST_ITERATIONS, FAST_LEARNING_RATE)
 
 
