@@ -12,7 +12,7 @@ help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
 
 demo: $(VENV)/installed  ## install, run the bundled manifest with and without guidance, draw the contact sheet
-	$(BIN)/sgi2v-batch run $(MANIFEST) --model embedded --output $(DEMO)
+	$(BIN)/sgi2v-batch run $(MANIFEST) --model embedded --preset scene --output $(DEMO)
 	$(BIN)/sgi2v-batch run $(MANIFEST) --model embedded --output $(DEMO)-unguided --unguided
 	$(BIN)/sgi2v-batch sheet $(MANIFEST) $(DEMO) $(DEMO)-unguided --output $(DEMO)/sheet.png
 

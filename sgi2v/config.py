@@ -140,6 +140,10 @@ Layer = Annotated[tuple[Index, Index], Field(strict=False)]
 """(up block, index in it); a list in TOML and JSON."""
 
 
+LATER_FIELDS = ("hold_rest", "hold_weight", "gradient_floor", "mask_update")
+"""Settings of the guidance that the first version did not have."""
+
+
 class GuidanceConfig(Settings):
     """SG-I2V's self-guided trajectory optimisation; the defaults are the paper's."""
 
@@ -161,6 +165,22 @@ class GuidanceConfig(Settings):
     """Standard deviation of the loss's Gaussian weight, in half sides of the box."""
     fft_cutoff: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = 0.5
     """Normalised cut-off of the Butterworth low-pass merge; None (`false` in TOML) keeps the optimised latents."""
+    hold_rest: bool = False
+    """Also hold every latent cell to itself in frame 0 that no asked box comes near on its way. Off where the camera is
+    asked to move, and where the boxes cover the scene (`sgi2v/scene.py`)."""
+    hold_weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+    """Weight of a cell that `hold_rest` holds, of which the centre of a box has 1."""
+    gradient_floor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """AdamW divides each element of the gradient by its own size, so that all move by the learning rate. This share of
+    the first gradient's root mean square is added to the size: elements with less gradient move less. 0: plain AdamW."""
+    mask_update: bool = False
+    """Change the latents only where `hold_rest` would hold nothing."""
+
+    def plain(self) -> dict[str, Any]:
+        """The fields as JSON values. A field of LATER_FIELDS is left out at its default, which does as versions before
+        it did: the fingerprints of their outputs stay."""
+        later = {name for name in LATER_FIELDS if getattr(self, name) == type(self).model_fields[name].default}
+        return {name: value for name, value in super().plain().items() if name not in later}
 
     @model_validator(mode="after")
     def _range_falls(self) -> Self:
@@ -184,20 +204,30 @@ class GuidanceConfig(Settings):
         return tuple(step for step in range(steps) if least <= steps - step <= most)
 
 
-Preset = Literal["paper", "fast"]
+Preset = Literal["paper", "fast", "scene"]
 FAST_STEPS, FAST_ITERATIONS, FAST_LEARNING_RATE = 0.4, 0.4, 4.0
 """`fast` as multiples of the checkpoint's own settings: fewer steps and fewer, larger updates."""
+
+SCENE_LEARNING_RATE, SCENE_GRADIENT_FLOOR = 1.5, 0.3
+"""`scene`'s learning rate as a multiple of the checkpoint's own, and its gradient floor. Both, and the default of
+`hold_weight`, were chosen on the dev split of the embedded checkpoint."""
 
 
 def apply_preset(
     preset: Preset, sampler: SamplerConfig, guidance: GuidanceConfig
 ) -> tuple[SamplerConfig, GuidanceConfig]:
-    """The settings of a preset: `paper` is the checkpoint's own, `fast` less than a third of the work.
+    """The settings of a preset: `paper` is the checkpoint's own, `fast` less than a third of the work, and `scene` keeps
+    the rest of the scene where it is.
 
-    `tests/benchmarks/presets.py` measures how much control `fast` keeps.
+    `tests/benchmarks/presets.py` measures how much control `fast` keeps, and `tests/benchmarks/scene.py` what `scene`
+    does, on the embedded checkpoint. `scene` is unproven on Stable Video Diffusion.
     """
     if preset == "paper":
         return sampler, guidance
+    if preset == "scene":
+        learning_rate = guidance.learning_rate * SCENE_LEARNING_RATE
+        held = {"hold_rest": True, "gradient_floor": SCENE_GRADIENT_FLOOR, "learning_rate": learning_rate}
+        return sampler, guidance.replace(**held)
     return scale_work(sampler, guidance, FAST_STEPS, FAST_ITERATIONS, FAST_LEARNING_RATE)
 
 

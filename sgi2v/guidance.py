@@ -20,6 +20,7 @@ from torch import Tensor
 from sgi2v.config import GuidanceConfig, MemoryTier
 from sgi2v.features import LastGuidedLayerReached, record_features, resize_and_join
 from sgi2v.memory import in_memory_tier
+from sgi2v.scene import clear_cells
 from sgi2v.spectral import butterworth_low_pass, merge_low_frequencies
 from sgi2v.trajectory import BoxTracks
 
@@ -48,6 +49,8 @@ class LossPlan:
     matching place in frame 0 that is the object, if the box has a mask."""
     low_pass_hw: Tensor | None
     """Gains of the low-pass merge; None skips it."""
+    update_hw: Tensor | None = None
+    """Whether a guided step may change the latents there; None: everywhere."""
 
     @property
     def is_empty(self) -> bool:
@@ -83,7 +86,8 @@ def plan_loss(
 ) -> LossPlan:
     """Compute everything of the loss that does not depend on the latents.
 
-    tracks: boxes in output pixels, clipped to frame 0. height, width: latent cells of `cell_px` pixels a side.
+    tracks: boxes in output pixels, clipped to frame 0. height, width: latent cells of `cell_px` pixels a side. Held
+    cells come after those of the boxes, and are compared with themselves in frame 0.
     """
     cells_NT4 = tracks.cells(cell_px)
     first_N4 = cells_NT4[:, 0]
@@ -119,16 +123,30 @@ def plan_loss(
         t_K, y_K, x_K, weight_K = t_K[seen], y_K[seen], x_K[seen], weight_K[seen]
         corners_K4, corner_weights_K4 = corners_K4[seen], corner_weights_K4[seen]
 
+    source_K = ((t_K + 1) * height + y_K) * width + x_K
+    update_hw = None
+    if (guidance.hold_rest or guidance.mask_update) and len(source_K):
+        is_clear_hw = clear_cells(tracks, height, width, cell_px)
+        if guidance.mask_update:
+            update_hw = torch.as_tensor(~is_clear_hw, device=device)
+        if guidance.hold_rest:
+            held_L = np.flatnonzero(np.tile(is_clear_hw, (tracks.num_frames - 1, 1, 1))) + height * width
+            source_K = np.concatenate([source_K, held_L])
+            corners_K4 = np.concatenate([corners_K4, np.tile(held_L[:, None] % (height * width), 4)])
+            corner_weights_K4 = np.concatenate([corner_weights_K4, np.tile([1.0, 0, 0, 0], (len(held_L), 1))])
+            weight_K = np.concatenate([weight_K, np.full(len(held_L), guidance.hold_weight)])
+
     def on_device(array: NDArray[np.generic], dtype: torch.dtype) -> Tensor:
         return torch.as_tensor(array, dtype=dtype, device=device)
 
     cutoff = guidance.fft_cutoff
     return LossPlan(
-        source_K=on_device(((t_K + 1) * height + y_K) * width + x_K, torch.int64),
+        source_K=on_device(source_K, torch.int64),
         corners_K4=on_device(corners_K4, torch.int64),
         corner_weights_K4=on_device(corner_weights_K4, torch.float32),
         weight_K=on_device(weight_K, torch.float32),
         low_pass_hw=None if cutoff is None else butterworth_low_pass(height, width, cutoff).to(device),
+        update_hw=update_hw,
     )
 
 
@@ -231,12 +249,17 @@ def optimize_latents(
             loss, gradient = _loss_and_gradient(compute_features, latents, plan, loss_scale)
         losses.append(loss)
         latents.grad = gradient / loss_scale
+        if iteration == 0 and guidance.gradient_floor > 0:
+            root_mean_square = float(latents.grad.square().mean().sqrt())
+            optimizer.param_groups[0]["eps"] = guidance.gradient_floor * root_mean_square
         optimizer.step()
         if on_update is not None:
             on_update(iteration, latents.detach())
     optimized = latents.detach()
     if plan.low_pass_hw is not None:
         optimized = merge_low_frequencies(optimized, original, plan.low_pass_hw)
+    if plan.update_hw is not None:
+        optimized = torch.where(plan.update_hw, optimized, original)
     return GuidedStep(optimized, [float(loss) for loss in losses], skipped, loss_scale)
 
 

@@ -71,7 +71,9 @@ class SampleOptions:
         str | None,
         Sets("run", "preset"),
         option(
-            "paper: the checkpoint's own settings; fast: 29 % of the work.  [default: paper]", words=("paper", "fast")
+            "paper: the checkpoint's own settings; fast: 29 % of the work; scene: paper, and what no box comes near is "
+            "held where it is (shown on the embedded checkpoint only).  [default: paper]",
+            words=("paper", "fast", "scene"),
         ),
     ] = None
     height: Annotated[

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sgi2v.metrics.following import Following, NullReason, is_still, join, track
 from sgi2v.opencv import single_opencv_thread
+from sgi2v.scene import asks_camera
 from sgi2v.tracking.tracker import Flags, PointTracker
 from sgi2v.trajectory import BoxTracks, Floats
 from sgi2v.video import Frames
@@ -34,10 +35,6 @@ MIN_TEXTURE = 0.1
 """Least texture of a background whose motion can be seen: grey levels per pixel in its smoothest direction."""
 MIN_EXPLAINED = 0.5
 """Least share of the background's squared change that a shift explains if the background has moved by it."""
-CAMERA_AREA = 0.5
-"""A box that covers this share of the frame or more asks the camera to move."""
-CAMERA_SHARE = 0.05
-"""Boxes share one path, the camera's, where their displacements differ by less than this share of it, or by 1 px."""
 GRID = 16
 """Points along each side of the frame for bg_object_distance_px."""
 MIN_VISIBLE = 0.25
@@ -105,19 +102,6 @@ def background(
         change, motion_px = _change_and_motion(frames_THWC, tracks, reasons)
     distance_px = _object_distance(frames_THWC, tracks, followed, tracker, reasons)
     return Background(change, motion_px, distance_px, join(reasons), held.still_drift_px, drifts)
-
-
-def asks_camera(tracks: BoxTracks) -> bool:
-    """Whether the paths ask the camera to move: by a box of half the frame, or by several boxes that share one path."""
-    moving_NT2 = (tracks.centres_NT2 - tracks.centres_NT2[:, :1])[~is_still(tracks)]
-    length_px = float(np.linalg.norm(moving_NT2, axis=-1).max(initial=0.0))
-    sides_N2 = (tracks.boxes_NT4[:, 0, 2:] - tracks.boxes_NT4[:, 0, :2])[~is_still(tracks)]
-    if (sides_N2.prod(axis=-1) >= CAMERA_AREA * tracks.height * tracks.width).any():
-        return True
-    if len(moving_NT2) < 2 or length_px < 1:
-        return False
-    spread_px = float(np.linalg.norm(moving_NT2 - moving_NT2[:1], axis=-1).max())
-    return spread_px <= max(1.0, CAMERA_SHARE * length_px)
 
 
 def _change_and_motion(frames_THWC: Frames, tracks: BoxTracks, reasons: list[str]) -> tuple[float | None, float | None]:

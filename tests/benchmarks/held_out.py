@@ -2,7 +2,8 @@
 
 Neither the autoencoder nor the U-Net was trained on these scenes. The target path of a sample is random; it stays in
 the frame and away from the other objects. Settings are tuned on the dev split and compared on the test split. Final
-figures come from the final split.
+figures come from the final split, and those of scenes with and without a second object from the scene split, in which
+every other picture has one.
 
 Axes: T frames, H W pixels, C colours; 2 is xy, 4 is xyxy.
 """
@@ -33,6 +34,7 @@ class Split(IntEnum):
     DEV = 300
     TEST = 400
     FINAL = 500
+    SCENE = 600
 
 
 @dataclass(frozen=True)
@@ -58,15 +60,26 @@ class HeldOut:
         return BoxTracks(self.scene.boxes_NT4(TIMES_T), SIDE, SIDE)
 
     @property
+    def tracks_with_still(self) -> BoxTracks:
+        """The same, in which all boxes after the first are marked as held: for metrics."""
+        tracks = self.tracks_of_all
+        return replace(tracks, still_N=np.arange(tracks.num_boxes) > 0)
+
+    @property
     def displacement_2(self) -> Floats:
         """Displacement of the target path, pixels."""
         start_2, end_2 = self.scene.sprites[0].path_22
         return end_2 - start_2
 
     @property
+    def masks_NHW(self) -> Floats:
+        """How much of each pixel of the first frame each object covers."""
+        return self.scene.masks_NTHW(TIMES_T[:1])[:, 0]
+
+    @property
     def mask_HW(self) -> Floats:
         """How much of each pixel of the first frame the first object covers."""
-        return self.scene.masks_NTHW(TIMES_T[:1])[0, 0]
+        return self.masks_NHW[0]
 
     def projection(self, track: ObjectTrack) -> float:
         """The object's displacement projected on the target's: 1 if it follows, 0 if it stays."""
@@ -77,6 +90,8 @@ class HeldOut:
 def draw_held_out(split: Split, index: int) -> HeldOut:
     """The sample of a split with this index."""
     scene = draw_scene(split, index, Motion.OBJECT)
+    if split is Split.SCENE and len(scene.sprites) != 1 + index % 2:
+        return draw_held_out(split, index + 1_000_000)
     rng = np.random.default_rng([split, index, 1])
     start_2, radius = scene.sprites[0].path_22[0], scene.sprites[0].radius
     for _ in range(1000):

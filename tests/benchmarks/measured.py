@@ -1,12 +1,13 @@
 """Measured videos of held-out samples: make and measure each video once, keep its row, and compare means.
 
-A folder has one row per video in `rows-*.jsonl`; rows that exist are not made again. Its `made.json` records the
-weights, the split and the settings behind the rows, and rows of others are refused. The model card's tables come from
+A folder has one row per video in `rows-*.jsonl`; rows that exist are not made again, so that an interrupted run goes
+on. Its `made.json` records the weights, the split, the settings and the version of the metrics behind the rows, and
+rows of others are refused. The model card's tables come from
 `rows/control-final` and `rows/control-test`.
 
 Intervals are 95 % bootstrap intervals of a mean over samples; seeds are averaged first. Comparisons are paired by
 sample and seed. Pictures of the dev and test splits share one noise per seed (see `noise_seed`), so their intervals are
-over pictures, for these noises.
+over pictures, for these noises. In the other splits every picture has its own.
 
 Axes: V variants, S samples, K seeds.
 """
@@ -29,7 +30,10 @@ from sgi2v.checkpoint import open_checkpoint
 from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig
 from sgi2v.errors import ConfigError
 from sgi2v.generate import generate
-from sgi2v.metrics.objmc import motion_fidelity
+from sgi2v.metrics import METRICS_VERSION
+from sgi2v.metrics.background import background
+from sgi2v.metrics.following import follow_boxes
+from sgi2v.metrics.objmc import fidelity_of
 from sgi2v.model import VideoModel, load_model
 from sgi2v.tracking.lucas_kanade import LucasKanade
 from tests.benchmarks.held_out import HeldOut, Split, draw_held_out, error_when_absent, find_object
@@ -67,6 +71,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--variants", nargs="*", metavar="NAME", help="variants to make; default: all")
     parser.add_argument("--report", action="store_true", help="only print the rows that are there")
     parser.add_argument("--plot", type=Path, help="PNG to draw")
+    parser.add_argument("--frames", type=Path, help="folder that keeps the frames of every video made, as npz")
     return parser
 
 
@@ -85,7 +90,7 @@ def record_provenance(folder: Path, model: str, split: str, variants: Mapping[st
     file = folder / PROVENANCE_FILE
     new = provenance(model, split, variants)
     recorded = json.loads(file.read_text()) if file.exists() else {**new, "variants": {}}
-    for name in ("checkpoint", "split"):
+    for name in ("checkpoint", "split", "metrics_version"):
         if new[name] != recorded[name]:
             raise ConfigError(f"the rows in {folder} have another {name}: give another folder")
     for name, settings in new["variants"].items():
@@ -95,7 +100,7 @@ def record_provenance(folder: Path, model: str, split: str, variants: Mapping[st
 
 
 def provenance(model: str, split: str, variants: Mapping[str, Settings]) -> dict[str, Any]:
-    """Revision of the checkpoint, the split, and the settings of every variant, as plain JSON values."""
+    """Revision of the checkpoint, the split, the metrics, and the settings of every variant, as plain JSON values."""
     revision = open_checkpoint(ModelConfig(source=model), weights=False).revision
     plain = {
         name: {
@@ -105,7 +110,7 @@ def provenance(model: str, split: str, variants: Mapping[str, Settings]) -> dict
         }
         for name, settings in variants.items()
     }
-    return {"checkpoint": revision, "split": split, "variants": plain}
+    return {"checkpoint": revision, "split": split, "metrics_version": METRICS_VERSION, "variants": plain}
 
 
 def read_rows(folder: Path) -> list[Row]:
@@ -121,7 +126,7 @@ def _work(rank: int, processes: int, options: argparse.Namespace, variants: dict
     split = Split[options.split.upper()]
     done = {(row["variant"], row["index"], row["seed"]): row for row in read_rows(options.folder)}
     # all variants of a sample in a row, so that the rows of an interrupted run can be compared
-    videos = [(i, s) for i in range(options.samples) for s in range(options.seeds)]
+    videos = [(i, s) for s in range(options.seeds) for i in range(options.samples)]
     keys = [(i, s, v) for i, s in videos[rank::processes] for v in variants]
     with (options.folder / f"rows-{rank}.jsonl").open("a") as file:
         for index, seed, variant in keys:
@@ -129,7 +134,7 @@ def _work(rank: int, processes: int, options: argparse.Namespace, variants: dict
                 continue
             sample, noise = draw_held_out(split, index), noise_seed(split, index, seed)
             row = done.get((identical_variant(variants, variant, sample), index, seed))
-            row = row or measure(model, sample, noise, variants[variant])
+            row = row or measure(model, sample, noise, variants[variant], frames_file(options, variant, index, seed))
             row = {**row, "variant": variant, "index": index, "seed": seed}
             done[variant, index, seed] = row
             file.write(json.dumps(row) + "\n")
@@ -145,23 +150,42 @@ def identical_variant(variants: Mapping[str, Settings], variant: str, sample: He
 
 
 def noise_seed(split: Split, index: int, seed: int) -> int:
-    """Noise seed of a video. In the final split every picture has its own; in the others all pictures share one."""
-    return 1000 * index + seed if split is Split.FINAL else seed
+    """Noise seed of a video. In dev and test all pictures share one; in the other splits every picture has its own."""
+    return seed if split in (Split.DEV, Split.TEST) else 1000 * index + seed
 
 
-def measure(model: VideoModel, sample: HeldOut, noise: int, settings: Settings) -> Row:
-    """Make one video and measure it. noise: seed of its noise."""
+def frames_file(options: argparse.Namespace, variant: str, index: int, seed: int) -> Path | None:
+    """Where the frames of a video are kept; None: nowhere."""
+    return options.frames and options.frames / f"{index:03d}-{seed}-{variant.replace(' ', '-')}.npz"
+
+
+def measure(model: VideoModel, sample: HeldOut, noise: int, settings: Settings, frames_to: Path | None = None) -> Row:
+    """Make one video and measure it. noise: seed of its noise. frames_to: file for its frames."""
     tracks = sample.tracks_of_all if settings.holds_others else sample.tracks
     generation = generate(model, sample.image, tracks, settings.sampler, settings.guidance, seed=noise)
-    fidelity = motion_fidelity(generation.frames, sample.tracks, LucasKanade())
-    mask_HW = sample.mask_HW
+    if frames_to is not None:
+        frames_to.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(frames_to, frames=generation.frames)
+    masks_NHW, tracker = sample.masks_NHW, LucasKanade()
+    boxes, followed = follow_boxes(generation.frames, sample.tracks_with_still, tracker)
+    fidelity = fidelity_of(generation.frames, boxes, followed, tracker)
+    ground = background(generation.frames, boxes, followed, tracker)
+    mask_HW = masks_NHW[0]
     track = find_object(generation.frames, mask_HW)
+    others = [find_object(generation.frames, other_HW) for other_HW in masks_NHW[1:]]
     return {
+        "objects": len(masks_NHW),
         "objmc_px": fidelity.objmc_px,
         "static_objmc_px": fidelity.static_objmc_px,
         "null_reason": fidelity.null_reason,
         "projection": sample.projection(track),
         "displacement_px": float(np.linalg.norm(track.displacements_T2[-1])),
+        "second_px": float(np.linalg.norm(others[0].displacements_T2[1:], axis=-1).mean()) if others else None,
+        "second_template_error": float(others[0].errors_T[1:].mean()) if others else None,
+        "background_change": ground.background_change,
+        "background_motion_px": ground.background_motion_px,
+        "bg_object_distance_px": ground.bg_object_distance_px,
+        "identity": fidelity.identity,
         "template_error": float(track.errors_T[1:].mean()),
         "kept": float((track.errors_T[1:] < error_when_absent(sample.scene, generation.frames[0], mask_HW) / 2).mean()),
         "loss_ratio": float((generation.losses[:, -1] / generation.losses[:, 0]).mean())
@@ -183,7 +207,7 @@ class Table:
         """One column of one variant, [S, K]."""
         values = np.full(self.shape, np.nan)
         for row in self._rows:
-            if row["variant"] == variant and row[name] is not None:
+            if row["variant"] == variant and row.get(name) is not None:
                 values[row["index"], row["seed"]] = row[name]
         return values
 

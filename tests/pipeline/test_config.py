@@ -83,7 +83,7 @@ def test_a_settings_file_is_read_by_section(settings: Path) -> None:
         ("[run]\nseed = 'x'", r"run\.seed must be an integer, not 'x'"),
         ("[run]\nseed = true", r"run\.seed must be an integer, not True"),
         ("[run]\nworkers = 0", r"run\.workers must be 1 or more, not 0"),
-        ("[run]\npreset = 'slow'", r"run\.preset must be one of paper, fast, not 'slow'"),
+        ("[run]\npreset = 'slow'", r"run\.preset must be one of paper, fast, scene, not 'slow'"),
         ("[metrics]\ntracker = 'eyes'", r"lucas-kanade"),
         ("[model]\ndtype = 'int8'", r"model\.dtype must be one of auto, float32, float16, bfloat16"),
         ("[sampler", r"settings\.toml cannot be read as TOML"),

@@ -39,7 +39,7 @@ def test_the_costs_of_well_known_models_are_shipped(
         checkpoint = open_checkpoint(ModelConfig(source=str(write_configs(tmp_path, frames))), weights=False)
     sampler, guidance = checkpoint.sampler(), checkpoint.guidance()
     sampler = sampler if frames is None else sampler.replace(num_frames=frames)
-    for preset in ("paper", "fast"):
+    for preset in ("paper", "fast", "scene"):
         settings = apply_preset(preset, sampler, guidance)
         for guided in (settings[1], None):
             assert cost_key(checkpoint, settings[0], guided, *map(dtype_name, types)) in costs._shipped()

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from sgi2v.config import GuidanceConfig, SamplerConfig
+from sgi2v.config import GuidanceConfig, MemoryTier, SamplerConfig
 from sgi2v.errors import ConfigError, ErrorCode, SampleError, TrajectoryError
 from sgi2v.generate import generate
 from sgi2v.model import VideoModel
@@ -83,6 +83,19 @@ def test_a_mask_guides_by_the_object_alone_and_a_whole_one_changes_nothing(
     masked = generate(model, photograph, dataclasses.replace(tracks(), masks_NHW=half), SAMPLER, GUIDANCE)
     assert masked.is_guided
     assert not np.array_equal(own.latents, masked.latents)
+
+
+@pytest.mark.slow
+def test_holding_the_rest_makes_another_video_and_the_same_one_in_the_lowest_memory_tier(
+    model: VideoModel, photograph: NDArray[np.uint8]
+) -> None:
+    paper = generate(model, photograph, tracks(), SAMPLER, GUIDANCE)
+    held = GUIDANCE.replace(hold_rest=True)
+    videos = [generate(model, photograph, tracks(), SAMPLER, held, memory=MemoryTier(tier)) for tier in ("high", "low")]
+    assert not np.array_equal(videos[0].latents, paper.latents)
+    assert np.array_equal(videos[0].frames, videos[1].frames)
+    camera = dataclasses.replace(tracks(), boxes_NT4=tracks().boxes_NT4 * [0.0, 0, 2.5, 1.5])
+    assert np.array_equal(*(generate(model, photograph, camera, SAMPLER, each).frames for each in (GUIDANCE, held)))
 
 
 def test_the_checkpoints_own_settings_are_the_default(model: VideoModel, photograph: NDArray[np.uint8]) -> None:

@@ -38,7 +38,7 @@ def test_a_command_with_other_options_has_the_groups_that_it_needs() -> None:
     ("typed", "completed"),
     [
         ("ru", ["run"]),
-        ("run m.parquet --preset ", ["paper", "fast"]),
+        ("run m.parquet --preset ", ["paper", "fast", "scene"]),
         ("run m.parquet --memory m", ["medium"]),
         ("run m.parquet --model e", ["embedded"]),
         ("run m.parquet --model stabil", []),
