@@ -5,13 +5,14 @@ Axes: N boxes, T frames, H W pixels, C colours; 2 is xy.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from sgi2v.metrics.following import is_still
+from sgi2v.metrics.following import Following, follow_boxes, is_still
 from sgi2v.opencv import single_opencv_thread
-from sgi2v.tracking.tracker import Flags
+from sgi2v.tracking.tracker import Flags, PointTracker
 from sgi2v.trajectory import BoxTracks, Floats
 from sgi2v.video import Frames
 
@@ -32,6 +33,14 @@ class Clip:
     """The picture at the size of the frames; None: it is not known."""
     reference_THWC: Frames | None = None
     """A real video of the same motion; None: there is none."""
+    _followed: dict[str, tuple[BoxTracks, Sequence[Following]]] = field(default_factory=dict, compare=False)
+    """What `followed` has given, by tracker."""
+
+    def followed(self, tracker: PointTracker) -> tuple[BoxTracks, Sequence[Following]]:
+        """The tracks clipped to frame 0, and where the object in each box went. Each tracker follows once."""
+        if tracker.name not in self._followed:
+            self._followed[tracker.name] = follow_boxes(self.frames_THWC, self.tracks, tracker)
+        return self._followed[tracker.name]
 
     @property
     def moving_N(self) -> Flags:
@@ -62,4 +71,5 @@ class Clip:
             tracks=self.tracks.rescale(height, width),
             starts_N2=self.starts_N2 * scale_2,
             first_frame_HWC=None,
+            _followed={},
         )

@@ -6,7 +6,7 @@ Axes: N boxes, T frames, H W pixels, C colours, Q query points of one box; 2 is 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -80,13 +80,18 @@ class Following:
     counted_T: Flags
     """The due frames in which enough points are visible. None of them, where the box is not measured."""
     measured_T2: Floats
-    """Displacement of the object since frame 0, pixels. Meaningless where the frame does not count."""
+    """Displacement of the object since frame 0, pixels. Meaningless where the object is not seen."""
     visible_fraction: float | None = None
     """Mean fraction of the points that are visible, over the due frames. None: the tracker was not asked."""
     round_trip_px: float | None = None
     """Mean of the tracker's own error, tracking on and back, over the visible points of the counted frames, pixels."""
     null_reason: NullReason | None = None
     """Why the box is not measured. None: it is."""
+    seen_T: Flags | None = None
+    """The frames in which enough points are visible, whether they are due or not; frame 0 is one of them. None: the box
+    is not measured."""
+    points: PointTracks | None = None
+    """The points that were followed. None: the tracker was not asked."""
 
 
 def follow_boxes(
@@ -178,16 +183,20 @@ def _follow(frames_THWC: Frames, boxes_T4: Floats, inside_T: Flags, tracker: Poi
     points = track(tracker, frames_THWC, queries_Q2)
     visible_TQ = points.visible_TQ
     visible_fraction = float(visible_TQ[due_T].mean())
-    counted_T = due_T & (visible_TQ.sum(axis=1) >= MIN_VISIBLE_POINTS)
+    seen_T = visible_TQ.sum(axis=1) >= MIN_VISIBLE_POINTS
+    seen_T[0] = True  # there the box is given
+    counted_T = due_T & seen_T
     if counted_T.sum() < MIN_COUNTED * due_T.sum():
-        return _without(nothing, NullReason.TOO_FEW_VISIBLE_POINTS, visible_fraction)
+        return replace(_without(nothing, NullReason.TOO_FEW_VISIBLE_POINTS, visible_fraction), points=points)
     measured_T2 = np.zeros((len(due_T), 2))
-    for t in np.flatnonzero(counted_T):
+    for t in np.flatnonzero(seen_T[1:]) + 1:
         measured_T2[t] = np.median((points.points_TQ2[t] - queries_Q2)[visible_TQ[t]], axis=0)
     round_trip_px = None
     if points.round_trip_px_TQ is not None:
         round_trip_px = float(points.round_trip_px_TQ[counted_T][visible_TQ[counted_T]].mean())
-    return Following(due_T, counted_T, measured_T2, visible_fraction, round_trip_px)
+    return Following(
+        due_T, counted_T, measured_T2, visible_fraction, round_trip_px, null_reason=None, seen_T=seen_T, points=points
+    )
 
 
 def _without(nothing: Following, reason: NullReason, visible_fraction: float | None = None) -> Following:

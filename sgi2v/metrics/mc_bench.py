@@ -20,6 +20,8 @@ BLOCK = 8
 """Queries along each side of the block around a start."""
 PIXEL_CENTRE = 0.5
 """In the published program the centre of the first pixel is 0."""
+ROUNDING_PX = 1e-6
+"""A start that was scaled to the video and back may have lost so much, pixels."""
 
 
 def md_vid(clip: Clip, tracker: PointTracker) -> dict[str, Any]:
@@ -38,17 +40,17 @@ def md_vid(clip: Clip, tracker: PointTracker) -> dict[str, Any]:
         reason = "one_frame"
     if reason is not None:
         return {"md_vid_px": None, "md_vid_null_reason": reason}
-    blocks, scored, count = [], [], 0
+    blocks, scored, targets, count = [], [], [], 0
     for n in moving:
-        start_2 = np.floor(clip.starts_N2[n])
+        start_2 = np.floor(clip.starts_N2[n] + ROUNDING_PX)
         block_Q2 = _block(start_2)
+        targets.append(clip.target_NT2[n] - clip.starts_N2[n] + start_2)
         scored.append(count + int(np.flatnonzero((block_Q2 == start_2).all(axis=-1))[0]))
         count += len(block_Q2)
         blocks.append(block_Q2)
     points = track(tracker, clip.frames_THWC, np.concatenate(blocks) + PIXEL_CENTRE)
     tracked_NT2 = points.points_TQ2[:, scored].swapaxes(0, 1) - PIXEL_CENTRE
-    target_NT2 = clip.target_NT2[moving]
-    distance_NT = np.linalg.norm(tracked_NT2 - target_NT2, axis=-1)
+    distance_NT = np.linalg.norm(tracked_NT2 - np.stack(targets), axis=-1)
     return {"md_vid_px": float(distance_NT[:, 1:].mean()), "md_vid_null_reason": None}
 
 

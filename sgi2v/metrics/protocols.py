@@ -38,10 +38,10 @@ class Protocol:
 
 
 def _objmc(clip: Clip, tracker: PointTracker) -> dict[str, Any]:
-    from sgi2v.metrics import measure
+    from sgi2v.metrics import measure_followed
 
     first_frame_HWC = clip.frames_THWC[0] if clip.first_frame_HWC is None else clip.first_frame_HWC
-    values = measure(clip.frames_THWC, first_frame_HWC, clip.tracks, tracker)
+    values = measure_followed(clip.frames_THWC, first_frame_HWC, *clip.followed(tracker), tracker)
     return values if clip.first_frame_HWC is not None else {**values, "first_frame_psnr_db": None}
 
 

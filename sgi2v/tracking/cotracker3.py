@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sgi2v.tracking.learned import LearnedTracker
+from sgi2v.tracking.learned import LearnedTracker, code_of
 from sgi2v.tracking.tracker import Flags
 from sgi2v.trajectory import Floats
 from sgi2v.video import Frames
@@ -33,11 +33,10 @@ class CoTracker3(LearnedTracker):
         import torch
 
         if find_spec("cotracker") is not None:
-            from sgi2v.tracking.learned import code_of
-
             predictor = code_of(self.name, "cotracker.predictor", "install it again")
             return predictor.CoTrackerPredictor(checkpoint=str(weights), offline=True, v2=False, window_len=60)
-        model = torch.hub.load(
+        load: Any = torch.hub.load
+        model = load(
             REPOSITORY, "cotracker3_offline", pretrained=False, trust_repo=True, skip_validation=True, verbose=False
         )
         model.model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))

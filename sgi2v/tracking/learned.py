@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -30,14 +30,14 @@ class LearnedTracker(ABC):
     out for its size, texture or speed.
     """
 
-    name: ClassVar[str]
-    num_cpus: ClassVar[float] = 1.0
-    num_gpus: ClassVar[float] = 0.5
+    name: str
+    num_cpus: float = 1.0
+    num_gpus: float = 0.5
     """Half a GPU: an actor on each half keeps a GPU at work while the other decodes its next video."""
-    licence: ClassVar[str]
-    weights_url: ClassVar[str]
+    licence: str
+    weights_url: str
     """Where its authors publish the weights."""
-    adapter: ClassVar[int] = 1
+    adapter: int = 1
     """Version of this project's code around the model."""
 
     def __init__(self, weights: str | None = None) -> None:
@@ -47,7 +47,7 @@ class LearnedTracker(ABC):
     @property
     def version(self) -> str:
         """The version of the code around the model, and the digest of the weights."""
-        return f"{self.adapter}+weights-{hashlib.sha256(self._weights_file.read_bytes()).hexdigest()[:12]}"
+        return f"{self.adapter}+weights-{self._digest[:12]}"
 
     def limit(self, first_frame_HWC: Frames, boxes_T4: Floats) -> Limit | None:
         """None: what it cannot follow is not known."""
@@ -71,6 +71,10 @@ class LearnedTracker(ABC):
     @abstractmethod
     def _load(self, weights: Path) -> Any:
         """The model with these weights, on the CPU."""
+
+    @cached_property
+    def _digest(self) -> str:
+        return hashlib.sha256(self._weights_file.read_bytes()).hexdigest()
 
     @cached_property
     def _model(self) -> Any:
@@ -119,6 +123,8 @@ def resized(frames_THWC: Frames, height: int, width: int) -> Frames:
 
     with single_opencv_thread():
         return np.stack(
-            [cv2.resize(np.ascontiguousarray(frame), (width, height), interpolation=cv2.INTER_LINEAR)
-             for frame in frames_THWC]
+            [
+                cv2.resize(np.ascontiguousarray(frame), (width, height), interpolation=cv2.INTER_LINEAR)
+                for frame in frames_THWC
+            ]
         ).astype(np.uint8)
