@@ -136,8 +136,8 @@ def _prediction(frames_THWC: Frames, image_HWC: Frames | None) -> Frames:
     if frames_THWC.shape[1] != height:
         raise SampleError(
             ErrorCode.VIDEO_INVALID,
-            f"the video is {frames_THWC.shape[1]} px high and its first frame {height} px: of pictures side by side, the "
-            "right-most one is found by the width of the first frame only where the heights agree",
+            f"the video is {frames_THWC.shape[1]} px high and its first frame {height} px: of pictures side by side, "
+            "the right-most one is found by the width of the first frame only where the heights agree",
         )
     return frames_THWC[:, :, -width:]
 

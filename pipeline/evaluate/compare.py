@@ -21,7 +21,7 @@ from sgi2v.errors import ConfigError
 from sgi2v.metrics.protocols import Column
 from sgi2v.trajectory import Floats
 
-TIE = 1e-9
+TIE = 1e-3
 """Differences of at most this share of the larger value are ties."""
 Strata = dict[str, dict[str, Callable[[pd.DataFrame], Any]]]
 STRATA: Strata = {

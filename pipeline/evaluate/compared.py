@@ -23,8 +23,13 @@ from sgi2v.metrics.protocols import PROTOCOLS, Column
 VERSIONS = ("metrics_version", "tracker", "tracker_version")
 """Columns that say what measured a sample: values of two such versions are never compared."""
 ASKED = ("asked_displacement", "asked_size", "num_moving", "asks_camera")
+LEFT_OUT = ("objmc_norm", "visible_fraction", "round_trip_px")
+"""A copy of another metric, and what is said of the tracker rather than of the video: more tests weaken all others."""
 METRICS: tuple[Column, ...] = tuple(
-    column for protocol in PROTOCOLS.values() for column in protocol.columns if column.better
+    column
+    for protocol in PROTOCOLS.values()
+    for column in protocol.columns
+    if column.better and column.name not in LEFT_OUT
 )
 """Values of which one is better than another."""
 PATHS = ("boxes", "trajectories")
@@ -83,7 +88,7 @@ def _read(name: str, url: str) -> Compared:
 
 
 def _versions(table: pa.Table, url: str) -> dict[str, str]:
-    versions = {}
+    versions: dict[str, str] = {}
     for what in VERSIONS:
         values = set(table[what].drop_null().to_pylist()) if what in table.column_names else set()
         if len(values) > 1:
@@ -91,14 +96,15 @@ def _versions(table: pa.Table, url: str) -> dict[str, str]:
             raise ConfigError(
                 f"{url} has values of several versions ({what}: {shown}): measure it again with `sgi2v-batch evaluate`"
             )
-        versions |= {what: value for value in values}
+        if values:
+            versions[what] = values.pop()
     return versions
 
 
 def _samples(table: pa.Table) -> pd.DataFrame:
     names = table.column_names
     metrics = [column.name for column in METRICS if column.name in names]
-    samples = table.select(metrics).to_pandas().astype("float64")
+    samples: pd.DataFrame = table.select(metrics).to_pandas().astype("float64")
     samples.index = pd.Index(table["sample_id"].to_pylist(), name="sample_id")
     samples["num_frames"] = table["num_frames"].to_pylist() if "num_frames" in names else None
     samples["image_key"] = _image_keys(table)

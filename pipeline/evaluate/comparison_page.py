@@ -35,9 +35,9 @@ def markdown(comparison: Mapping[str, Any], published: bool) -> str:
     lines = [
         "# Comparison",
         "",
-        f"{counted(comparison['samples'], 'sample')} of {counted(comparison['images'], 'image')} in all of them, paired by "
-        "sample id. Means are over images; the samples of an image are averaged first. Intervals hold 95 %, by a "
-        "bootstrap over images. p is of changed signs, corrected by Holm over the metrics of a pair.",
+        f"{counted(comparison['samples'], 'sample')} of {counted(comparison['images'], 'image')} in all of them, "
+        "paired by sample id. Means are over images; the samples of an image are averaged first. Intervals hold 95 %, "
+        "by a bootstrap over images. p is of changed signs, corrected by Holm over the metrics of a pair.",
         "",
         f"Measured by {versions.get('metrics_version')}, {versions.get('tracker')} {versions.get('tracker_version')}.",
         "",
@@ -67,9 +67,10 @@ def _table(pair: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[s
     for row in rows:
         unit = f", {row['unit']}" if row["unit"] else ""
         lines.append(
-            f"| `{row['metric']}`{unit} | {row['better']} | {_number(row['base_mean'])} | {_number(row['other_mean'])} | "
-            f"{_with_interval(row)} | {_p(row['p_holm'])} | {row['wins']}, {row['ties']}, {row['losses']} | "
-            f"{row['images']} | {_percent(row['base_null_rate'])}, {_percent(row['other_null_rate'])} |"
+            f"| `{row['metric']}`{unit} | {row['better']} | {_number(row['base_mean'])} | "
+            f"{_number(row['other_mean'])} | {_with_interval(row)} | {_p(row['p_holm'])} | "
+            f"{row['wins']}, {row['ties']}, {row['losses']} | {row['images']} | "
+            f"{_percent(row['base_null_rate'])}, {_percent(row['other_null_rate'])} |"
         )
     return lines
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CAVEAT = (
-    "These numbers come from different clips, sizes, frame counts, trackers, scored points, averaging orders and FID/FVD "
-    "implementations; only rows inside one table of one paper compare, and none compares with a number measured by this "
-    "tool."
+    "These numbers come from different clips, sizes, frame counts, trackers, scored points, averaging orders and "
+    "FID/FVD implementations; only rows inside one table of one paper compare, and none compares with a number "
+    "measured by this tool."
 )
 
 

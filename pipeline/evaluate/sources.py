@@ -109,13 +109,8 @@ def _of_output(storage: Storage) -> Source:
         }
         for row in picked.to_pylist()
     ]
-    notes = (
-        []
-        if run is None or not run.rows_left(table.num_rows)
-        else [
-            f"{storage.url} has {counted(run.rows_left(table.num_rows), 'row')} without a video: what is there is measured"
-        ]
-    )
+    left = 0 if run is None else run.rows_left(table.num_rows)
+    notes = [f"{storage.url} has {counted(left, 'row')} without a video: what is there is measured"] if left else []
     return Source(_with_places(rows, places), tuple(notes))
 
 
@@ -247,8 +242,8 @@ def _plain(name: str) -> str:
 
 def _no_overlap(manifest: str, wanted: Sequence[str], folder: str, found: Sequence[str]) -> str:
     return (
-        f"no row of {manifest} has its video in {folder}: the rows want {', '.join(wanted[:SHOWN])}, and the folder has "
-        f"{', '.join(found[:SHOWN])}. Give a column `{VIDEO}`, or the other folder"
+        f"no row of {manifest} has its video in {folder}: the rows want {', '.join(wanted[:SHOWN])}, and the folder "
+        f"has {', '.join(found[:SHOWN])}. Give a column `{VIDEO}`, or the other folder"
     )
 
 

@@ -6,6 +6,7 @@ Axes: I images, R resamples.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ EXACT_IMAGES = 13
 """Of up to so many images every choice of signs is counted."""
 LEVEL = 0.95
 SEED = 0
-Draw = Callable[[np.random.Generator, tuple[int, int]], NDArray[np.generic]]
+Draw = Callable[[np.random.Generator, tuple[int, int]], NDArray[Any]]
 """Draws, for each resample, one number for each image."""
 
 

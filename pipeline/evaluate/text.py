@@ -26,7 +26,7 @@ def summary_text(result: EvaluationResult) -> str:
     if len(frames) > 1:
         lengths = ", ".join(f"{counted(count, 'video')} of {number}" for number, count in frames.items())
         lines.append(f"  frames   {lengths}: paths are resampled to each, and distances of both are in one mean")
-    for tracker, protocols in summary["metrics"].items():
+    for protocols in summary["metrics"].values():
         for name, found in protocols.items():
             lines.append(f"  {name}: {found['note']}")
             lines += [f"    {line}" for line in _value_lines(name, found)]
