@@ -48,9 +48,9 @@ def load_clip(row: Mapping[str, Any], fit: Fit) -> Loaded:
     data = _read(row["_video"])
     frames_THWC = decode_mp4(data)
     image_HWC, image_fields = _image_of(row)
-    if row["_side_by_side"]:
-        frames_THWC = _prediction(frames_THWC, image_HWC)
-    placement = _placement(row, sample, frames_THWC, image_HWC, sample.fit or fit)
+    offset = _prediction_offset(frames_THWC, image_HWC) if row["_side_by_side"] else 0
+    placement = _placement(row, sample, frames_THWC[:, :, offset:], image_HWC, sample.fit or fit)
+    placement = _moved(placement, offset)
     left, top, right, bottom = placement.picture_box
     x0, y0, x1, y1 = placement.source_box
     size = (round(y1 - y0), round(x1 - x0))
@@ -127,19 +127,26 @@ def _image_of(row: Mapping[str, Any]) -> tuple[Frames | None, dict[str, Any]]:
         return None, {"image_sha256": None, "image_note": f"not read: {error}"}
 
 
-def _prediction(frames_THWC: Frames, image_HWC: Frames | None) -> Frames:
-    """The right-most part of the frames, as wide as the picture: MotionPro's videos show five pictures side by side."""
+def _prediction_offset(frames_THWC: Frames, image_HWC: Frames | None) -> int:
+    """Where the right-most part of the frames begins, as wide as the picture: MotionPro shows five side by side."""
     assert image_HWC is not None
     height, width = image_HWC.shape[:2]
     if frames_THWC.shape[2] < SIDE_BY_SIDE * width * frames_THWC.shape[1] / height:
-        return frames_THWC
+        return 0
     if frames_THWC.shape[1] != height:
         raise SampleError(
             ErrorCode.VIDEO_INVALID,
             f"the video is {frames_THWC.shape[1]} px high and its first frame {height} px: of pictures side by side, "
             "the right-most one is found by the width of the first frame only where the heights agree",
         )
-    return frames_THWC[:, :, -width:]
+    return int(frames_THWC.shape[2] - width)
+
+
+def _moved(placement: Placement, offset: int) -> Placement:
+    """The placement in frames that have so many more columns at the left."""
+    left, top, right, bottom = placement.picture_box
+    moved = (left + offset, top, right + offset, bottom)
+    return replace(placement, width=placement.width + offset, picture_box=moved)
 
 
 def _placement(

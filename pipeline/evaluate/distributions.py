@@ -30,7 +30,7 @@ def distances(
 
     assert config.real is not None
     measured = results.filter(pc.equal(results["status"], "measured"))
-    videos = list(zip(measured["file_name"].to_pylist(), measured["picture_box"].to_pylist(), strict=True))
+    videos = list(zip(measured["video_uri"].to_pylist(), measured["picture_box"].to_pylist(), strict=True))
     real: list[tuple[str, list[int] | None]] = [(uri, None) for uri in mp4s_in(config.real)]
     found = {}
     for name in names:

@@ -41,6 +41,7 @@ class Measure:
         result: dict[str, Any] = {
             "sample_id": row["sample_id"],
             "file_name": row["_video"],
+            "video_uri": row["_video"],
             "row_digest": row_digest(row),
             "image_uri": None if row["_image"] is None else shown_uri(row["_image"]),
             "status": "measured",

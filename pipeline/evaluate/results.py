@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -25,11 +27,12 @@ from pipeline.evaluate.config import EvaluationConfig, suffix_of
 from pipeline.evaluate.sources import EVALUATION_FILE, VIDEO_COLUMNS
 from pipeline.output.labels import LABELS, LABELS_TYPE, rows_of_boxes
 from pipeline.output.lease import check_epoch
-from pipeline.output.records import RECORD_SCHEMA
+from pipeline.output.records import RECORD_SCHEMA, VIDEOS
 from pipeline.output.run_file import RUN_FILE
 from pipeline.output.storage import Storage
 from pipeline.output.tables import FAILURES, METADATA
 from sgi2v.errors import ConfigError
+from sgi2v.locations import local_path
 from sgi2v.metrics.objmc import METRICS_VERSION
 from sgi2v.metrics.protocols import PROTOCOLS
 
@@ -39,6 +42,7 @@ BASE = pa.schema(
     [
         pa.field("file_name", pa.string()),
         pa.field("sample_id", pa.string()),
+        pa.field("video_uri", pa.string()),
         pa.field("status", pa.string()),
         pa.field("error_code", pa.string()),
         pa.field("message", pa.string()),
@@ -58,7 +62,7 @@ BASE = pa.schema(
         *(pa.field(name, pa.string()) for name in ("tracker", "tracker_version", "metrics_version")),
     ]
 )
-"""Columns of every result. `file_name` is the video's whole path or URL, since it lies outside this folder."""
+"""Columns of every result. `video_uri`: where the video lies. `file_name`: the link to it, or else the same."""
 
 
 def result_schema(config: EvaluationConfig) -> pa.Schema:
@@ -148,7 +152,7 @@ class Results:
         """The rows that have no result yet, or whose video or row is another one now, or could not be measured."""
         table = self.table
         done = table.filter(pc.equal(table["status"], "measured"))
-        known = set(zip(*(done[name].to_pylist() for name in ("sample_id", "file_name", "row_digest")), strict=True))
+        known = set(zip(*(done[name].to_pylist() for name in ("sample_id", "video_uri", "row_digest")), strict=True))
         asked = zip(rows["sample_id"].to_pylist(), rows["_video"].to_pylist(), digests, strict=True)
         return rows.filter(pa.array([each not in known for each in asked], pa.bool_()))
 
@@ -176,16 +180,41 @@ class Results:
         own = [name for name in rows.column_names if name != "sample_id" and name not in VIDEO_COLUMNS.names]
         reserved = frozenset([*self.schema.names, *RECORD_SCHEMA.names])
         positions = pc.index_in(measured["sample_id"], value_set=rows["sample_id"].combine_chunks())
+        check_epoch(self.storage, self.epoch)
+        measured = measured.set_column(0, BASE.field("file_name"), pa.array(self._links(measured), pa.string()))
         metadata = measured.drop_columns(["labels", "status", "error_code", "message"])
         for name in own:
             stored = stored_name(name, reserved) if name not in PASSED else name
             if stored not in metadata.column_names:
                 metadata = metadata.append_column(stored, plain(rows[name]).take(positions))
-        check_epoch(self.storage, self.epoch)
         self.storage.put(METADATA, _parquet(metadata))
         self.storage.put(LABELS, _parquet(rows_of_boxes(measured)))
-        self.storage.put(FAILURES, _parquet(failed.select(["sample_id", "error_code", "message", "file_name"])))
+        self.storage.put(FAILURES, _parquet(failed.select(["sample_id", "error_code", "message", "video_uri"])))
         self.storage.put(EVALUATION_FILE, self._to_json(summary))
+
+    def _links(self, measured: pa.Table) -> list[str]:
+        """The `file_name` of each video: a link in this folder, so that whoever reads it finds the video below it."""
+        names = []
+        for sample_id, uri in zip(measured["sample_id"].to_pylist(), measured["video_uri"].to_pylist(), strict=True):
+            target = local_path(uri)
+            name = f"{VIDEOS}/{sample_id}.mp4"
+            if target is None or not self.storage.is_local or not _link(Path(self.storage.root) / name, target):
+                name = uri
+            names.append(name)
+        return names
+
+
+def _link(link: Path, target: Path) -> bool:
+    """Make a link to a file, unless it is there. Returns False on a disk that has no links."""
+    try:
+        link.parent.mkdir(parents=True, exist_ok=True)
+        wanted = os.path.relpath(target, link.parent.resolve())
+        if not link.is_symlink() or str(link.readlink()) != wanted:
+            link.unlink(missing_ok=True)
+            link.symlink_to(wanted)
+    except OSError:
+        return False
+    return True
 
 
 PASSED = ("image", "boxes", "trajectories", "scales", "still", "masks", "seed", "drag_starts")

@@ -99,10 +99,10 @@ def _of_output(storage: Storage) -> Source:
     manifest = storage.url if run is None else run.manifest
     own = [name for name in names[names.index(FIRST_OWN) :] if name not in VIDEO_COLUMNS.names]
     rows = table.select(["sample_id", *own])
-    picked = table.select([name for name in ("file_name", "image", "image_uri", *PLACES) if name in names])
+    picked = table.select([name for name in ("file_name", "video_uri", "image", "image_uri", *PLACES) if name in names])
     places = [
         {
-            "_video": _below(storage.url, row["file_name"]),
+            "_video": row.get("video_uri") or _below(storage.url, row["file_name"]),
             "_image": _recorded_image(row, manifest),
             "_side_by_side": False,
             **{f"_{name}": row.get(name) for name in PLACES},

@@ -37,7 +37,9 @@ def test_a_folder_of_mp4s_with_a_table(tmp_path):
     assert follows["objmc_px"] == pytest.approx(0, abs=0.1)
     assert follows["grid_box_iou"] == pytest.approx(1, abs=0.03)
     assert frozen["objmc_px"] == pytest.approx(STATIC, abs=0.1)
-    assert (follows["sample_id"], follows["file_name"]) == ("s0", str(folder / "s0.mp4"))
+    assert (follows["sample_id"], follows["file_name"]) == ("s0", "videos/s0.mp4")
+    assert follows["video_uri"] == str(folder / "s0.mp4")
+    assert (tmp_path / "out" / "videos" / "s0.mp4").read_bytes() == (folder / "s0.mp4").read_bytes()
     assert follows["source_box"] == [0, 0, 2 * W, 2 * H]
     assert follows["fps"] == 7
     assert follows["asked_displacement"] == pytest.approx(STEP * (T - 1) / np.hypot(H, W))
@@ -103,8 +105,8 @@ def test_an_evaluation_can_be_measured_again(tmp_path):
     again = here("evaluate", tmp_path / "first", "-o", tmp_path / "second")
     assert again.returncode == 0, again.stderr
     first, second = metadata(tmp_path / "first")[0], metadata(tmp_path / "second")[0]
-    assert {name: first[name] for name in ("objmc_px", "source_box", "file_name")} == {
-        name: second[name] for name in ("objmc_px", "source_box", "file_name")
+    assert {name: first[name] for name in ("objmc_px", "source_box", "video_uri")} == {
+        name: second[name] for name in ("objmc_px", "source_box", "video_uri")
     }
 
 
@@ -136,7 +138,9 @@ def test_the_layouts_that_authors_publish(tmp_path, with_paths):
         assert each["objmc_px"] == pytest.approx(0, abs=0.1)
         assert each["md_vid_px"] == pytest.approx(0, abs=0.2)
         assert each["first_frame_psnr_db"] > 25
-        assert (each["num_frames"], each["width"]) == (T, W)
+        assert each["num_frames"] == T
+        left = 0 if with_paths == "traj" else 4 * W  # labels are in pixels of the whole video
+        assert (each["width"], each["picture_box"]) == (left + W, [left, 0, left + W, H])
 
 
 def test_pictures_of_another_shape_are_fitted_as_said(tmp_path):

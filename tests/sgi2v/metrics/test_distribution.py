@@ -92,7 +92,7 @@ def test_distance_of_the_same_features_is_zero_and_their_order_does_not_matter(l
 
 def test_a_shift_of_the_mean_by_d_gives_d_squared(libraries):
     features = drawn(300, rows=2)
-    shifted = [each + [3.0, 0.0, 4.0] for each in features]
+    shifted = [each + np.array([3.0, 0.0, 4.0]) for each in features]
     found = distance(features, shifted, "x")
     assert found.value == pytest.approx(25.0, abs=1e-6)
     assert not found.low_n
