@@ -73,26 +73,38 @@ def ray_session(
 ) -> Iterator[Pools]:
     """Start Ray or attach to it, and yield the actors that a run over so many rows gets.
 
+    Raises as `ray_running`, and ConfigError for a cluster that cannot hold a worker. on_stuck: as `ClusterWatch` has
+    it. on_wait: called with a line that says for which nodes the session waits.
+    """
+    needs = Needs.of_tracker(config.metrics.tracker)
+    with ray_running(config.execution, needs, on_stuck):
+        yield pools_when_there_is_room(config, needs, rows, on_wait)
+
+
+@contextmanager
+def ray_running(
+    execution: ExecutionConfig, needs: Needs, on_stuck: Callable[[str], object] = lambda message: None
+) -> Iterator[None]:
+    """Start Ray or attach to it for the length of a `with` block.
+
     Attaches to `run.address`, else to the cluster of the job that this process belongs to, else starts Ray on this
-    machine. Raises ConfigError for a cluster that cannot be reached or cannot hold a worker, and ClusterError if Ray
-    does not start or is lost before the end of the block. on_stuck: as `ClusterWatch` has it. on_wait: called with a
-    line that says for which nodes the session waits.
+    machine. Raises ConfigError for a cluster that cannot be reached, and ClusterError if Ray does not start or is lost
+    before the end of the block. on_stuck: as `ClusterWatch` has it.
     """
     quiet_ray()
-    if cluster_address(config.execution) is None:
+    if cluster_address(execution) is None:
         for name, value in LOCAL_RAY.items():
             os.environ.setdefault(name, value)
     import ray
 
-    needs = Needs.of_tracker(config.metrics.tracker)
     importing = threading.Thread(target=import_module, args=("ray.data",), name="import-ray-data", daemon=True)
     importing.start()  # while ray.init waits for Ray's processes
     try:
-        _connect(config.execution, needs)
+        _connect(execution, needs)
         with ClusterWatch(on_stuck):
             importing.join()
             configure_ray_data()
-            yield pools_when_there_is_room(config, needs, rows, on_wait)
+            yield
     finally:
         importing.join()  # a process that ends during an import in another thread can hang
         gc.collect()

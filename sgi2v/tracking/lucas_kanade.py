@@ -65,6 +65,7 @@ class LucasKanade:
     licence = "Apache-2.0 (OpenCV)"
     num_cpus = 0.25
     num_gpus = 0.0
+    licence = "Apache-2.0 (OpenCV)"
 
     @property
     def version(self) -> str:

@@ -62,6 +62,8 @@ class PointTracker(Protocol):
     """CPUs that each commit actor reserves with this tracker."""
     num_gpus: float
     """GPUs that each commit actor reserves with this tracker."""
+    licence: str
+    """Licence of its code and weights, in words: it is shown and recorded."""
 
     @property
     def version(self) -> str:

@@ -1,0 +1,3 @@
+from tests.pipeline.evaluate.videos import without_ray
+
+__all__ = ["without_ray"]
