@@ -193,6 +193,37 @@ class RunOptions(CheckOptions, SampleOptions):
             words=("crop", "pad", "stretch", "bucket"),
         ),
     ] = None
+    candidates: Annotated[
+        int | None,
+        Sets("candidates", "number"),
+        option(
+            "Try up to N seeds for each row and keep the best video: one that passes --keep before one that does not, "
+            "then the one with the highest control gain.  [default: 1]",
+            metavar="N",
+        ),
+    ] = None
+    keep: Annotated[
+        str | None,
+        Sets("candidates", "keep"),
+        option(
+            'Condition on the metrics of a video that passes, such as "control_gain > 0.6 and background_change < 2".',
+            metavar="CONDITION",
+        ),
+    ] = None
+    stop_early: Annotated[
+        bool | None,
+        Sets("candidates", "stop_early"),
+        option("Try no other seed for a row once one of its videos passes --keep.  [default: off]"),
+    ] = None
+    baseline: Annotated[
+        str | None,
+        Sets("run", "baseline"),
+        option(
+            "unguided: beside each guided video also make plain SVD with the same noise, and record what guidance "
+            "gained.  [default: none]",
+            words=("unguided",),
+        ),
+    ] = None
     limit: Annotated[int | None, option("Run only the first N rows of the manifest.", min=1, metavar="N")] = None
     retry_failed: Annotated[bool, option("Run rows again that have failed before.")] = False
     redo_changed: Annotated[
