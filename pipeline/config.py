@@ -77,8 +77,8 @@ class CandidatesConfig(Settings):
     def _stops_at_a_condition(self) -> Self:
         if self.stop_early and (self.keep is None or self.number == 1):
             raise ValueError(
-                "candidates.stop_early has no effect without candidates.keep and a candidates.number above 1: give both "
-                '(--candidates 4 --keep "control_gain > 0.6"), or leave it out'
+                "candidates.stop_early has no effect without candidates.keep and a candidates.number above 1: give "
+                'both (--candidates 4 --keep "control_gain > 0.6"), or leave it out'
             )
         return self
 

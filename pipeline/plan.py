@@ -38,7 +38,7 @@ class Plan:
     other_samples: int
     """Finished samples of the output that are not among these rows: of another manifest, or behind the limit."""
     redone: pa.Table
-    """`sample_id` and VIDEO_COLUMNS of the committed samples that are to do again, because their row or image changed."""
+    """`sample_id` and VIDEO_COLUMNS of the committed samples to do again, because their row or image changed."""
     not_compared: Mapping[str, str]
     """Finished samples whose image could not be compared with the one they were made from, each with the reason."""
     without_digest: int

@@ -8,7 +8,7 @@ changes. From here the option reaches `run`, `submit`, `bench` and the table in 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import Field, dataclass, fields
 from functools import wraps
@@ -322,14 +322,24 @@ def settle(
     manifest: str, output: str | None, options: SampleOptions, weights: bool = True
 ) -> tuple[RunConfig, Checkpoint]:
     """Settle the options of a command that makes samples. Raises ConfigError or ModelError, as `resolve` does."""
-    from pipeline.config import resolve
+    from pipeline.config import merge, resolve
 
     toml = settings_file_of(options)
+    check_condition(merge(toml, settings_of(options)))
     with errors_name_flags(options):
         config, checkpoint = resolve(manifest, output, toml, settings_of(options), options.unguided, weights)
     if checkpoint.note is not None:
         print_progress(checkpoint.note)
     return config, checkpoint
+
+
+def check_condition(settings: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ConfigError for a condition `candidates.keep` that cannot be used. settings: by section."""
+    keep = settings["candidates"].get("keep")
+    if isinstance(keep, str) and keep:  # what is no text is refused with the other settings
+        from pipeline.output.candidates import keep_condition
+
+        keep_condition(keep)
 
 
 def flag_of(name: str) -> str:

@@ -32,6 +32,8 @@ class Candidates:
         """seed: of the sample."""
         self.rows: list[dict[str, Any]] = []
         """A row of Candidate and KEEPABLE for each candidate, also where all of them failed."""
+        self.seconds = 0.0
+        """Making and measuring them all."""
         self._config = config
         self._seed = seed
         self._condition = None if config.keep is None else keep_condition(config.keep)
@@ -43,6 +45,23 @@ class Candidates:
 
         A candidate that fails is recorded and left out. Raises SampleError, that of the first one, if all of them fail.
         """
+        start = time.perf_counter()
+        try:
+            self._make_all(make, measure)
+        finally:
+            self.seconds = time.perf_counter() - start
+        if self._generation is None:
+            raise SampleError(ErrorCode(self.rows[0]["error_code"]), self.rows[0]["message"])
+        return self._generation
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """The row of the candidate whose video is kept."""
+        assert self._kept is not None
+        return self.rows[self._kept]
+
+    def _make_all(self, make: Make, measure: Measure) -> None:
+        """Make the candidates, one after the other, and judge them."""
         # a candidate is measured on the CPU while the next one is made, unless it depends on the result whether it is
         with ThreadPoolExecutor(1, thread_name_prefix="measure") as measuring:
             waiting: tuple[int, Generation, Future[Mapping[str, Any]]] | None = None
@@ -60,15 +79,6 @@ class Candidates:
                             break
             if waiting is not None:
                 self._judge(*waiting)
-        if self._generation is None:
-            raise SampleError(ErrorCode(self.rows[0]["error_code"]), self.rows[0]["message"])
-        return self._generation
-
-    @property
-    def kept(self) -> dict[str, Any]:
-        """The row of the candidate whose video is kept."""
-        assert self._kept is not None
-        return self.rows[self._kept]
 
     def _made(self, number: int, make: Make) -> Generation | None:
         """The video of a candidate; None if it fails."""

@@ -141,6 +141,7 @@ class Generate:
         except Exception as error:
             if candidates is not None:
                 state.record_fields["candidates"] = candidates.rows
+                state = state.with_seconds("candidates", candidates.seconds)
             return as_row(state.with_error(error), None, None)
 
     def _videos(
@@ -170,7 +171,6 @@ class Generate:
         def make_candidate(number: int, seed: int) -> Generation:
             return make(self.config.guidance, seed, f"candidate {number + 1} of {self.config.candidates.number}")
 
-        start = time.perf_counter()
         if candidates is None:
             generation = make(self.config.guidance, state.seed)
         else:
@@ -179,7 +179,7 @@ class Generate:
                 lambda frames_THWC: deliver(frames_THWC, table, state, sampler).measure(self._tracker),
             )
             kept = candidates.kept
-            state = replace(state, seed=kept["seed"]).with_seconds("candidates", time.perf_counter() - start)
+            state = replace(state, seed=kept["seed"]).with_seconds("candidates", candidates.seconds)
             tried = {"candidates": candidates.rows, "kept_candidate": kept["number"], "passed": kept["passed"]}
             state.record_fields.update(tried)
         fields = {**state.record_fields, **self._record_fields(generation)}

@@ -131,6 +131,12 @@ def state_of(row: pa.Table) -> InFlight:
     return InFlight(**json.loads(row["state"][0].as_py()))
 
 
+def with_seed(row: pa.Table, seed: int) -> pa.Table:
+    """The row, to be generated with another seed."""
+    state = replace(state_of(row), seed=seed)
+    return row.set_column(row.schema.get_field_index("state"), "state", pa.array([json.dumps(asdict(state))]))
+
+
 def pixels_of(row: pa.Table, column: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     return np.frombuffer(row[column][0].as_buffer(), np.uint8).reshape(shape)
 

@@ -5,11 +5,12 @@ See docs/output-format.md, Candidates.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.output.conditions import Condition, parse_condition
 from sgi2v.metrics.background import Background
@@ -98,3 +99,46 @@ def baseline_metrics(own: Mapping[str, Any], baseline: Mapping[str, Any]) -> dic
         ours, theirs = (sum(values) / len(measured) for values in zip(*measured, strict=True))
         gain = 1 - ours / theirs if theirs >= MIN_TARGET_PX else None
     return {**{f"baseline_{name}": baseline[name] for name in BASELINE_METRICS}, "gain_over_baseline": gain}
+
+
+@dataclass(frozen=True)
+class Yield:
+    """What the candidates of an output gained and cost. The first ones alone are what one seed would have given."""
+
+    rows: int
+    """Rows with candidates, those that failed among them."""
+    candidates: int
+    passed: int
+    """Rows whose kept video passes the condition."""
+    first_passed: int
+    """Rows whose first candidate does."""
+    gain: float | None
+    """Mean control_gain of the kept videos that have it."""
+    first_gain: float | None
+    """The same of the first candidates."""
+    seconds: float
+    """Of workers, for making and measuring all candidates."""
+    first_seconds: float
+    """Of workers, for making the first candidates."""
+    on_gpu: bool
+
+
+def yield_of(tables: Iterable[pa.Table]) -> Yield | None:
+    """The yield of records, as tables of RECORD_SCHEMA. None without candidates."""
+    names = ("candidates", "seconds_candidates", "device")
+    rows = pa.concat_tables([table.select(names).filter(pc.is_valid(table["candidates"])) for table in tables])
+    if not rows.num_rows:
+        return None
+    tried = pa.Table.from_struct_array(pc.list_flatten(rows["candidates"]))
+    kept, first = tried.filter(tried["kept"]), tried.filter(pc.equal(tried["number"], 0))
+    return Yield(
+        rows=rows.num_rows,
+        candidates=tried.num_rows,
+        passed=pc.sum(kept["passed"]).as_py() or 0,
+        first_passed=pc.sum(first["passed"]).as_py() or 0,
+        gain=pc.mean(kept["control_gain"]).as_py(),
+        first_gain=pc.mean(first["control_gain"]).as_py(),
+        seconds=pc.sum(rows["seconds_candidates"]).as_py() or 0.0,
+        first_seconds=pc.sum(first["seconds"]).as_py() or 0.0,
+        on_gpu=bool(pc.any(pc.not_equal(rows["device"], "cpu")).as_py()),
+    )
