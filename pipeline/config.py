@@ -108,7 +108,8 @@ class ExecutionConfig(Settings):
     threads_per_worker: Annotated[int, Field(ge=1)] = 1
     """CPU threads of a worker without a GPU; the same number gives the same bits."""
     sample_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
-    """Seconds a stage may spend on one sample before its worker is killed and the sample is started again."""
+    """Seconds a stage may spend on one sample, or on each video of one that has several, before its worker is killed
+    and the sample is started again."""
     memory: Literal["auto", "high", "medium", "low"] = "auto"
     """Memory tier of the samples; auto: the fastest that the device has room for, and a lower one when a sample runs
     out of memory."""

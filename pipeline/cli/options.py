@@ -240,7 +240,9 @@ class RunOptions(CheckOptions, SampleOptions):
         float | None,
         Sets("run", "sample_timeout_s"),
         option(
-            "Seconds a stage may spend on one sample before its worker is killed.  [default: 3600]", metavar="SECONDS"
+            "Seconds a stage may spend on one sample, or on each video of one that has several, before its worker is "
+            "killed.  [default: 3600]",
+            metavar="SECONDS",
         ),
     ] = None
     take_over: Annotated[bool, option("Take the output from another run at once, even if it seems alive.")] = False

@@ -149,16 +149,14 @@ def test_the_first_candidate_is_the_sample_of_a_run_without_candidates(finished:
 
 def test_every_video_of_a_sample_can_be_replayed(finished: Path) -> None:
     output = finished / "out"
-    which: list[tuple[str, ...]] = [(), ("--baseline",), *(("--candidate", str(each)) for each in range(NUMBER))]
+    which: list[tuple[str, ...]] = [(), ("--baseline",), ("--candidate", str(NUMBER - 1))]
     for words in which:
         assert "s01: bit-identical" in here("replay", output, "s01", *words).stdout
-    for words, message in (
-        (("s01", "--candidate", "4"), "its candidates are 0 to 3"),
-        (("none", "--baseline"), "no ba"),
-    ):
-        refused = here("replay", output, *words)
-        assert refused.returncode == 2
-        assert message in refused.stderr
+    refused = {("s01", "--candidate", "4"): "its candidates are 0 to 3", ("none", "--baseline"): "has no baseline"}
+    for words, message in refused.items():
+        done = here("replay", output, *words)
+        assert done.returncode == 2
+        assert message in done.stderr
 
 
 def test_seeds_are_tried_until_one_passes(tmp_path: Path) -> None:
