@@ -59,6 +59,38 @@ class MetricsConfig(Settings):
         return tracker
 
 
+class CandidatesConfig(Settings):
+    """How many seeds are tried for a sample, and which of their videos is kept."""
+
+    section: ClassVar[str] = "candidates"
+
+    number: Annotated[int, Field(ge=1)] = 1
+    """Seeds that are tried for each sample at most. The best video is kept: one that passes `keep` before one that does
+    not, then the one with the highest `control_gain`."""
+    keep: Annotated[str, Field(min_length=1)] | None = None
+    """Condition on the metrics of a video that passes, as `pipeline.output.conditions` reads it; None: none is asked
+    for."""
+    stop_early: bool = False
+    """Try no other seed for a sample once one of its videos passes."""
+
+    @model_validator(mode="after")
+    def _stops_at_a_condition(self) -> Self:
+        if self.stop_early and (self.keep is None or self.number == 1):
+            raise ValueError(
+                "candidates.stop_early has no effect without candidates.keep and a candidates.number above 1: give "
+                'both (--candidates 4 --keep "control_gain > 0.6"), or leave it out'
+            )
+        return self
+
+    @property
+    def are_measured(self) -> bool:
+        """Whether videos are measured before one of them is kept: there are several, or one has to pass."""
+        return self.number > 1 or self.keep is not None
+
+
+Baseline = Literal["unguided"]
+
+
 class ExecutionConfig(Settings):
     """Where and how wide a run goes; none of it decides the results, down to the last bits of arithmetic."""
 
@@ -76,7 +108,8 @@ class ExecutionConfig(Settings):
     threads_per_worker: Annotated[int, Field(ge=1)] = 1
     """CPU threads of a worker without a GPU; the same number gives the same bits."""
     sample_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
-    """Seconds a stage may spend on one sample before its worker is killed and the sample is started again."""
+    """Seconds a stage may spend on one sample, or on each video of one that has several, before its worker is killed
+    and the sample is started again."""
     memory: Literal["auto", "high", "medium", "low"] = "auto"
     """Memory tier of the samples; auto: the fastest that the device has room for, and a lower one when a sample runs
     out of memory."""
@@ -161,10 +194,13 @@ class RunSettings(ExecutionConfig):
     fit: Fit = "crop"
     """How a picture fills a video of another shape, where its row does not say: crop, pad, stretch, or bucket (a video
     of about the picture's shape)."""
+    baseline: Baseline | None = None
+    """`unguided`: beside each guided video also plain SVD with the same noise; None: none."""
 
 
 SECTIONS: Mapping[str, type[Settings]] = {
-    each.section: each for each in (ModelConfig, SamplerConfig, GuidanceConfig, MetricsConfig, RunSettings)
+    each.section: each
+    for each in (ModelConfig, SamplerConfig, GuidanceConfig, MetricsConfig, CandidatesConfig, RunSettings)
 }
 """Sections of a settings file."""
 
@@ -184,6 +220,9 @@ class RunConfig:
     guidance: GuidanceConfig | None
     """None generates without control."""
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    candidates: CandidatesConfig = field(default_factory=CandidatesConfig)
+    baseline: Baseline | None = None
+    """What is made beside each guided video."""
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     seed: int = 817
     """Seed for rows without a `seed` value."""
@@ -198,7 +237,10 @@ class RunConfig:
         return VideoSize(self.sampler.height, self.sampler.width, self.fit, self.size_multiple)
 
     def deciding(self) -> dict[str, Any]:
-        """What decides the results, as plain values: two runs may share an output only if it is equal."""
+        """What decides the results, as plain values: two runs may share an output only if it is equal.
+
+        Candidates and the baseline are left out where they are off, as in earlier versions.
+        """
         from sgi2v.metrics import METRICS_VERSION
 
         return {
@@ -209,6 +251,8 @@ class RunConfig:
             "metrics_version": METRICS_VERSION,
             "seed": self.seed,
             "fit": self.fit,
+            **({"candidates": self.candidates.plain()} if self.candidates != CandidatesConfig() else {}),
+            **({"baseline": self.baseline} if self.baseline is not None else {}),
         }
 
     @property
@@ -350,6 +394,8 @@ def resolve(
     settings = merge(toml, flags)
     run = RunSettings.parse(settings["run"])
     execution = ExecutionConfig(**{name: getattr(run, name) for name in ExecutionConfig.model_fields})
+    if unguided and run.baseline is not None:
+        raise ConfigError("run.baseline has no effect on unguided videos: leave out --unguided or run.baseline")
     model = ModelConfig.parse(settings["model"])
     checkpoint = open_checkpoint(model, weights=weights and not cluster_address(execution))
     sampler, guidance = apply_preset(run.preset, checkpoint.sampler(), checkpoint.guidance())
@@ -366,6 +412,8 @@ def resolve(
         sampler=sampler,
         guidance=None if unguided else guidance,
         metrics=MetricsConfig.parse(settings["metrics"]),
+        candidates=CandidatesConfig.parse(settings["candidates"]),
+        baseline=run.baseline,
         execution=execution,
         seed=run.seed,
         fit=run.fit,
@@ -377,3 +425,8 @@ def resolve(
 def sample_seed(sample_id: str, base: int) -> int:
     """The 63-bit seed of a row without a `seed` value: the same on every machine and in every run."""
     return int.from_bytes(hashlib.sha256(f"{base}:{sample_id}".encode()).digest()[:8], "big") >> 1
+
+
+def candidate_seed(seed: int, number: int) -> int:
+    """The seed of a sample's candidate: of number 0 the sample's own, of the others 63 bits that follow from it."""
+    return seed if number == 0 else sample_seed(f"candidate-{number}", seed)

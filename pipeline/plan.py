@@ -14,6 +14,7 @@ from manifests.schema import known_columns
 from pipeline.config import RunConfig
 from pipeline.output.catalog import Catalog
 from pipeline.output.inputs import ImageComparison, changed_rows, compare_images
+from pipeline.output.keys import VIDEO_COLUMNS
 from pipeline.output.run_file import RunFile, other_manifest
 from pipeline.output.storage import Storage
 from sgi2v.config import auto_dtype
@@ -37,7 +38,7 @@ class Plan:
     other_samples: int
     """Finished samples of the output that are not among these rows: of another manifest, or behind the limit."""
     redone: pa.Table
-    """`sample_id` and `file_name` of the committed samples that are to do again, because their row or image changed."""
+    """`sample_id` and VIDEO_COLUMNS of the committed samples to do again, because their row or image changed."""
     not_compared: Mapping[str, str]
     """Finished samples whose image could not be compared with the one they were made from, each with the reason."""
     without_digest: int
@@ -169,7 +170,7 @@ def make_plan(
         total=rows.num_rows,
         catalog=catalog,
         other_samples=index.num_rows - (pc.sum(planned).as_py() or 0),
-        redone=redone.select(["sample_id", "file_name"]),
+        redone=redone.select(["sample_id", *VIDEO_COLUMNS]),
         not_compared=compared.unreadable,
         without_digest=compared.unrecorded,
     )

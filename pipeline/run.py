@@ -26,7 +26,7 @@ from pipeline.flow.row import RUN_ERRORS
 from pipeline.flow.session import cluster_errors, ray_session
 from pipeline.flow.stalls import StallWatch
 from pipeline.output.card import CARD, write_card
-from pipeline.output.keys import is_own_key
+from pipeline.output.keys import is_own_key, video_names
 from pipeline.output.lease import Lease, acquire
 from pipeline.output.log import RunLog
 from pipeline.output.nested import check_not_nested
@@ -244,8 +244,7 @@ class _Run:
         plan.catalog.remove(ids, self.lease.epoch)
         self._write_tables(plan)
         self.lease.check()
-        names = plan.redone["file_name"].to_pylist()
-        self.storage.delete_many(name for name in names if name is not None)
+        self.storage.delete_many(video_names(plan.redone))
         self._update_run_file(plan, self.manifest.sha256)
 
     def _write_tables(self, plan: Plan, with_labels: bool = True) -> None:

@@ -85,19 +85,27 @@ def _cost_lines(config: RunConfig, checkpoint: Checkpoint, rows: int, index: pa.
     torch.set_num_threads(config.execution.threads_per_worker)
     vae_dtype = resolve_vae_dtype(checkpoint.configs["vae"], dtype, device)
     settings = (config.sampler, config.guidance)
+    videos = config.candidates.number + (config.baseline is not None)
+    made = f"{counted(config.candidates.number, 'candidate')} of each row"
+    made += " and a baseline" if config.baseline is not None else ""
+    generations = [f"  generations {rows * videos:>6}  at most: {made}"] if videos > 1 else []
     cost = estimate_cost(checkpoint, *settings, dtype, vae_dtype, on_count=_say_that_it_counts)
     chunk = min(config.sampler.decode_chunk_size, config.sampler.num_frames)
     gib = {tier: (cost.weights_bytes + cost.working_bytes(tier, chunk)) / 2**30 for tier in MemoryTier}
     lower = f"{gib[MemoryTier.MEDIUM]:.1f} in the medium tier, {gib[MemoryTier.LOW]:.1f} in the low one"
     memory = f"  memory      {gib[MemoryTier.HIGH]:6.1f}  GiB a worker at least; {lower}"
-    made = index.filter(pc.equal(index["status"], "committed")).slice(0, MEASURED).to_pylist()
-    if made:
-        seconds = statistics.median(map(generation_seconds, made))
-        measured = f"a sample, measured on {len(made)}; {duration(seconds * rows)} for one worker"
-        return [f"  time        {seconds:6.1f}  s {measured}", memory]
+    finished = index.filter(pc.equal(index["status"], "committed")).slice(0, MEASURED).to_pylist()
+    if finished:
+        seconds = statistics.median(map(generation_seconds, finished))
+        measured = f"a sample, measured on {len(finished)}; {duration(seconds * rows)} for one worker"
+        return [*generations, f"  time        {seconds:6.1f}  s {measured}", memory]
     rate = matrix_rate(device, dtype)
-    flops = sum(cost.phase_flops(*settings).values())
+    flops = config.candidates.number * sum(cost.phase_flops(*settings).values())
+    if config.baseline is not None:
+        flops += sum(cost.phase_flops(config.sampler, None).values())
     floor = flops / rate
     counted_work = f"{flops / 1e12:.2g} TFLOP at this machine's {rate / 1e12:.2g} TFLOP/s"
     one_worker = f"{duration(floor * rows)} for one worker"
-    return [f"  time        {floor:6.1f}  s a sample at least ({counted_work}); {one_worker}", memory]
+    which = "with all of its videos " if videos > 1 else ""
+    time = f"  time        {floor:6.1f}  s a sample {which}at least ({counted_work}); {one_worker}"
+    return [*generations, time, memory]

@@ -8,7 +8,7 @@ changes. From here the option reaches `run`, `submit`, `bench` and the table in 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import Field, dataclass, fields
 from functools import wraps
@@ -195,6 +195,37 @@ class RunOptions(CheckOptions, SampleOptions):
             words=("crop", "pad", "stretch", "bucket"),
         ),
     ] = None
+    candidates: Annotated[
+        int | None,
+        Sets("candidates", "number"),
+        option(
+            "Try up to N seeds for each row and keep the best video: one that passes --keep before one that does not, "
+            "then the one with the highest control gain.  [default: 1]",
+            metavar="N",
+        ),
+    ] = None
+    keep: Annotated[
+        str | None,
+        Sets("candidates", "keep"),
+        option(
+            'Condition on the metrics of a video that passes, such as "control_gain > 0.6 and background_change < 2".',
+            metavar="CONDITION",
+        ),
+    ] = None
+    stop_early: Annotated[
+        bool | None,
+        Sets("candidates", "stop_early"),
+        option("Try no other seed for a row once one of its videos passes --keep.  [default: off]"),
+    ] = None
+    baseline: Annotated[
+        str | None,
+        Sets("run", "baseline"),
+        option(
+            "unguided: beside each guided video also make plain SVD with the same noise, and record what guidance "
+            "gained.  [default: none]",
+            words=("unguided",),
+        ),
+    ] = None
     limit: Annotated[int | None, option("Run only the first N rows of the manifest.", min=1, metavar="N")] = None
     retry_failed: Annotated[bool, option("Run rows again that have failed before.")] = False
     redo_changed: Annotated[
@@ -211,7 +242,9 @@ class RunOptions(CheckOptions, SampleOptions):
         float | None,
         Sets("run", "sample_timeout_s"),
         option(
-            "Seconds a stage may spend on one sample before its worker is killed.  [default: 3600]", metavar="SECONDS"
+            "Seconds a stage may spend on one sample, or on each video of one that has several, before its worker is "
+            "killed.  [default: 3600]",
+            metavar="SECONDS",
         ),
     ] = None
     take_over: Annotated[bool, option("Take the output from another run at once, even if it seems alive.")] = False
@@ -293,14 +326,24 @@ def settle(
     manifest: str, output: str | None, options: SampleOptions, weights: bool = True
 ) -> tuple[RunConfig, Checkpoint]:
     """Settle the options of a command that makes samples. Raises ConfigError or ModelError, as `resolve` does."""
-    from pipeline.config import resolve
+    from pipeline.config import merge, resolve
 
     toml = settings_file_of(options)
+    check_condition(merge(toml, settings_of(options)))
     with errors_name_flags(options):
         config, checkpoint = resolve(manifest, output, toml, settings_of(options), options.unguided, weights)
     if checkpoint.note is not None:
         print_progress(checkpoint.note)
     return config, checkpoint
+
+
+def check_condition(settings: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ConfigError for a condition `candidates.keep` that cannot be used. settings: by section."""
+    keep = settings["candidates"].get("keep")
+    if isinstance(keep, str) and keep:  # what is no text is refused with the other settings
+        from pipeline.output.candidates import keep_condition
+
+        keep_condition(keep)
 
 
 def flag_of(name: str) -> str:

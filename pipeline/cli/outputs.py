@@ -84,19 +84,34 @@ def verify(
 
 
 @app.command(epilog="Example: sgi2v-batch replay s3://bucket/moves car-17")
-def replay(output: Output, sample_id: Annotated[str, typer.Argument(help="Which sample.")]) -> None:
+def replay(
+    output: Output,
+    sample_id: Annotated[str, typer.Argument(help="Which sample.")],
+    candidate: Annotated[
+        int | None, typer.Option(min=0, metavar="K", help="Another of its candidates, by number from 0.")
+    ] = None,
+    baseline: Annotated[bool, typer.Option("--baseline", help="Its baseline.")] = False,
+) -> None:
     """Make one sample again, without Ray, and compare it to the bit; exit 1 where it differs."""
     import torch
 
     from pipeline.cli.lines import print_progress
     from pipeline.cli.progress import ReplayProgress
+    from pipeline.inspect.replay import Which
     from pipeline.inspect.replay import replay as make_again
     from sgi2v.errors import ConfigError, SampleError
 
+    if baseline and candidate is not None:
+        raise ConfigError("--baseline and --candidate name two videos: give one of them")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         replayed = make_again(
-            output, sample_id, device, lambda model: print_progress(f"loading {model}"), ReplayProgress()
+            output,
+            sample_id,
+            device,
+            lambda model: print_progress(f"loading {model}"),
+            ReplayProgress(),
+            Which(candidate, baseline),
         )
     except SampleError as error:
         raise ConfigError(f"{sample_id} cannot be made again: {error}") from error
@@ -107,7 +122,8 @@ def replay(output: Output, sample_id: Annotated[str, typer.Argument(help="Which 
     typer.echo(f"{sample_id}: not bit-identical (made on {recorded}; now on {device})")
     if device == "cuda" and replayed.record.guided:
         typer.echo("  a GPU may add up a guided step's gradients in another order each time")
-    typer.echo(f"  mean difference from the stored video: {replayed.mean_difference:.2f} of 255 levels")
+    if replayed.mean_difference is not None:
+        typer.echo(f"  mean difference from the stored video: {replayed.mean_difference:.2f} of 255 levels")
     raise typer.Exit(exit_codes.FAILED_ROWS)
 
 

@@ -185,8 +185,9 @@ def image_lines(plan: Plan) -> list[str]:
 
 
 def step_of(note: Note) -> str:
-    """`car-17: step 7 of 50`."""
-    return f"{note.sample_id}: step {note.step + 1} of {note.steps}"
+    """`car-17: step 7 of 50`, or `car-17, candidate 2 of 4: step 7 of 50`."""
+    which = f", {note.video}" if note.video else ""
+    return f"{note.sample_id}{which}: step {note.step + 1} of {note.steps}"
 
 
 class ReplayProgress:
@@ -213,4 +214,12 @@ def outcome(record: SampleRecord) -> str:
         measured = f"not measured: {record.metrics.get('null_reason')}"
     else:
         measured = f"ObjMC {objmc:.2f} px (static {static:.2f})"
-    return f"{record.sample_id} done in {duration(generation_seconds(vars(record)))}, {measured}"
+    return f"{record.sample_id} done in {duration(generation_seconds(vars(record)))}{_tried(record)}, {measured}"
+
+
+def _tried(record: SampleRecord) -> str:
+    """`, candidate 3 of 4`, and whether it passes; empty where candidates are off."""
+    if record.candidates is None or record.kept_candidate is None:
+        return ""
+    passes = {True: " passes", False: " does not pass", None: ""}[record.passed]
+    return f", candidate {record.kept_candidate + 1} of {len(record.candidates)}{passes}"

@@ -13,6 +13,7 @@ from pipeline.cli.help import GroupedCommand
 from pipeline.cli.options import (
     LocalRunOptions,
     RunOptions,
+    check_condition,
     command_line,
     errors_name_flags,
     settings_file_of,
@@ -156,6 +157,7 @@ def _locations(manifest: str, options: RunOptions) -> dict[str, str]:
     if options.output is None:
         raise ConfigError("a job needs --output, such as s3://bucket/name: the default folder is on one machine only")
     settings = merge(settings_file_of(options), settings_of(options))
+    check_condition(settings)
     with errors_name_flags(options):
         check_settings(settings)
     source = ModelConfig(**settings["model"]).source

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.inspect.phase import Phase
 from pipeline.inspect.status import RunStatus
+from pipeline.output.candidates import yield_of
 from pipeline.output.catalog import count, counts_of, failed_by_code, mean_fidelity, mean_of
-from pipeline.output.records import VIDEOS
+from pipeline.output.records import VIDEOS, Status
 from pipeline.output.tables import FAILURES, METADATA
 from pipeline.run import RunResult
 from sgi2v.wording import counted, escaped
@@ -28,7 +30,8 @@ def duration(seconds: float) -> str:
 
 def generation_seconds(phases: Mapping[str, float | None]) -> float:
     """Seconds that a worker spent on a committed sample. phases: a record's fields, or a row of the index."""
-    return sum(phases[f"seconds_{phase}"] or 0.0 for phase in ("encode", "guide", "denoise", "decode"))
+    own = sum(phases[f"seconds_{phase}"] or 0.0 for phase in ("encode", "guide", "denoise", "decode"))
+    return (phases["seconds_candidates"] or own) + (phases["seconds_baseline"] or 0.0)
 
 
 def counts_lines(index: pa.Table) -> list[str]:
@@ -53,6 +56,10 @@ def counts_lines(index: pa.Table) -> list[str]:
         lines.append(f"  unmeasured {unmeasured.num_rows:>6}  {reasons}")
     if (line := _background_line(committed)) is not None:
         lines.append(line)
+    compared = committed.filter(pc.is_valid(committed["gain_over_baseline"]))
+    if compared.num_rows:
+        gain, samples = mean_of(compared, "gain_over_baseline"), counted(compared.num_rows, "sample")
+        lines.append(f"  baseline   {gain:6.2f}  gain over unguided videos, over {samples}")
     return lines
 
 
@@ -79,6 +86,7 @@ def print_summary(result: RunResult) -> None:
         f"{added - failed} made, {failed} failed, {result.plan.done} done before, "
         f"of {counted(result.plan.total, 'row')}, in {duration(result.seconds)}",
         *counts_lines(result.index),
+        *_yield_lines(result),
         f"  videos     {output}/{VIDEOS}/",
         f"  metrics    {output}/{METADATA}",
     ]
@@ -89,6 +97,32 @@ def print_summary(result: RunResult) -> None:
         rows = counted(left, "row")
         lines.append(f"Interrupted with {rows} left. Nothing is lost: the same command goes on from here.")
     print("\n".join(lines))  # noqa: T201
+
+
+def _yield_lines(result: RunResult) -> list[str]:
+    """What the candidates of the output gained, and what they cost. Nothing where candidates are off."""
+    config = result.config
+    if not config.candidates.are_measured:
+        return []
+    tables = (table for status in get_args(Status) for table in result.plan.catalog.tables(status))
+    found = yield_of(tables)
+    if found is None:
+        return []
+    gains = "" if found.gain is None else f": control gain {found.gain:.2f} of the kept"
+    first = "" if found.first_gain is None or not gains else f", {found.first_gain:.2f} of the first of each row"
+    lines = [f"  candidates {found.candidates:>6}  for {counted(found.rows, 'row')}{gains}{first}"]
+    if config.candidates.keep is not None:
+        share = (config.execution.gpus_per_worker or 1.0) if found.on_gpu else 1.0
+        rate, first_rate = (
+            3600 * passed / (seconds * share) if seconds else 0.0
+            for passed, seconds in ((found.passed, found.seconds), (found.first_passed, found.first_seconds))
+        )
+        per = "GPU hour" if found.on_gpu else "worker hour"
+        lines += [
+            f"  pass       {found.passed:>6}  of {counted(found.rows, 'row')}; with one seed {found.first_passed}",
+            f"  yield      {rate:6.1f}  passing rows per {per}; with one seed {first_rate:.1f}",
+        ]
+    return lines
 
 
 ADVICE = {

@@ -245,9 +245,10 @@ def attempt(
     sample_id: str,
     timeout_s: float | None = None,
     breaks_worker: Callable[[Exception], bool] | None = None,
-) -> Iterator[None]:
+) -> Iterator[Callable[[], None]]:
     """Work on a row that may end this process; at its deadline it does.
 
+    The block gets a function that sets the deadline anew, for a row of several videos.
     ledger: None counts no attempts. timeout_s: seconds; None sets no deadline. breaks_worker: whether an error leaves
     this process unable to work; then the process exits. Raises SampleError(worker_died or timed_out) for a row that
     has ended MAX_ATTEMPTS workers of this stage, and StorageError if a local disk is full.
@@ -258,11 +259,15 @@ def attempt(
     if len(lasted) >= MAX_ATTEMPTS:
         raise _quarantine_error(stage, lasted, timeout_s, report)
     with full_disk_as_storage_error(), _crash_report(report) as descriptor:
-        if timeout_s is not None:
-            # the timer is a C thread, so code that holds the interpreter lock cannot delay it
-            faulthandler.dump_traceback_later(timeout_s, exit=True, file=descriptor)
+
+        def set_deadline() -> None:
+            if timeout_s is not None:
+                # the timer is a C thread, so code that holds the interpreter lock cannot delay it
+                faulthandler.dump_traceback_later(timeout_s, exit=True, file=descriptor)
+
+        set_deadline()
         try:
-            yield
+            yield set_deadline
         except Exception as error:
             if breaks_worker is not None and breaks_worker(error):
                 with suppress(OSError):

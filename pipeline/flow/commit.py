@@ -10,15 +10,16 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from pipeline.config import RunConfig
 from pipeline.flow.attempts import LedgerClient, attempt
-from pipeline.flow.row import InFlight, map_rows, outcome_row, pixels_of, sampler_of, state_of, tracks_of
-from pipeline.output.labels import labels_of, pack
+from pipeline.flow.delivered import deliver
+from pipeline.flow.row import InFlight, map_rows, outcome_row, pixels_of, sampler_of, state_of
+from pipeline.output.candidates import baseline_metrics
+from pipeline.output.labels import pack
 from pipeline.output.lease import check_epoch
-from pipeline.output.records import SampleRecord, commit, video_key
+from pipeline.output.records import SampleRecord, baseline_key, commit, video_key
 from pipeline.output.storage import Storage
 from sgi2v.errors import (
     ClusterError,
@@ -46,13 +47,15 @@ class Commit:
     def _commit(self, table: pa.Table) -> pa.Table:
         start = time.perf_counter()
         state = state_of(table)
-        video = None
+        video = baseline = None
         if state.fatal is not None:
             return outcome_row(None, state)
         if state.error_code is None:
             try:
                 with attempt(self.ledger, "commit", state.sample_id, self.config.execution.sample_timeout_s):
-                    video, state = self._finish(table, state)
+                    finished, own_state = self._finish(table, state)
+                    baseline, state = self._finish_baseline(table, own_state)
+                    video = finished
             except (ClusterError, StorageError) as error:
                 return outcome_row(None, state.with_run_error(error))
             except Exception as error:
@@ -61,7 +64,7 @@ class Commit:
                     return outcome_row(None, state)
         record = self._record(state.with_seconds("commit", time.perf_counter() - start))
         try:
-            return outcome_row(commit(self.storage, record, video, self._fence), state)
+            return outcome_row(commit(self.storage, record, video, self._fence, baseline), state)
         except (StorageError, ConfigError) as error:
             return outcome_row(None, state.with_run_error(error))
         finally:
@@ -73,21 +76,11 @@ class Commit:
 
     def _finish(self, table: pa.Table, state: InFlight) -> tuple[bytes, InFlight]:
         """Encode the video, and measure it as a user will decode it."""
-        from sgi2v.metrics import follow_boxes, measure_followed
-        from sgi2v.video import check_video, decode_mp4, encode_mp4
-
         sampler = sampler_of(state, self.config.sampler)
         shape = (sampler.num_frames, sampler.height, sampler.width)
-        video = encode_mp4(pixels_of(table, "frames", (*shape, 3)), sampler.fps)
-        decoded_THWC = decode_mp4(video)
-        check_video(decoded_THWC, *shape)
-        tracks = tracks_of(state, sampler)
-        first_frame_HWC = pixels_of(table, "first_frame", (*shape[1:], 3))
-        left, top, right, bottom = state.record_fields["picture_box"]  # bars beside the picture are not measured
-        shown_THWC, shown_HWC = decoded_THWC[:, top:bottom, left:right], first_frame_HWC[top:bottom, left:right]
-        shown_boxes_NT4 = tracks.boxes_NT4 - np.array([left, top, left, top])
-        shown_tracks = replace(tracks, boxes_NT4=shown_boxes_NT4, height=bottom - top, width=right - left)
-        clipped, followed = follow_boxes(shown_THWC, shown_tracks, self.tracker)
+        delivered = deliver(pixels_of(table, "frames", (*shape, 3)), table, state, sampler)
+        video, tracks = delivered.video, delivered.tracks
+        metrics, labels = delivered.measure_and_label(self.tracker)
         fields = {
             **state.record_fields,
             "file_name": video_key(state.sample_id, uuid.uuid4().hex[:8]),
@@ -99,10 +92,27 @@ class Commit:
             "fps": sampler.fps,
             "video_sha256": hashlib.sha256(video).hexdigest(),
             "video_bytes": len(video),
-            "metrics": measure_followed(shown_THWC, shown_HWC, clipped, followed, self.tracker),
-            "labels": pack(labels_of(clipped, followed, self.tracker, (left, top))),
+            "metrics": metrics,
+            "labels": pack(labels),
         }
         return video, replace(state, record_fields=fields)
+
+    def _finish_baseline(self, table: pa.Table, state: InFlight) -> tuple[bytes | None, InFlight]:
+        """Encode the baseline and measure it likewise. state: of `_finish`. None for a row without a baseline."""
+        if table["baseline_frames"][0].as_py() is None:
+            return None, state
+        sampler = sampler_of(state, self.config.sampler)
+        frames_THWC = pixels_of(table, "baseline_frames", (sampler.num_frames, sampler.height, sampler.width, 3))
+        delivered = deliver(frames_THWC, table, state, sampler)
+        own = state.record_fields["metrics"]
+        fields = {
+            **state.record_fields,
+            "baseline_file_name": baseline_key(state.record_fields["file_name"]),
+            "baseline_video_sha256": hashlib.sha256(delivered.video).hexdigest(),
+            "baseline_video_bytes": len(delivered.video),
+            "metrics": {**own, **baseline_metrics(own, delivered.measure(self.tracker))},
+        }
+        return delivered.video, replace(state, record_fields=fields)
 
     def _record(self, state: InFlight) -> SampleRecord:
         fields: dict[str, Any] = {

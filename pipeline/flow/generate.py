@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +16,10 @@ from numpy.typing import NDArray
 
 from pipeline.config import RunConfig
 from pipeline.flow.attempts import LedgerClient, attempt, wait_until_admitted
+from pipeline.flow.candidates import Candidates
+from pipeline.flow.delivered import deliver
 from pipeline.flow.notes import Reporter, SendNote
-from pipeline.flow.row import as_row, map_rows, masks_of, pixels_of, sampler_of, state_of, tracks_of
+from pipeline.flow.row import InFlight, as_row, map_rows, masks_of, pixels_of, sampler_of, state_of, tracks_of
 from pipeline.flow.session import garbage_collection_paused
 from sgi2v.checkpoint import pinned
 from sgi2v.config import GuidanceConfig, MemoryTier, SamplerConfig
@@ -34,6 +38,7 @@ from sgi2v.trajectory import BoxTracks
 if TYPE_CHECKING:
     from sgi2v.generate import Generation
     from sgi2v.model import VideoModel
+    from sgi2v.tracking.tracker import PointTracker
 
 
 class Generate:
@@ -124,28 +129,69 @@ class Generate:
             return as_row(state.with_run_error(self.model), None, None)
         if state.error_code is not None or state.fatal is not None:
             return as_row(state, None, None)
-        sampler = sampler_of(state, self.config.sampler)
-        image_HWC = pixels_of(table, "first_frame", (sampler.height, sampler.width, 3))
-        tracks = replace(tracks_of(state, sampler), masks_NHW=masks_of(table))
         timeout_s = self.config.execution.sample_timeout_s
+        candidates = Candidates(self.config.candidates, state.seed) if self.config.candidates.are_measured else None
         try:
             wait_until_admitted(self.ledger, state.sample_id)
-            if self.reporter is not None:
-                self.reporter.begin(state.sample_id)
             # a process that has lost its GPU exits, and another worker gets the row
-            with attempt(self.ledger, "generate", state.sample_id, timeout_s, breaks_worker=_device_is_lost):
-                generation = self._sample(self.model, image_HWC, tracks, sampler, self.config.guidance, state.seed)
+            with attempt(self.ledger, "generate", state.sample_id, timeout_s, breaks_worker=_device_is_lost) as anew:
+                return self._videos(table, state, candidates, anew)
         except (ClusterError, StorageError) as error:
             return as_row(state.with_run_error(error), None, None)
         except Exception as error:
-            if is_out_of_memory(error):
-                failure = SampleError(ErrorCode.OUT_OF_MEMORY, f"{error}: make the frames smaller or fewer")
-                return as_row(state.with_error(failure), None, None)
+            if candidates is not None:
+                state.record_fields["candidates"] = candidates.rows
+                state = state.with_seconds("candidates", candidates.seconds)
             return as_row(state.with_error(error), None, None)
-        seconds = {**state.seconds, **generation.seconds}
+
+    def _videos(
+        self, table: pa.Table, state: InFlight, candidates: Candidates | None, set_deadline: Callable[[], None]
+    ) -> pa.Table:
+        """Make the videos of a row: that of its seed or the best of its candidates, and its baseline.
+
+        set_deadline: called before each video.
+        """
+        assert not isinstance(self.model, ConfigError)
+        model, sampler = self.model, sampler_of(state, self.config.sampler)
+        image_HWC = pixels_of(table, "first_frame", (sampler.height, sampler.width, 3))
+        tracks = replace(tracks_of(state, sampler), masks_NHW=masks_of(table))
+
+        def make(guidance: GuidanceConfig | None, seed: int, video: str = "") -> Generation:
+            if self.reporter is not None:
+                self.reporter.begin(state.sample_id, video)
+            set_deadline()
+            try:
+                return self._sample(model, image_HWC, tracks, sampler, guidance, seed)
+            except Exception as error:
+                if is_out_of_memory(error):
+                    message = f"{error}: make the frames smaller or fewer"
+                    raise SampleError(ErrorCode.OUT_OF_MEMORY, message) from error
+                raise
+
+        def make_candidate(number: int, seed: int) -> Generation:
+            return make(self.config.guidance, seed, f"candidate {number + 1} of {self.config.candidates.number}")
+
+        if candidates is None:
+            generation = make(self.config.guidance, state.seed)
+        else:
+            generation = candidates.best(
+                make_candidate,
+                lambda frames_THWC: deliver(frames_THWC, table, state, sampler).measure(self._tracker),
+            )
+            kept = candidates.kept
+            state = replace(state, seed=kept["seed"]).with_seconds("candidates", candidates.seconds)
+            tried = {"candidates": candidates.rows, "kept_candidate": kept["number"], "passed": kept["passed"]}
+            state.record_fields.update(tried)
         fields = {**state.record_fields, **self._record_fields(generation)}
-        state = replace(state, seconds=seconds, record_fields=fields)
-        return as_row(state, table["first_frame"][0].as_py(), generation.frames.tobytes())
+        state = replace(state, seconds={**state.seconds, **generation.seconds}, record_fields=fields)
+        baseline_frames = None
+        if self.config.baseline is not None and generation.is_guided:
+            start = time.perf_counter()
+            baseline_frames = make(None, state.seed, "baseline").frames.tobytes()
+            state = state.with_seconds("baseline", time.perf_counter() - start)
+            state.record_fields["baseline_frames_sha256"] = hashlib.sha256(baseline_frames).hexdigest()
+        first_frame, frames = table["first_frame"][0].as_py(), generation.frames.tobytes()
+        return as_row(state, first_frame, frames, baseline_frames=baseline_frames)
 
     def _sample(
         self,
@@ -174,6 +220,13 @@ class Generate:
             return with_oom_fallback(make, tried, self.config.execution.memory, guidance)
         finally:
             self.tiers.finished(tried, self.memory)
+
+    @cached_property
+    def _tracker(self) -> PointTracker:
+        """What measures the candidates."""
+        from sgi2v.tracking import load_tracker
+
+        return load_tracker(self.config.metrics.tracker)
 
     def _record_fields(self, generation: Generation) -> dict[str, Any]:
         def column(values: NDArray[np.float64]) -> list[float | None]:

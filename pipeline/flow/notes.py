@@ -25,7 +25,9 @@ class Note:
     step: int = 0
     """0-based index of the denoising step."""
     steps: int = 0
-    """Denoising steps of the sample."""
+    """Denoising steps of the video."""
+    video: str = ""
+    """Which of the sample's videos it makes, such as `candidate 2 of 4`; empty if it makes one."""
 
 
 SendNote = Callable[[Note], None]
@@ -35,22 +37,23 @@ class Reporter:
     """Sends notes of this process, not more often than NOTE_EVERY_S. The first one says that the model is loaded."""
 
     def __init__(self, send: SendNote, model_seconds: float, steps: int) -> None:
-        """steps: denoising steps of every sample."""
+        """steps: denoising steps of every video."""
         self._send = send
         self._worker = f"{socket.gethostname()}/{os.getpid()}"
         self._model_seconds = model_seconds
         self._steps = steps
         self._sample_id: str | None = None
+        self._video = ""
         self._sent_at = -NOTE_EVERY_S
         send(Note(self._worker, model_seconds))
 
-    def begin(self, sample_id: str) -> None:
-        """Note which sample the next steps belong to."""
-        self._sample_id = sample_id
+    def begin(self, sample_id: str, video: str = "") -> None:
+        """Note which sample the next steps belong to, and which of its videos."""
+        self._sample_id, self._video = sample_id, video
 
     def step(self, step: int) -> None:
         """A denoising step begins. step: its 0-based index."""
         now = time.monotonic()
         if now - self._sent_at >= NOTE_EVERY_S:
             self._sent_at = now
-            self._send(Note(self._worker, self._model_seconds, self._sample_id, step, self._steps))
+            self._send(Note(self._worker, self._model_seconds, self._sample_id, step, self._steps, self._video))

@@ -32,6 +32,7 @@ _IN_FLIGHT: dict[str, pa.DataType] = {
     "state": pa.string(),
     "first_frame": pa.large_binary(),
     "frames": pa.large_binary(),
+    "baseline_frames": pa.large_binary(),
     "masks": pa.list_(pa.large_binary()),
     "log": pa.string(),
 }
@@ -114,15 +115,26 @@ def _shortened(text: str, limit: int) -> str:
 
 
 def as_row(
-    state: InFlight, first_frame: bytes | None, frames: bytes | None, masks: list[bytes] | None = None
+    state: InFlight,
+    first_frame: bytes | None,
+    frames: bytes | None,
+    masks: list[bytes] | None = None,
+    baseline_frames: bytes | None = None,
 ) -> pa.Table:
-    """One row of IN_FLIGHT_SCHEMA. first_frame, frames: uint8 pixels; None if the row has failed."""
-    row = {"state": json.dumps(asdict(state)), "first_frame": first_frame, "frames": frames, "masks": masks}
-    return pa.Table.from_pylist([row], IN_FLIGHT_SCHEMA)
+    """One row of IN_FLIGHT_SCHEMA. first_frame, frames: uint8 pixels; None if the row has failed. baseline_frames:
+    likewise, None without a baseline too."""
+    pixels = {"first_frame": first_frame, "frames": frames, "baseline_frames": baseline_frames}
+    return pa.Table.from_pylist([{"state": json.dumps(asdict(state)), **pixels, "masks": masks}], IN_FLIGHT_SCHEMA)
 
 
 def state_of(row: pa.Table) -> InFlight:
     return InFlight(**json.loads(row["state"][0].as_py()))
+
+
+def with_seed(row: pa.Table, seed: int) -> pa.Table:
+    """The row, to be generated with another seed."""
+    state = replace(state_of(row), seed=seed)
+    return row.set_column(row.schema.get_field_index("state"), "state", pa.array([json.dumps(asdict(state))]))
 
 
 def pixels_of(row: pa.Table, column: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -17,10 +17,10 @@ from manifests.io import load_manifest
 from pipeline.output.card import write_card
 from pipeline.output.catalog import Catalog, count
 from pipeline.output.inputs import changed_rows, compare_images
-from pipeline.output.keys import is_video_key
+from pipeline.output.keys import is_video_key, video_names
 from pipeline.output.labels import LABEL_KEYS, LABELS, rows_of_boxes
 from pipeline.output.lease import UNKNOWN, Lease, acquire, check_epoch, claim_key, is_alive, read_claim
-from pipeline.output.records import VIDEOS, SampleRecord, Status
+from pipeline.output.records import VIDEOS, SampleRecord, Status, Video
 from pipeline.output.run_file import RUN_FILE, RunFile, recorded_config, require_run
 from pipeline.output.storage import ABANDONED_S, Storage
 from pipeline.output.tables import (
@@ -36,7 +36,7 @@ from sgi2v.wording import counted, escaped
 
 DECODER_PROCESSES = 2
 VIDEO_BATCH = 16
-"""Videos that are held in memory at a time."""
+"""Samples whose videos are held in memory at a time."""
 SHOWN_IDS = 5
 """Sample ids that the message of a flaw names."""
 NOT_REPAIRED = ("row_missing", "row_changed", "image_changed", "image_unreadable")
@@ -163,7 +163,7 @@ def _repair(storage: Storage, flaws: Sequence[Flaw], lease: Lease) -> int:
     # after the tables, which must never name a video that is deleted
     check_epoch(storage, lease.epoch)
     old_orphans = [key for key in orphans if _is_abandoned(storage, key)]
-    storage.delete_many([*old_orphans, *flawed["file_name"].drop_null().to_pylist()])
+    storage.delete_many([*old_orphans, *video_names(flawed)])
     return len(lost) + int(flawed.num_rows)
 
 
@@ -180,7 +180,7 @@ def _orphans(catalog: Catalog, videos: set[str]) -> set[str]:
     """The videos that no record names. videos: of `_list_videos`. None while a part cannot be read."""
     if any(damage.sample_id is None for damage in catalog.damaged):
         return set()
-    return videos - set(catalog.index["file_name"].to_pylist())
+    return videos - set(video_names(catalog.index))
 
 
 def _is_abandoned(storage: Storage, video: str) -> bool:
@@ -262,12 +262,15 @@ def _check_videos(catalog: Catalog, only: set[str] | None = None) -> Iterator[Fl
     with _Decoders() as decoders:
         for batch in _record_batches(catalog, "committed"):
             records = [record for record in batch if only is None or record.sample_id in only]
-            contents = storage.get_many(record.file_name for record in records if record.file_name is not None)
+            contents = storage.get_many(video.key for record in records for video in record.videos)
             for record in records:
-                if record.file_name not in contents:
-                    yield Flaw("video_missing", record.sample_id, f"{record.file_name} is not there")
-                elif damage := _damage(record, contents[record.file_name], decoders):
-                    yield Flaw("video_damaged", record.sample_id, f"{record.file_name} {damage}")
+                if record.file_name is None:
+                    yield Flaw("video_missing", record.sample_id, "its record names none")
+                for video in record.videos:
+                    if video.key not in contents:
+                        yield Flaw("video_missing", record.sample_id, f"{video.key} is not there")
+                    elif damage := _damage(record, video, contents[video.key], decoders):
+                        yield Flaw("video_damaged", record.sample_id, f"{video.key} {damage}")
 
 
 def _record_batches(catalog: Catalog, status: Status) -> Iterator[list[SampleRecord]]:
@@ -276,14 +279,14 @@ def _record_batches(catalog: Catalog, status: Status) -> Iterator[list[SampleRec
             yield [SampleRecord.from_row(row) for row in batch.to_pylist()]
 
 
-def _damage(record: SampleRecord, video: bytes, decoders: _Decoders) -> str | None:
-    """What is wrong with a video, as the end of a sentence; None if nothing is."""
-    if len(video) != record.video_bytes:
-        return f"has {len(video)} bytes, not {record.video_bytes}"
-    if hashlib.sha256(video).hexdigest() != record.video_sha256:
+def _damage(record: SampleRecord, video: Video, data: bytes, decoders: _Decoders) -> str | None:
+    """What is wrong with the bytes of a record's video, as the end of a sentence; None if nothing is."""
+    if len(data) != video.size:
+        return f"has {len(data)} bytes, not {video.size}"
+    if hashlib.sha256(data).hexdigest() != video.sha256:
         return "has another checksum than its record"
     shape = (record.num_frames or 0, record.height or 0, record.width or 0)
-    return decoders.damage(video, shape)
+    return decoders.damage(data, shape)
 
 
 def _check_tables(catalog: Catalog) -> Iterator[Flaw]:

@@ -55,6 +55,11 @@ METRICS: Mapping[str, tuple[str, str, str]] = {
     "first_frame_psnr_db": ("dB", "higher", "PSNR of the first frame against the given image"),
     "flicker": ("8-bit levels", "lower", "mean second difference of the frames over time"),
     "mean_flow_px": ("pixels", "", "mean optical flow between consecutive frames; it sees no motion of smooth ground"),
+    "baseline_objmc_px": ("pixels", "", "`objmc_px` of the baseline: plain SVD with the same noise"),
+    "baseline_control_gain": ("", "", "`control_gain` of the baseline"),
+    "baseline_background_change": ("8-bit levels", "", "`background_change` of the baseline"),
+    "baseline_background_motion_px": ("pixels", "", "`background_motion_px` of the baseline"),
+    "gain_over_baseline": ("", "higher", "1 - `objmc_px` / `baseline_objmc_px`, over boxes that both measure"),
 }
 """Measured columns: unit, which direction is better, meaning."""
 
@@ -138,7 +143,7 @@ def _card(storage: Storage, run: RunFile, index: pa.Table, videos: str, *, has_p
         _front_matter(run, count(index, "committed"), videos),
         f"# {_title(run)}\n\n{_summary(run)}",
         f"## Samples\n\n{_counts(run, index)}" + (DISTRIBUTIONS if has_picture else ""),
-        f"## How to load it\n\n{_loading(storage)}",
+        f"## How to load it\n\n{_loading(storage, run)}",
         f"## How it was made\n\n{_making(run)}",
         f"## Licences\n\n{licences(storage, run)}",
         f"## Columns\n\n{_columns(storage, run)}",
@@ -220,13 +225,16 @@ def _means(**means: float | None) -> str:
     return ", ".join(f"`{name}` {value:.2f}" for name, value in means.items() if value is not None)
 
 
-def _loading(storage: Storage) -> str:
+def _loading(storage: Storage, run: RunFile) -> str:
     location = "s3://bucket/folder" if storage.is_local else storage.url
+    baseline = ""
+    if "baseline" in run.deciding:
+        baseline = '\ndataset = dataset.cast_column("baseline", Video(decode=False))  # plain SVD with the same noise'
     return f"""```python
 from datasets import Video, load_dataset
 
 dataset = load_dataset("FOLDER", split="train")  # this folder on a disk, or its id on the Hugging Face Hub
-dataset = dataset.cast_column("video", Video(decode=False))  # paths in place of frames, which need torchcodec
+dataset = dataset.cast_column("video", Video(decode=False))  # paths in place of frames, which need torchcodec{baseline}
 
 dataset = load_dataset(  # from an object store, without a copy
     "videofolder", data_files={{"train": "{location}/{METADATA}"}}, split="train", streaming=True
@@ -279,7 +287,7 @@ def _making(run: RunFile) -> str:
 - Manifest: `{plain(_manifest_name(run))}`, SHA-256 `{run.manifest_sha256}`. The images are those that it names:
   `image_uri` and `image_sha256` of each row.
 - Seeds: column `seed`; rows without one have a seed derived from `{run.deciding["seed"]}` and their `sample_id`.
-- Versions: {plain(versions)}
+{_choice(run)}- Versions: {plain(versions)}
 
 The settings that decide the results:
 
@@ -297,6 +305,18 @@ def _method(run: RunFile) -> str:
     if guidance is None:
         return f"{base} without guidance."
     return f"[SG-I2V](https://arxiv.org/abs/2411.04989), guidance of the latents, on {base}. Its settings are below."
+
+
+def _choice(run: RunFile) -> str:
+    """How each video was chosen, as lines of a list; empty where there was no choice."""
+    candidates = run.deciding.get("candidates")
+    if candidates is None or candidates["number"] == 1:
+        return ""
+    condition = f", one with `{plain(candidates['keep'])}` before the others" if candidates["keep"] else ""
+    return (
+        f"- Choice: each video is the best of up to {counted(candidates['number'], 'seed')} by its `control_gain`"
+        f"{condition}. So the means\n  above are of chosen videos. Column `candidates` has all of them.\n"
+    )
 
 
 def _columns(storage: Storage, run: RunFile) -> str:

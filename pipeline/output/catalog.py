@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.schema import SAMPLE_ID_PATTERN
-from pipeline.output.keys import is_own_key, names_own_videos, parse_record_key
+from pipeline.output.keys import VIDEO_COLUMNS, is_own_key, names_own_videos, parse_record_key, video_names
 from pipeline.output.labels import OF_SAMPLE
 from pipeline.output.lease import check_epoch
 from pipeline.output.records import (
@@ -49,6 +49,7 @@ INDEX_SCHEMA = pa.schema(
             *("objmc_px", "static_objmc_px", "control_gain", "objmc_nulls_frozen_px", "null_reason"),
             *("background_change", "background_motion_px"),
             *("seconds_encode", "seconds_guide", "seconds_denoise", "seconds_decode"),
+            *("seconds_candidates", "seconds_baseline", "baseline_file_name", "gain_over_baseline"),
         )
     ]
 )
@@ -233,8 +234,8 @@ class Catalog:
         superseded_ids = pa.array([record.sample_id for _, record in self._superseded], pa.string())
         index = self.index
         current = index.filter(pc.is_in(index["sample_id"], value_set=superseded_ids))
-        current_videos = set(current["file_name"].to_pylist())
-        videos = [record.file_name for _, record in self._superseded if record.file_name is not None]
+        current_videos = set(video_names(current))
+        videos = [video.key for _, record in self._superseded for video in record.videos]
         self.storage.delete_many(video for video in videos if video not in current_videos)
         self.storage.delete_many(key for key, _ in self._superseded)
         self._superseded = []
@@ -297,7 +298,9 @@ class Catalog:
         """The damage of rows of parts that name another video than one of their sample, unless they were taken away."""
         rows = rows.filter(pc.greater(rows["attempts"], _look_up(self._removed, rows["sample_id"])))
         for row in rows.to_pylist():
-            problem = f"names {row['file_name']!r} as the video of {row['sample_id']!r}"
+            names = [repr(row[column]) for column in VIDEO_COLUMNS if row[column] is not None]
+            which = "the video" if len(names) == 1 else "videos"
+            problem = f"names {' and '.join(names)} as {which} of {row['sample_id']!r}"
             yield Damage(self._parts[row["_part"]], row["sample_id"], row["attempts"], problem)
 
     def _put_part(self, batches: Iterable[pa.Table], epoch: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import reduce
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,16 +12,18 @@ import pyarrow.compute as pc
 from manifests.schema import SAMPLE_ID_PATTERN
 
 _SAMPLE_ID = SAMPLE_ID_PATTERN.removeprefix(r"\A").removesuffix(r"\z")
-_ATTEMPT = r"\.[0-9a-f]{8}\.mp4"
+_VIDEO_ENDINGS = {"file_name": r"\.[0-9a-f]{8}\.mp4", "baseline_file_name": r"\.[0-9a-f]{8}\.baseline\.mp4"}
+"""How the keys of a sample's videos end, by the column of its record that names them."""
+VIDEO_COLUMNS = tuple(_VIDEO_ENDINGS)
+"""Columns of a record that name a video of the output."""
 _RECORD = re.compile(rf"records/(?:attempt-([2-9]|[1-9][0-9]+)/)?({_SAMPLE_ID})\.json")
-_VIDEO = re.compile(rf"videos/({_SAMPLE_ID}){_ATTEMPT}")
+_VIDEO = re.compile(rf"videos/({_SAMPLE_ID})({'|'.join(_VIDEO_ENDINGS.values())})")
 _EPOCH = re.compile(r"(?:lease|parts|tables)/([0-9]{6,})[.-].+")
 _OTHERS = re.compile(
     r"run\.json|README\.md|preview\.mp4|metadata\.parquet|failures\.parquet|labels\.parquet|distributions\.png"
     r"|lease/[0-9]{6,}\.json|lease/probe-[0-9a-f]{32}"
     r"|parts/[0-9]{6,}-[0-9]{4,}\.parquet|tables/[0-9]{6,}-[a-z]+\.parquet|logs/[0-9]{6,}/[0-9]{4,}\.jsonl"
 )
-_ATTEMPT_LENGTH = len(".01234567.mp4")
 
 
 @dataclass(frozen=True)
@@ -58,15 +61,21 @@ def epoch_of(key: str) -> int:
 
 
 def names_own_videos(records: pa.Table) -> pa.ChunkedArray:
-    """For each record, whether its `file_name` is null or a key that this program makes for its sample.
+    """For each record, whether each of its VIDEO_COLUMNS is null or a key that this program makes for its sample.
 
     Nothing may read or delete an object that a record names otherwise: it can be a file outside of the output.
     """
-    names = records["file_name"]
-    expected = pc.binary_join_element_wise("videos/", records["sample_id"], "")
-    is_of_sample = pc.equal(pc.utf8_slice_codeunits(names, 0, -_ATTEMPT_LENGTH), expected)
-    attempts = pc.utf8_slice_codeunits(names, -_ATTEMPT_LENGTH, None)
-    is_attempt = pc.match_substring_regex(attempts, rf"\A{_ATTEMPT}\z")
     is_id = pc.match_substring_regex(records["sample_id"], SAMPLE_ID_PATTERN)
-    is_own = pc.and_(pc.and_(is_of_sample, is_attempt), is_id)
-    return pc.or_(pc.is_null(names), pc.fill_null(is_own, False))
+    expected = pc.binary_join_element_wise("videos/", records["sample_id"], "")
+    are_own = []
+    for column, ending in _VIDEO_ENDINGS.items():
+        names = records[column]
+        attempt = pc.struct_field(pc.extract_regex(names, rf"\A(?P<key>.*)(?P<ending>{ending})\z"), "key")
+        is_own = pc.and_(pc.equal(attempt, expected), is_id)
+        are_own.append(pc.or_(pc.is_null(names), pc.fill_null(is_own, False)))
+    return reduce(pc.and_, are_own)
+
+
+def video_names(records: pa.Table) -> list[str]:
+    """The keys of all videos that these records name."""
+    return [name for column in VIDEO_COLUMNS for name in records[column].to_pylist() if name is not None]

@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 
-from pipeline.output.keys import RecordKey, names_own_videos, parse_record_key
+from pipeline.output.candidates import KEEPABLE, BaselineMetrics, Candidate
+from pipeline.output.keys import VIDEO_COLUMNS, RecordKey, names_own_videos, parse_record_key
 from pipeline.output.labels import LABELS_TYPE, are_whole, column_of, pack, unpack
 from pipeline.output.lease import LeaseError
 from pipeline.output.storage import ABANDONED_S, Storage
@@ -26,8 +27,19 @@ VIDEOS = "videos"
 RECORD_VERSION = "record/v1"
 
 Status = Literal["committed", "failed"]
+NOT_PLAIN = frozenset({"metrics", "candidates", "labels"})
+"""Fields of a record whose columns are not made from their annotation."""
 REQUIRED = ("sample_id", "status", "attempts", "row_digest", "fingerprint")
 """Columns that no record leaves out."""
+
+
+class Video(NamedTuple):
+    """A video of a record."""
+
+    key: str
+    sha256: str | None
+    size: int | None
+    """Bytes."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +120,10 @@ class SampleRecord:
     """Type of the U-Net's weights."""
     kernels: str | None = None
     """What computed attention, convolutions over frames and classifier-free guidance, in words."""
+    seconds_candidates: float | None = None
+    """Making and measuring all candidates on the worker, seconds; None where candidates are off."""
+    seconds_baseline: float | None = None
+    """Generating the baseline, seconds; None without one."""
     host: str | None = None
     """Machine that generated the sample; of a failed sample, the one that recorded it."""
     frames_sha256: str | None = None
@@ -116,14 +132,37 @@ class SampleRecord:
     """Digest of the mp4."""
     video_bytes: int | None = None
     """Size of the mp4, bytes."""
+    kept_candidate: int | None = None
+    """Number of the candidate that is the sample's video, from 0; None where candidates are off."""
+    passed: bool | None = None
+    """Whether that video passes the condition `candidates.keep`; None without one."""
+    baseline_file_name: str | None = None
+    """Key of the baseline's video below the output; None without one, as are the next three."""
+    baseline_frames_sha256: str | None = None
+    """As frames_sha256, of the baseline."""
+    baseline_video_sha256: str | None = None
+    """Digest of the baseline's mp4."""
+    baseline_video_bytes: int | None = None
+    """Size of the baseline's mp4, bytes."""
     finished_at: str | None = None
     """ISO 8601, UTC."""
     record_version: str = RECORD_VERSION
     """Version of this list of fields."""
     metrics: dict[str, Any] = field(default_factory=dict)
-    """Motion fidelity, background and sample quality, by column."""
+    """Motion fidelity, background, sample quality and the baseline's metrics, by column."""
+    candidates: list[dict[str, Any]] | None = None
+    """Every candidate, by its number: rows of Candidate and of the metrics KEEPABLE. None where candidates are off."""
     labels: bytes | None = None
     """Where each box was asked to be and where its object was measured, as `labels.pack` makes them."""
+
+    @property
+    def videos(self) -> list[Video]:
+        """Its videos in the output."""
+        named = [
+            (self.file_name, self.video_sha256, self.video_bytes),
+            (self.baseline_file_name, self.baseline_video_sha256, self.baseline_video_bytes),
+        ]
+        return [Video(key, sha256, size) for key, sha256, size in named if key is not None]
 
     def flat(self) -> dict[str, Any]:
         """One flat row of RECORD_SCHEMA without `labels`."""
@@ -169,7 +208,7 @@ def _arrow_type(annotation: Any) -> pa.DataType:
 
 def _columns(dataclass_type: type) -> dict[str, pa.DataType]:
     hints = get_type_hints(dataclass_type)
-    names = (field.name for field in dataclasses.fields(dataclass_type) if field.name not in _NOT_FLAT)
+    names = (field.name for field in dataclasses.fields(dataclass_type) if field.name not in NOT_PLAIN)
     return {name: _arrow_type(hints[name]) for name in names}
 
 
@@ -178,7 +217,10 @@ def _record_schema() -> pa.Schema:
     per_box = {f"{name}_per_box": pa.list_(kind) for name, kind in fidelity.items()}
     measured_by = dict.fromkeys(("tracker", "tracker_version", "metrics_version"), pa.string())
     rest = {**_columns(Background), **_columns(SampleQuality)}
-    return pa.schema({**_columns(SampleRecord), **fidelity, **per_box, **measured_by, **rest, "labels": LABELS_TYPE})
+    measured = {**fidelity, **rest}
+    candidates = pa.list_(pa.struct({**_columns(Candidate), **{name: measured[name] for name in KEEPABLE}}))
+    tried = {"candidates": candidates, **_columns(BaselineMetrics), "labels": LABELS_TYPE}
+    return pa.schema({**_columns(SampleRecord), **fidelity, **per_box, **measured_by, **rest, **tried})
 
 
 RECORD_SCHEMA = _record_schema()
@@ -201,6 +243,11 @@ def record_key(sample_id: str, attempts: int) -> str:
 def video_key(sample_id: str, attempt: str) -> str:
     """The key of a sample's video. attempt: random, so that two workers never write the same key."""
     return f"{VIDEOS}/{sample_id}.{attempt}.mp4"
+
+
+def baseline_key(key: str) -> str:
+    """The key of the baseline beside a sample's video. key: of that video."""
+    return f"{key.removesuffix('.mp4')}.baseline.mp4"
 
 
 class DamagedRecordError(ValueError):
@@ -245,7 +292,9 @@ def _parse(objects: Sequence[tuple[str, bytes]]) -> list[SampleRecord]:
         if row["status"] not in get_args(Status):
             raise DamagedRecordError(f"has the status {row['status']!r}")
         if not names_own_video:
-            raise DamagedRecordError(f"names {row['file_name']!r}, which is not a video of this sample")
+            names = [repr(row[column]) for column in VIDEO_COLUMNS if row.get(column) is not None]
+            which = "which is not a video" if len(names) == 1 else "which are not both videos"
+            raise DamagedRecordError(f"names {' and '.join(names)}, {which} of this sample")
     return [SampleRecord.from_row(row) for row in rows]
 
 
@@ -263,35 +312,42 @@ def _parse_json(data: bytes) -> dict[str, Any]:
 
 
 def commit(
-    storage: Storage, record: SampleRecord, video: bytes | None, fence: Callable[[], None] = lambda: None
+    storage: Storage,
+    record: SampleRecord,
+    video: bytes | None,
+    fence: Callable[[], None] = lambda: None,
+    baseline: bytes | None = None,
 ) -> SampleRecord:
-    """Upload a sample's video, then its record by conditional put: a sample is committed exactly once.
+    """Upload a sample's videos, then its record by conditional put: a sample is committed exactly once.
 
     Returns the record that is in the output: this one, or the one of a worker that was faster. If that one has been
     sealed into a part meanwhile, this one is returned. fence: raises LeaseError if the run has lost its lease; called
-    before the upload and after it, since an upload can take long.
+    before the upload and after it, since an upload can take long. baseline: the baseline's video.
     """
     key = record_key(record.sample_id, record.attempts)
+    named = ((record.file_name, video), (record.baseline_file_name, baseline))
+    videos = {name: data for name, data in named if name is not None and data is not None}
     fence()
     start = time.time()
-    if video is not None:
-        assert record.file_name is not None
-        storage.put(record.file_name, video)
+    _put_all(storage, videos)
+    if videos:
         try:
             fence()
         except LeaseError:
-            storage.delete(record.file_name)
+            storage.delete_many(videos)
             raise
     if storage.put_new(key, record.to_json()):
-        if video is not None and time.time() - start > ABANDONED_S / 2:
-            assert record.file_name is not None
-            storage.put(record.file_name, video)  # `verify --repair` may have deleted it as one without a record
+        if time.time() - start > ABANDONED_S / 2:
+            _put_all(storage, videos)  # `verify --repair` may have deleted them as videos without a record
         return record
-    if video is not None:
-        assert record.file_name is not None
-        storage.delete(record.file_name)
+    storage.delete_many(videos)
     try:
         faster = storage.get(key)
         return record if faster is None else parse_record(key, faster)
     except DamagedRecordError as error:
         raise StorageError(f"{storage.url}/{key} {error}: check the output with `sgi2v-batch verify`") from error
+
+
+def _put_all(storage: Storage, videos: Mapping[str, bytes]) -> None:
+    for name, data in videos.items():
+        storage.put(name, data)

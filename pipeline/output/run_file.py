@@ -14,7 +14,15 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from manifests.access import stored_uri, without_secrets_in
-from pipeline.config import FIRST_FIT, FIRST_METRICS, ExecutionConfig, MetricsConfig, RunConfig, differences
+from pipeline.config import (
+    FIRST_FIT,
+    FIRST_METRICS,
+    CandidatesConfig,
+    ExecutionConfig,
+    MetricsConfig,
+    RunConfig,
+    differences,
+)
 from pipeline.output.storage import Storage
 from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig
 from sgi2v.errors import ConfigError
@@ -249,6 +257,8 @@ def recorded_config(storage: Storage) -> RunConfig:
         sampler=SamplerConfig.parse(deciding["sampler"]),
         guidance=None if guidance is None else GuidanceConfig.parse(guidance),
         metrics=MetricsConfig.parse(deciding["metrics"]),
+        candidates=CandidatesConfig.parse(deciding.get("candidates", {})),
+        baseline=deciding.get("baseline"),
         execution=ExecutionConfig.parse(execution),
         seed=deciding["seed"],
         fit=deciding["fit"],

@@ -59,6 +59,8 @@ def test_steps_are_shown_while_nothing_else_is(capsys: pytest.CaptureFixture[str
     assert shown(behind, Note("h/2", 9.0, "b", 7, 20), after_s=1.0) == [], "too early"
     assert shown(behind, ahead) == [], "no news"
     assert shown(Note("h/1", 8.2, "a", 9, 20)) == ["a: step 10 of 20"]
+    candidate = Note("h/1", 8.2, "a", 1, 20, "candidate 2 of 4")
+    assert progress.step_of(candidate) == "a, candidate 2 of 4: step 2 of 20"
     lines.finished(committed("a"))
     capsys.readouterr()
     assert shown(Note("h/1", 8.2, "c", 0, 20)) == [], "finished samples are progress enough"

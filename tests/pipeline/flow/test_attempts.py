@@ -274,6 +274,20 @@ with attempt(Client(), "generate", "a", {timeout_s}):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("anew", "code"), [("set_deadline", 0), ("", 1)])
+def test_each_video_of_a_row_has_the_whole_deadline(tmp_path: Path, anew: str, code: int) -> None:
+    script = f"""{client_code(tmp_path)}
+import time
+with attempt(Client(), "generate", "a", 1.0) as set_deadline:
+    for _ in range(3):
+        {anew}{"()" if anew else "pass"}
+        time.sleep(0.5)
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=False, timeout=60, cwd=ROOT, stderr=subprocess.DEVNULL)
+    assert done.returncode == code
+
+
+@pytest.mark.slow
 def test_a_row_that_costs_a_worker_its_gpu_is_counted_with_its_error(tmp_path: Path, reporting: OnNode) -> None:
     manifest = write_good(tmp_path / "in", 1)
     script = f"""{client_code(tmp_path)}

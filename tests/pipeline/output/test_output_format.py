@@ -13,7 +13,15 @@ from pipeline.inspect.phase import Phase
 from pipeline.inspect.status import read_status
 from pipeline.output import card, catalog, lease, log
 from pipeline.output.labels import DECIMALS, LABEL_SCHEMA, LABELS
-from pipeline.output.records import RECORD_SCHEMA, RECORD_VERSION, RECORDS, VIDEOS, record_key, video_key
+from pipeline.output.records import (
+    RECORD_SCHEMA,
+    RECORD_VERSION,
+    RECORDS,
+    VIDEOS,
+    baseline_key,
+    record_key,
+    video_key,
+)
 from pipeline.output.run_file import RUN_FILE, RunFile, create_run_file, describe_run
 from pipeline.output.storage import Storage
 from pipeline.output.tables import COPIES, FAILURE_COLUMNS, FAILURES, METADATA
@@ -41,6 +49,7 @@ def test_every_file_is_described() -> None:
         f"{log.FOLDER}/<epoch>/<segment>.jsonl",
         f"{COPIES}/<epoch>-<table>",
         video_key("<sample_id>", "<attempt>"),
+        baseline_key(video_key("<sample_id>", "<attempt>")),
         record_key("<sample_id>", 1),
         record_key("<sample_id>", 2).replace("2", "<n>"),
     ]
@@ -67,6 +76,12 @@ def test_every_column_of_the_labels_is_described_with_its_type_and_in_order() ->
 def shown(kind: pa.DataType) -> str:
     """A type as the tables write it; of structs without their fields."""
     return re.sub(r"struct<.*>>$", "struct>", str(kind).replace("item: ", ""))
+
+
+def test_every_field_of_a_candidate_is_described_with_its_type_and_in_order() -> None:
+    rows = re.findall(r"^\| (`.+`) \| (\w+) \|", SECTIONS["Candidates"], re.MULTILINE)
+    described = [(name, kind) for names, kind in rows for name in re.findall(r"`(\w+)`", names)]
+    assert described == [(field.name, str(field.type)) for field in RECORD_SCHEMA.field("candidates").type.value_type]
 
 
 def test_every_column_of_the_failures_is_listed_in_order() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pytest
 import sgi2v.retry
 from pipeline.output.catalog import Catalog
 from pipeline.output.lease import LeaseError, acquire, check_epoch
-from pipeline.output.records import RECORD_SCHEMA, SampleRecord, commit, record_key
+from pipeline.output.records import RECORD_SCHEMA, SampleRecord, baseline_key, commit, record_key
 from pipeline.output.storage import Storage
 from sgi2v.metrics.objmc import Fidelity
 from tests.pipeline.output.outputs import committed, failed, video_of
@@ -45,6 +46,23 @@ def test_a_sample_is_committed_once_and_the_slower_worker_leaves_nothing(storage
     assert Catalog(storage).get("a") == first
 
 
+def with_baseline(sample_id: str, attempt: str = "one") -> SampleRecord:
+    return committed(sample_id, attempt, baseline_file_name=baseline_key(video_of(sample_id, attempt)))
+
+
+def test_a_baseline_is_committed_and_withdrawn_with_its_video(storage: Storage) -> None:
+    commit(storage, with_baseline("a"), b"video one", baseline=b"baseline one")
+    commit(storage, with_baseline("a", "two"), b"video two", baseline=b"baseline two")
+    beside = baseline_key(video_of("a"))
+    assert storage.keys("videos") == sorted([video_of("a"), beside])
+    assert storage.get(beside) == b"baseline one"
+    replaced = with_baseline("a", "two")
+    commit(storage, replace(replaced, attempts=2), b"video two", baseline=b"baseline two")
+    catalog = Catalog(storage)
+    catalog.delete_superseded(1)
+    assert storage.keys("videos") == sorted([video_of("a", "two"), str(replaced.baseline_file_name)])
+
+
 def test_every_attempt_has_its_own_key() -> None:
     ids = ("a", "a.json", "attempt-2", "1")
     keys = [record_key(sample_id, attempts) for sample_id in ids for attempts in (1, 2, 3)]
@@ -60,11 +78,12 @@ def test_a_run_that_loses_its_lease_during_an_upload_leaves_neither_video_nor_re
 
         def put(self, key: str, data: bytes) -> None:
             super().put(key, data)
-            acquire(storage, take_over=True)
+            if key == with_baseline("a").baseline_file_name:
+                acquire(storage, take_over=True)
 
     slow = Slow(storage.url)
     with pytest.raises(LeaseError, match="taken over by another run"):
-        commit(slow, committed("a"), b"video", lambda: check_epoch(slow, lost.epoch))
+        commit(slow, with_baseline("a"), b"video", lambda: check_epoch(slow, lost.epoch), b"baseline")
     assert storage.keys("videos") == storage.keys("records") == []
     commit(storage, committed("a"), b"video", lambda: check_epoch(storage, lost.epoch + 1))
     assert Catalog(storage).get("a") == committed("a")

@@ -168,6 +168,14 @@ def test_a_replay_computes_as_the_run_did(storage: Storage) -> None:
     assert recorded_config(storage).execution == ExecutionConfig(compile=True, threads_per_worker=3)
 
 
+def test_the_choice_of_candidates_is_read_back(storage: Storage) -> None:
+    config = settings(candidates={"number": 4, "keep": "flicker < 3", "stop_early": True}, run={"baseline": "unguided"})
+    create_run_file(storage, config, "digest", 4)
+    recorded = recorded_config(storage)
+    assert (recorded.candidates, recorded.baseline) == (config.candidates, "unguided")
+    assert recorded.fingerprint == config.fingerprint
+
+
 def test_other_settings_are_refused_with_every_difference(storage: Storage) -> None:
     create_run_file(storage, settings(sampler={"steps": 5}), "digest", 4)
     written = storage.get(RUN_FILE)
