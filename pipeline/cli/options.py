@@ -193,6 +193,13 @@ class RunOptions(CheckOptions, SampleOptions):
             words=("crop", "pad", "stretch", "bucket"),
         ),
     ] = None
+    shard: Annotated[
+        str | None,
+        option(
+            "Run one of N parts of the manifest, I from 0, into OUTPUT/shards/I; `sgi2v-batch merge OUTPUT` joins them.",
+            metavar="I/N",
+        ),
+    ] = None
     limit: Annotated[int | None, option("Run only the first N rows of the manifest.", min=1, metavar="N")] = None
     retry_failed: Annotated[bool, option("Run rows again that have failed before.")] = False
     redo_changed: Annotated[

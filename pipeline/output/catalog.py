@@ -173,11 +173,22 @@ class Catalog:
     def seal(self, epoch: int) -> None:
         """Write the unsealed records into a part, then delete their objects. epoch, errors: as `seal_if_due`."""
         records = self._unsealed_records()
-        number = self._put_part([record.row() for record in records], epoch)
+        number = self._put_part(pa.Table.from_pylist([record.row() for record in records], RECORD_SCHEMA), epoch)
         check_epoch(self.storage, epoch)
         self.storage.delete_many(key for key, _ in self._unsealed.values())
         self._index_of_parts = pa.concat_tables([self._sealed, _numbered(_index(records), number)])
         self._unsealed = {}
+
+    def adopt(self, records: pa.Table, epoch: int) -> None:
+        """Seal records of another output into a part; they replace those that are here. epoch, errors: as `seal_if_due`.
+
+        records: RECORD_SCHEMA, without two of a sample. Their videos are here already.
+        """
+        number = self._put_part(records, epoch)
+        ids = records["sample_id"].to_pylist()
+        self._superseded += [self._unsealed.pop(sample_id) for sample_id in ids if sample_id in self._unsealed]
+        self._replaced_ids.extend(ids)
+        self._index_of_parts = pa.concat_tables([self._sealed, _numbered(records.select(INDEX_SCHEMA.names), number)])
 
     def refresh(self) -> None:
         """Read the unsealed records that were not added: of workers that could not report to their driver."""
@@ -219,7 +230,7 @@ class Catalog:
             if sample_id in removed:
                 removed[sample_id] = max(removed[sample_id], attempts)
         rows = [{"sample_id": name, "status": REMOVED, "attempts": number} for name, number in removed.items()]
-        self._put_part(rows, epoch)
+        self._put_part(pa.Table.from_pylist(rows, RECORD_SCHEMA), epoch)
         check_epoch(self.storage, epoch)
         self.storage.delete_many(key for key, record in pairs if record.sample_id in removed)
         self._removed.update(removed)
@@ -261,12 +272,12 @@ class Catalog:
             problem = f"names {row['file_name']!r} as the video of {row['sample_id']!r}"
             yield Damage(self._parts[row["_part"]], row["sample_id"], row["attempts"], problem)
 
-    def _put_part(self, rows: list[dict[str, Any]], epoch: int) -> int:
+    def _put_part(self, rows: pa.Table, epoch: int) -> int:
         """Write a new part. Returns its position in `_parts`. Raises as `seal_if_due`."""
         check_epoch(self.storage, epoch)
         number = sum(key.startswith(_part_prefix(epoch)) for key in self._parts)
         key = f"{_part_prefix(epoch)}{number:04d}.parquet"
-        if not self.storage.put_new(key, _parquet(pa.Table.from_pylist(rows, RECORD_SCHEMA))):
+        if not self.storage.put_new(key, _parquet(rows)):
             raise ConfigError(f"{self.storage.url}/{key} is not of this run: move it away")
         self._parts.append(key)
         return len(self._parts) - 1
