@@ -219,6 +219,14 @@ class RunOptions(CheckOptions, SampleOptions):
             "Seconds a stage may spend on one sample before its worker is killed.  [default: 3600]", metavar="SECONDS"
         ),
     ] = None
+    notify: Annotated[
+        str | None,
+        option(
+            "Tell how the run has ended: POST a JSON summary to an http(s) URL, or run a shell command with it. "
+            "`$NAME` takes the target from that environment variable.",
+            metavar="URL|COMMAND",
+        ),
+    ] = None
     take_over: Annotated[bool, option("Take the output from another run at once, even if it seems alive.")] = False
     dry_run: Annotated[
         bool, option("Print the plan, the problems, and the estimated time and memory; change nothing.")

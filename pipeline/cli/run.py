@@ -80,17 +80,20 @@ def run(manifest: Manifest, options: LocalRunOptions) -> None:
         raise typer.Exit(dry_run(request, loaded))
     if request.strict:
         _refuse_implausible(request, loaded.table)
+    from pipeline.cli.notify import check_target, notifying
     from pipeline.cli.progress import observer_for
     from pipeline.cli.summary import print_summary
     from pipeline.run import run as run_all
 
-    with observer_for(request.config) as observer:
-        result = run_all(request.config, loaded, request.wanted, observer, request.take_over)
-    print_summary(result)
-    if result.interrupted:
-        raise typer.Exit(exit_codes.INTERRUPTED)
-    if result.failed_rows:
-        raise typer.Exit(exit_codes.FAILED_ROWS)
+    if options.notify is not None:
+        check_target(options.notify)
+    with notifying(options.notify, request.config) as notification:
+        with observer_for(request.config, notification.send_lost) as observer:
+            result = run_all(request.config, loaded, request.wanted, observer, request.take_over)
+        print_summary(result)
+        code = exit_codes.INTERRUPTED if result.interrupted else exit_codes.FAILED_ROWS if result.failed_rows else 0
+        notification.send(result, code)
+    raise typer.Exit(code)
 
 
 def _refuse_implausible(request: Request, table: pa.Table) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.config import RunConfig
+from pipeline.flow import meters
 from pipeline.flow.attempts import LedgerClient, attempt
 from pipeline.flow.row import InFlight, map_rows, outcome_row, pixels_of, sampler_of, state_of, tracks_of
 from pipeline.output.lease import check_epoch
@@ -34,6 +35,7 @@ class Commit:
         from sgi2v.tracking import load_tracker
 
         self.config = config
+        meters.label_output(config.output)
         self.epoch = epoch
         self.ledger = ledger
         self.storage = Storage(config.output)
@@ -60,7 +62,9 @@ class Commit:
                     return outcome_row(None, state)
         record = self._record(state.with_seconds("commit", time.perf_counter() - start))
         try:
-            return outcome_row(commit(self.storage, record, video, self._fence), state)
+            committed = commit(self.storage, record, video, self._fence)
+            meters.record("sgi2v_bytes", len(video or b"") + len(record.to_json()), direction="up")
+            return outcome_row(committed, state)
         except (StorageError, ConfigError) as error:
             return outcome_row(None, state.with_run_error(error))
         finally:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import RunConfig
 from pipeline.flow.attempts import LedgerClient, attempt, wait_until_admitted
+from pipeline.flow.meters import BusyTime, label_output
 from pipeline.flow.notes import Reporter, SendNote
 from pipeline.flow.row import as_row, map_rows, masks_of, pixels_of, sampler_of, state_of, tracks_of
 from pipeline.flow.session import garbage_collection_paused
@@ -41,6 +42,8 @@ class Generate:
 
     reporter: Reporter | None = None
     """Tells the driver about steps; None tells nobody."""
+    busy = BusyTime()
+    """Of this process, which has one worker."""
 
     def __init__(
         self, config: RunConfig, device: str, ledger: LedgerClient | None = None, send_note: SendNote | None = None
@@ -128,8 +131,10 @@ class Generate:
         image_HWC = pixels_of(table, "first_frame", (sampler.height, sampler.width, 3))
         tracks = replace(tracks_of(state, sampler), masks_NHW=masks_of(table))
         timeout_s = self.config.execution.sample_timeout_s
+        label_output(self.config.output)
         try:
             wait_until_admitted(self.ledger, state.sample_id)
+            self.busy.begin()
             if self.reporter is not None:
                 self.reporter.begin(state.sample_id)
             # a process that has lost its GPU exits, and another worker gets the row
@@ -142,6 +147,8 @@ class Generate:
                 failure = SampleError(ErrorCode.OUT_OF_MEMORY, f"{error}: make the frames smaller or fewer")
                 return as_row(state.with_error(failure), None, None)
             return as_row(state.with_error(error), None, None)
+        finally:
+            self.busy.end()
         seconds = {**state.seconds, **generation.seconds}
         fields = {**state.record_fields, **self._record_fields(generation)}
         state = replace(state, seconds=seconds, record_fields=fields)
@@ -166,14 +173,19 @@ class Generate:
 
         def make(tier: MemoryTier) -> Generation:
             self.memory = tier
-            on_step = None if self.reporter is None else self.reporter.step
-            return generate(model, image_HWC, tracks, sampler, guidance, seed, memory=tier, on_step=on_step)
+            return generate(model, image_HWC, tracks, sampler, guidance, seed, memory=tier, on_step=self._note_step)
 
         tried = self.tiers.next()
         try:
             return with_oom_fallback(make, tried, self.config.execution.memory, guidance)
         finally:
             self.tiers.finished(tried, self.memory)
+
+    def _note_step(self, step: int) -> None:
+        """A denoising step begins. step: its 0-based index."""
+        self.busy.lap()
+        if self.reporter is not None:
+            self.reporter.step(step)
 
     def _record_fields(self, generation: Generation) -> dict[str, Any]:
         def column(values: NDArray[np.float64]) -> list[float | None]:

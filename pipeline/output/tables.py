@@ -161,7 +161,9 @@ def _own_columns(storage: Storage, manifest: pa.Table, are_stored: bool = False)
         known_ids = own["sample_id"].combine_chunks()
         existing = _read(storage, _newest_copy(storage, name), partial(_read_own_columns, known_ids=known_ids))
         if existing is not None and existing.num_rows:
-            own = _joined(own, existing, f"{storage.url}/{name}")
+            is_first = own.column_names == ["sample_id"] and not own.num_rows
+            # a column that is all null would lose its type where it is joined with none
+            own = existing if is_first else _joined(own, existing, f"{storage.url}/{name}")
     return own
 
 
