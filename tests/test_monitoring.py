@@ -111,7 +111,12 @@ def test_rows_are_counted_in_the_stage_that_they_are_in(recorded: Recorded) -> N
     rows.leave("a")
     rows.leave("a")
     last = {(labels["stage"], labels["state"]): value for _, value, labels in recorded}
-    expected = {("load", "working"): 0, ("generate", "waiting"): 1, ("generate", "working"): 0, ("commit", "waiting"): 0}
+    expected = {
+        ("load", "working"): 0,
+        ("generate", "waiting"): 1,
+        ("generate", "working"): 0,
+        ("commit", "waiting"): 0,
+    }
     assert last == expected
 
 

@@ -140,7 +140,9 @@ def _post(url: str, summary: Summary) -> str | None:
     from urllib3.util.retry import Retry
 
     host = urlsplit(url).hostname
-    retries = Retry(HOOK_ATTEMPTS - 1, backoff_factor=1.0, status_forcelist=[429, 500, 502, 503, 504], allowed_methods=None)
+    retries = Retry(
+        HOOK_ATTEMPTS - 1, backoff_factor=1.0, status_forcelist=[429, 500, 502, 503, 504], allowed_methods=None
+    )
     with requests.Session() as session:
         for protocol in ("http://", "https://"):
             session.mount(protocol, HTTPAdapter(max_retries=retries))

@@ -196,7 +196,7 @@ class RunOptions(CheckOptions, SampleOptions):
     shard: Annotated[
         str | None,
         option(
-            "Run one of N parts of the manifest, I from 0, into OUTPUT/shards/I; `sgi2v-batch merge OUTPUT` joins them.",
+            "Run one of N parts of the manifest, I from 0, into OUTPUT/shards/I; `sgi2v-batch merge` joins them.",
             metavar="I/N",
         ),
     ] = None

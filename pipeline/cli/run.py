@@ -45,6 +45,7 @@ class Request:
     dry_run: bool
     strict: bool
     shard: Shard | None
+    notify: str | None
 
 
 def request_of(manifest: str, options: LocalRunOptions) -> Request:
@@ -58,7 +59,12 @@ def request_of(manifest: str, options: LocalRunOptions) -> Request:
     from pipeline.plan import Wanted
 
     wanted = Wanted(**{field.name: getattr(options, field.name) for field in fields(Wanted)})
-    return Request(config, checkpoint, wanted, options.take_over, options.dry_run, options.strict, shard)
+    if options.notify is not None:
+        from pipeline.cli.notify import check_target
+
+        check_target(options.notify)
+    switches = options.take_over, options.dry_run, options.strict
+    return Request(config, checkpoint, wanted, *switches, shard, options.notify)
 
 
 @app.command(
@@ -80,14 +86,12 @@ def run(manifest: Manifest, options: LocalRunOptions) -> None:
         raise typer.Exit(dry_run(request, loaded))
     if request.strict:
         _refuse_implausible(request, loaded.table)
-    from pipeline.cli.notify import check_target, notifying
+    from pipeline.cli.notify import notifying
     from pipeline.cli.progress import observer_for
     from pipeline.cli.summary import print_summary
     from pipeline.run import run as run_all
 
-    if options.notify is not None:
-        check_target(options.notify)
-    with notifying(options.notify, request.config) as notification:
+    with notifying(request.notify, request.config) as notification:
         with observer_for(request.config, notification.send_lost) as observer:
             result = run_all(request.config, loaded, request.wanted, observer, request.take_over)
         print_summary(result)

@@ -1,7 +1,7 @@
 """The metrics of a run, which Ray exports to Prometheus as `ray_<name>`. docs/monitoring.md describes each.
 
-Every process of a run records its own. Outside Ray nothing is recorded. No label may have a value per sample: Prometheus
-keeps every combination of labels for ever.
+Every process of a run records its own. Outside Ray nothing is recorded. No label may have a value per sample, since
+Prometheus keeps every combination of labels.
 """
 
 from __future__ import annotations

@@ -47,7 +47,9 @@ class _Status(Collector):
         for code, number in failed_by_code(status.index).items():
             failed.add_metric([output, code], number)
         yield failed
-        phase = StateSetMetricFamily(f"{PREFIX}phase", "What the last run is doing, or how it ended.", labels=["output"])
+        phase = StateSetMetricFamily(
+            f"{PREFIX}phase", "What the last run is doing, or how it ended.", labels=["output"]
+        )
         phase.add_metric([output], {each.value: each is status.phase for each in Phase})
         yield phase
         if status.last_finished_at is not None:
@@ -61,4 +63,5 @@ def openmetrics(status: RunStatus) -> str:
     """The state as OpenMetrics text."""
     registry = CollectorRegistry()
     registry.register(_Status(status))
-    return generate_latest(registry).decode()
+    text: bytes = generate_latest(registry)  # type: ignore[no-untyped-call]
+    return text.decode()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -180,9 +180,9 @@ class Catalog:
         self._unsealed = {}
 
     def adopt(self, records: pa.Table, epoch: int) -> None:
-        """Seal records of another output into a part; they replace those that are here. epoch, errors: as `seal_if_due`.
+        """Seal records of another output into a part; they replace those that are here.
 
-        records: RECORD_SCHEMA, without two of a sample. Their videos are here already.
+        records: RECORD_SCHEMA, without two of a sample. Their videos are here already. epoch, errors: as `seal_if_due`.
         """
         number = self._put_part(records, epoch)
         ids = records["sample_id"].to_pylist()

@@ -178,7 +178,7 @@ def _differences(shards: Sequence[ShardOutput]) -> Iterator[str]:
     for shard in shards:
         url = shard.storage.url
         if shard.shard.count != first.shard.count:
-            yield f"{url} is the shard {shard.shard}, and {first.storage.url} is {first.shard}: of other numbers of shards"
+            yield f"{url} is the shard {shard.shard}, and {first.storage.url} is {first.shard}: of other counts"
             continue
         if (twin := by_number.setdefault(shard.shard.number, shard)) is not shard:
             yield f"{twin.storage.url} and {url} are both the shard {shard.shard}"

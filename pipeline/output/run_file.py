@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from manifests.access import stored_uri, without_secrets_in
+from manifests.shards import FOLDER
 from pipeline.config import FIRST_FIT, FIRST_METRICS, ExecutionConfig, MetricsConfig, RunConfig, differences
 from pipeline.output.storage import Storage
 from sgi2v.config import GuidanceConfig, ModelConfig, SamplerConfig
@@ -197,7 +198,9 @@ def write_merged_run_file(storage: Storage, shard: Storage, rows: int, other_sam
     if there is not None and there.shard is not None:
         raise ConfigError(f"{storage.url} is the shard {there.shard} itself: give the output of the whole manifest")
     if there is not None and (lines := differences(there.deciding, of_shard.deciding)):
-        raise ConfigError(f"{storage.url} has other settings than {shard.url}:\n" + "\n".join(f"  {each}" for each in lines))
+        raise ConfigError(
+            f"{storage.url} has other settings than {shard.url}:\n" + "\n".join(f"  {each}" for each in lines)
+        )
     content = json.loads(shard.get(RUN_FILE) or b"{}")
     merged = _to_json({**content, "shard": None, "limit": None, "rows": rows, "other_samples": other_samples})
     if storage.get(RUN_FILE) != merged:
@@ -256,7 +259,11 @@ def require_run(storage: Storage) -> RunFile:
     """run.json. Raises ConfigError if there is none, or one of another program."""
     run = read_run(storage)
     if run is None:
-        raise ConfigError(f"there is no run at {storage.url}: it has no {RUN_FILE}")
+        shards = [name for name in storage.names(FOLDER) if name.isdigit()]
+        hint = (
+            f". It has shards: look at {storage.url}/{FOLDER}/{shards[0]}, or join them with `merge`" if shards else ""
+        )
+        raise ConfigError(f"there is no run at {storage.url}: it has no {RUN_FILE}{hint}")
     return run
 
 

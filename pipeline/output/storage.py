@@ -201,7 +201,10 @@ class Storage:
         def operation() -> list[str]:
             self._filesystem.invalidate_cache()
             try:
-                return sorted(path.rstrip("/").rpartition("/")[2] for path in self._filesystem.ls(self._path(folder), detail=False))
+                return sorted(
+                    path.rstrip("/").rpartition("/")[2]
+                    for path in self._filesystem.ls(self._path(folder), detail=False)
+                )
             except (FileNotFoundError, NotADirectoryError):
                 return []
 

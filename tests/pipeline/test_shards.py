@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -64,7 +66,7 @@ def test_shards_are_stable_even_and_complete() -> None:
     assert [shard_of(f"car-{number}", 3) for number in range(8)] == [1, 1, 1, 2, 2, 2, 1, 0]
     ids = pa.table({"sample_id": [f"{kind}{number}" for kind in ("a", "car-", "x.") for number in range(4000)]})
     parts = [Shard(number, 7).rows_of(ids)["sample_id"].to_pylist() for number in range(7)]
-    assert Counter(sum(parts, [])) == Counter(ids["sample_id"].to_pylist())
+    assert Counter(chain.from_iterable(parts)) == Counter(ids["sample_id"].to_pylist())
     assert max(map(len, parts)) / min(map(len, parts)) < 1.15
 
 
@@ -164,8 +166,6 @@ def test_what_keeps_shards_from_being_merged_is_named(made: Path, many: Path) ->
 
 def test_a_shard_that_still_runs_is_not_merged(many: Path) -> None:
     claim = next((many / "shards" / "1" / "lease").glob("*.json"))
-    import time
-
     held = {**json.loads(claim.read_text()), "released": False, "renewed_at": time.time(), "machine": "another"}
     claim.write_text(json.dumps(held))
     ended = here("merge", many)

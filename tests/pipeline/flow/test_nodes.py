@@ -27,9 +27,19 @@ REST = "1 node left. Other nodes make its rows again, which costs none of their 
     [
         ({"a": ALIVE}, {"a": ALIVE}, [], ""),
         ({"a": ALIVE}, {"a": ALIVE, "b": GPU}, ["joined"], f"node {GPU.name} has joined: 2 nodes now"),
-        ({"a": ALIVE, "b": GPU}, {"a": ALIVE, "b": LEAVING}, ["draining"], "it finishes its rows, and gets no new ones"),
+        (
+            {"a": ALIVE, "b": GPU},
+            {"a": ALIVE, "b": LEAVING},
+            ["draining"],
+            "it finishes its rows, and gets no new ones",
+        ),
         ({"a": ALIVE, "b": LEAVING}, {"a": ALIVE, "b": LEAVING}, [], ""),
-        ({"a": ALIVE, "b": GPU}, {"a": ALIVE, "b": LOST}, ["lost"], f"node {GPU.name} is lost (health check failed): {REST}"),
+        (
+            {"a": ALIVE, "b": GPU},
+            {"a": ALIVE, "b": LOST},
+            ["lost"],
+            f"node {GPU.name} is lost (health check failed): {REST}",
+        ),
         ({"a": ALIVE, "b": LOST}, {"a": ALIVE, "b": LOST}, [], ""),
         ({"a": ALIVE}, {"a": ALIVE, "b": LOST}, [], ""),
     ],
@@ -42,7 +52,7 @@ def test_changes(before: Mapping[str, Node], after: Mapping[str, Node], kinds: l
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Node]]]:
-    """Runs that believe to be on a cluster, whose nodes are what the first look of the list says; the last one stays."""
+    """Looks at the nodes of a cluster that a run believes to be on: each is seen once, the last one from then on."""
     looks = [{"a": ALIVE, "b": GPU}]
     monkeypatch.setattr(nodes, "POLL_S", 0.01)
     monkeypatch.setattr(nodes, "nodes_of_ray", lambda: looks.pop(0) if len(looks) > 1 else looks[0])
