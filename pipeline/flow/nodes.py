@@ -68,17 +68,21 @@ class NodeWatch:
         self._stop.set()
         if self._is_needed:
             self._thread.join()
+            if error is None:  # a lost cluster may not answer
+                self._look()
 
     def _watch(self) -> None:
-        while True:
-            with suppress(Exception):  # of many kinds; a lost cluster is reported by the watch over its processes
-                nodes = nodes_of_ray()
-                changes = changes_between(self._known, nodes) if self._known else []
-                self._known = dict(nodes)
-                for change in changes:
-                    self._on_change(change)
-            if self._stop.wait(POLL_S):
-                return
+        self._look()
+        while not self._stop.wait(POLL_S):
+            self._look()
+
+    def _look(self) -> None:
+        with suppress(Exception):  # of many kinds; a lost cluster is reported by the watch over its processes
+            nodes = nodes_of_ray()
+            changes = changes_between(self._known, nodes) if self._known else []
+            self._known = dict(nodes)
+            for change in changes:
+                self._on_change(change)
 
 
 def nodes_of_ray() -> Mapping[str, Node]:

@@ -147,10 +147,8 @@ def test_the_agent_of_a_node_exports_the_metrics_of_a_run(
     monkeypatch.setenv(SECONDS, "4")
     (port,) = free_ports(("metrics",)).values()
     cluster = start_cluster(2, metrics_export_port=port)
-    expected = {
-        f"ray_{name}{dict(counter='_total', gauge='', histogram='_count')[meter.kind]}"
-        for name, meter in METERS.items()
-    } - {"ray_sgi2v_lost_nodes_total"}
+    suffix = {"counter": "_total", "gauge": "", "histogram": "_count"}
+    expected = {f"ray_{name}{suffix[meter.kind]}" for name, meter in METERS.items()} - {"ray_sgi2v_lost_nodes_total"}
 
     def has_all() -> bool:
         with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:

@@ -76,6 +76,7 @@ def test_a_shard_that_cannot_be_is_refused(text: str) -> None:
         Shard.parse(text)
 
 
+@pytest.mark.slow
 def test_merged_shards_give_what_one_run_gives(made: Path, many: Path) -> None:
     ended = here("merge", many)
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -106,6 +107,7 @@ def test_a_merge_again_changes_nothing_and_takes_in_what_is_new(made: Path, many
     assert after == {each["sample_id"]: each for each in before.to_pylist()}
 
 
+@pytest.mark.slow
 def test_a_sample_that_was_repaired_away_comes_back(many: Path) -> None:
     assert here("merge", many, "--no-verify").returncode == 0
     lost = table(many)["file_name"][3].as_py()
@@ -133,6 +135,7 @@ def test_a_merge_that_was_killed_goes_on(many: Path, monkeypatch: pytest.MonkeyP
     assert table(many).num_rows == ROWS - 1
 
 
+@pytest.mark.slow
 def test_shards_are_deleted_once_all_is_verified(many: Path, tmp_path: Path) -> None:
     assert here("merge", many, "--delete-shards", "--no-verify").returncode == 2
     broken = Path(shutil.copytree(many, tmp_path / "broken"))
@@ -179,3 +182,24 @@ def test_an_output_belongs_to_one_shard(made: Path, many: Path) -> None:
     ended = run_tiny_here(made / "m.parquet", many, "--shard", "0/3")
     assert ended.returncode == 2
     assert "has the results of the shard 1/3 of a manifest: run with --shard 1/3" in ended.stderr
+
+
+@pytest.mark.whole
+def test_shards_of_a_bucket_are_copied_by_the_store_itself(
+    made: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):  # some of them have no rows
+        ended = run_tiny_here(made / "m.parquet", f"{bucket}/out", "--shard", f"{number}/20")
+        assert ended.returncode == int(shard_of(BAD, 20) == number), ended.stderr
+
+    def no_bytes(storage: Storage, key: str) -> bytes | None:
+        assert not key.startswith("videos/"), "the bytes of a video have come through this process"
+        return get(storage, key)
+
+    get = Storage.get
+    monkeypatch.setattr(Storage, "get", no_bytes)
+    ended = here("merge", f"{bucket}/out", "--delete-shards")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "20 shards: 11 made, 1 failed" in ended.stdout
+    left = [key for key in Storage(bucket).keys("out/shards") if "/logs/" not in key and "/lease/" not in key]
+    assert left == []
