@@ -11,10 +11,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from manifests.access import display_uri
-from pipeline.output.records import SampleRecord
+
+if TYPE_CHECKING:
+    from pipeline.output.records import SampleRecord
 
 OUTPUT = "output"
 """Label of every metric: folder or URL of the run's results, without secrets."""
