@@ -230,6 +230,8 @@ class RunConfig:
     """How a picture fills a video of another shape, where its row does not say."""
     size_multiple: int = 64
     """Height and width that the model can make are multiples of this, pixels. The weights' revision decides it."""
+    shard: str | None = None
+    """Which part of the manifest the output is of, such as `0/3`; None: all of it."""
 
     @cached_property
     def video_size(self) -> VideoSize:

@@ -14,12 +14,14 @@ import pyarrow.compute as pc
 
 from manifests.access import display_uri
 from manifests.io import Manifest
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, cluster_address
+from pipeline.flow import meters
 from pipeline.flow.attempts import IN_FLIGHT_PER_WORKER, LedgerActor, OnNotes
 from pipeline.flow.commit import Commit
 from pipeline.flow.dataset import one_row_blocks, stream, through
 from pipeline.flow.generate import Generate
 from pipeline.flow.load import Load
+from pipeline.flow.nodes import NodeChange, NodeWatch
 from pipeline.flow.notes import Note
 from pipeline.flow.pools import Pools
 from pipeline.flow.row import RUN_ERRORS
@@ -56,6 +58,8 @@ class RunResult:
     """Sample ids of the manifest's rows, up to the limit."""
     seconds: float = 0.0
     interrupted: bool = False
+    lost_nodes: int = 0
+    """Nodes of the cluster that were lost during the run."""
 
     @property
     def index(self) -> pa.Table:
@@ -136,7 +140,7 @@ def flow(
     epoch: of the run's lease; commits of an overtaken run are refused. on_notes: called from a thread with the
     workers' progress.
     """
-    ledger = LedgerActor(IN_FLIGHT_PER_WORKER * pools.workers)
+    ledger = LedgerActor(IN_FLIGHT_PER_WORKER * pools.workers, config.output)
     rows = one_row_blocks(todo)
     rows = through(rows, Load, (config, ledger), pools.load)
     rows = through(rows, Generate, (config, pools.device, ledger), pools.generate)
@@ -171,6 +175,8 @@ class _Run:
     lease: Lease
     log: RunLog
     wanted: Wanted
+    lost_nodes: list[str] = field(default_factory=list)
+    """Nodes of the cluster that were lost, by address and resources."""
 
     def finish(self) -> RunResult:
         """Plan, process the rows that are left, and write the tables."""
@@ -184,6 +190,7 @@ class _Run:
             self.lease.check()
             result.interrupted = True
         result.seconds = time.monotonic() - start
+        result.lost_nodes = len(self.lost_nodes)
         self.lease.check()
         plan.catalog.refresh()
         plan.catalog.delete_superseded(self.lease.epoch)
@@ -269,7 +276,9 @@ class _Run:
             self._remove_changed(plan)
             self.observer.started(pools)
             self.log.write_now("workers_started", workers=pools.workers, note=pools.note)
-            with StallWatch(pools, self._say_stalled) as stalls:
+            meters.label_output(self.config.output)
+            on_cluster = cluster_address(self.config.execution) is not None
+            with NodeWatch(self._note_node, on_cluster), StallWatch(pools, self._say_stalled) as stalls:
                 on_notes = self._noted(stalls)
                 # an open pipeline would start again when Ray shuts down
                 with closing(flow(self.config, plan.todo, pools, self.lease.epoch, on_notes)) as rows:
@@ -290,6 +299,15 @@ class _Run:
         """Log and say what keeps the rows from moving on."""
         self.log.write_now("stalled", message=line)
         self.observer.noticed(line)
+
+    def _note_node(self, change: NodeChange) -> None:
+        """Log, say and count what has happened to a node."""
+        if change.kind == "lost":
+            self.lost_nodes.append(change.node)
+            meters.record("sgi2v_lost_nodes")
+        fields = {"node": change.node, "alive": change.alive, "lost_nodes": len(self.lost_nodes)}
+        self.log.write_now(f"node_{change.kind}", **fields, message=change.line)
+        self.observer.noticed(change.line)
 
     def _noted(self, stalls: StallWatch) -> OnNotes:
         """Log once that each worker has its model, and pass the notes on to the watch and to the observer."""
@@ -312,6 +330,7 @@ class _Run:
         """
         tables = _Renewal(lambda: self._write_tables(plan, with_labels=False))
         labels = _Renewal(lambda: write_labels(plan.catalog, self.lease.epoch))
+        left = plan.todo.num_rows
         for row in rows:
             for line in json.loads(row["log"]):
                 self.log.add(line)
@@ -322,7 +341,11 @@ class _Run:
                 continue  # Ray repeated a row whose outcome was lost with a node
             self.observer.finished(record)
             fields = {name: getattr(record, name) for name in LOGGED if getattr(record, name) is not None}
+            if self.lost_nodes:
+                fields["lost_nodes"] = len(self.lost_nodes)  # on each line, since `status` reads the last ones only
             self.log.write(f"sample_{record.status}", **fields)
+            left -= 1
+            meters.record_sample(record, left)
             plan.catalog.seal_if_due(self.lease.epoch)
             tables.renew_if_due()
             labels.renew_if_due()

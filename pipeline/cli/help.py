@@ -9,7 +9,17 @@ from typer.core import TyperCommand
 GROUPS = {
     "Model": ("model", "revision", "dtype", "compile", "memory"),
     "Video": ("preset", "height", "width", "fit", "frames", "steps", "seed", "unguided"),
-    "Rows and results": ("output", "limit", "retry_failed", "redo_changed", "another_manifest", "take_over", "dry_run"),
+    "Rows and results": (
+        "output",
+        "shard",
+        "limit",
+        "retry_failed",
+        "redo_changed",
+        "another_manifest",
+        "take_over",
+        "notify",
+        "dry_run",
+    ),
     "Images": ("check_images", "strict", "untrusted", "root"),
     "Workers": ("workers", "gpus_per_worker", "accelerator_type", "wait_for_gpus", "sample_timeout", "address"),
 }

@@ -12,10 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli import bench, evaluate, exit_codes, manifest, outputs, run
+from pipeline.cli import bench, evaluate, exit_codes, manifest, merge, outputs, run
 from pipeline.cli.printing import safe_streams
 from pipeline.output.local_disk import full_disk_as_storage_error
-from sgi2v.errors import ClusterError, SGI2VError, StorageError
+from sgi2v.errors import SGI2VError
 
 USAGE_ERROR: Any = typer.BadParameter.__base__
 """Every error of a command line; Typer itself exports only this one of its subclasses."""
@@ -35,6 +35,7 @@ app = typer.Typer(
 app.add_typer(run.app)
 app.add_typer(outputs.app)
 app.add_typer(evaluate.app)
+app.add_typer(merge.app)
 app.add_typer(bench.app)
 app.add_typer(manifest.app, name="manifest")
 
@@ -66,7 +67,7 @@ def exit_code_of(command: Callable[[], object]) -> int:
             code = command()
     except SGI2VError as error:
         typer.echo(f"error: {error}", err=True)
-        return exit_codes.LOST if isinstance(error, (StorageError, ClusterError)) else exit_codes.BAD_INPUT
+        return exit_codes.of_error(error)
     except KeyboardInterrupt:
         return exit_codes.INTERRUPTED
     except USAGE_ERROR as error:

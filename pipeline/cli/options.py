@@ -226,6 +226,13 @@ class RunOptions(CheckOptions, SampleOptions):
             words=("unguided",),
         ),
     ] = None
+    shard: Annotated[
+        str | None,
+        option(
+            "Run one of N parts of the manifest, I from 0, into OUTPUT/shards/I; `sgi2v-batch merge` joins them.",
+            metavar="I/N",
+        ),
+    ] = None
     limit: Annotated[int | None, option("Run only the first N rows of the manifest.", min=1, metavar="N")] = None
     retry_failed: Annotated[bool, option("Run rows again that have failed before.")] = False
     redo_changed: Annotated[
@@ -245,6 +252,14 @@ class RunOptions(CheckOptions, SampleOptions):
             "Seconds a stage may spend on one sample, or on each video of one that has several, before its worker is "
             "killed.  [default: 3600]",
             metavar="SECONDS",
+        ),
+    ] = None
+    notify: Annotated[
+        str | None,
+        option(
+            "Tell how the run has ended: POST a JSON summary to an http(s) URL, or run a shell command with it. "
+            "`$NAME` takes the target from that environment variable.",
+            metavar="URL|COMMAND",
         ),
     ] = None
     take_over: Annotated[bool, option("Take the output from another run at once, even if it seems alive.")] = False

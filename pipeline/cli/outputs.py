@@ -23,10 +23,19 @@ def status(
     as_json: Annotated[
         bool, typer.Option("--json/--no-json", help="Print one JSON object; with --watch, one a line.")
     ] = False,
+    prometheus: Annotated[
+        bool, typer.Option("--prometheus/--no-prometheus", help="Print OpenMetrics text, which Prometheus reads.")
+    ] = False,
 ) -> None:
     """Print how a run stands, from its output alone, while it goes on or after."""
-    from pipeline.cli.watch import print_status, watch_status
+    from pipeline.cli.watch import print_openmetrics, print_status, watch_status
+    from sgi2v.errors import ConfigError
 
+    if prometheus and (watch or as_json):
+        raise ConfigError("--prometheus prints once, and no JSON: leave out --watch and --json")
+    if prometheus:
+        print_openmetrics(output)
+        return
     (watch_status if watch else print_status)(output, as_json)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 QUIET_LATER_S = 60.0
 """As QUIET_S, once a sample is finished."""
+OnStuck = Callable[[str], object]
 SHOWN_DAMAGED = 5
 """Damaged records that are named at the start of a run."""
 
@@ -36,8 +37,10 @@ SHOWN_DAMAGED = 5
 class Lines(Observer):
     """One plain line per event, for logs."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, on_stuck: OnStuck = lambda message: None) -> None:
+        """on_stuck: called before this process ends because it is stuck in a call of a lost Ray."""
         self.config = config
+        self.on_stuck = on_stuck
         self.todo = self.done = self.failed = 0
         self.workers = 1
         self.first_round_at = self.said_at = time.monotonic()
@@ -89,6 +92,7 @@ class Lines(Observer):
 
     def stuck(self, message: str) -> None:
         print_progress(f"error: {message}")
+        self.on_stuck(message)
         os._exit(exit_codes.LOST)
 
     def finished(self, record: SampleRecord) -> None:
@@ -120,8 +124,8 @@ class Lines(Observer):
 class Bar(Lines):
     """A progress bar on a terminal, with a line above it for each failed sample."""
 
-    def __init__(self, config: RunConfig, progress: Progress) -> None:
-        super().__init__(config)
+    def __init__(self, config: RunConfig, progress: Progress, on_stuck: OnStuck = lambda message: None) -> None:
+        super().__init__(config, on_stuck)
         self.progress = progress
         self.task = progress.add_task("planning", total=None, failed=0, pace="")
 
@@ -143,10 +147,10 @@ class Bar(Lines):
 
 
 @contextmanager
-def observer_for(config: RunConfig) -> Iterator[Observer]:
-    """A bar where stderr is a terminal, plain lines elsewhere."""
+def observer_for(config: RunConfig, on_stuck: OnStuck = lambda message: None) -> Iterator[Observer]:
+    """A bar where stderr is a terminal, plain lines elsewhere. on_stuck: as `Lines` has it."""
     if not sys.stderr.isatty():
-        yield Lines(config)
+        yield Lines(config, on_stuck)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -168,7 +172,7 @@ def observer_for(config: RunConfig) -> Iterator[Observer]:
         redirect_stderr=False,
     )
     with progress:
-        yield Bar(config, progress)
+        yield Bar(config, progress, on_stuck)
 
 
 def image_lines(plan: Plan) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +25,7 @@ from pipeline.cli.options import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from manifests.shards import Shard
     from pipeline.config import RunConfig
     from pipeline.plan import Wanted
     from sgi2v.checkpoint import Checkpoint
@@ -44,15 +45,27 @@ class Request:
     take_over: bool
     dry_run: bool
     strict: bool
+    shard: Shard | None
+    notify: str | None
 
 
 def request_of(manifest: str, options: LocalRunOptions) -> Request:
     """Settle the options of `run`. Raises ConfigError or ModelError."""
+    from manifests.shards import Shard
+
+    shard = None if options.shard is None else Shard.parse(options.shard)
     config, checkpoint = settle(manifest, options.output, options, weights=not options.dry_run)
+    if shard is not None:
+        config = replace(config, output=shard.output_below(config.output), shard=str(shard))
     from pipeline.plan import Wanted
 
     wanted = Wanted(**{field.name: getattr(options, field.name) for field in fields(Wanted)})
-    return Request(config, checkpoint, wanted, options.take_over, options.dry_run, options.strict)
+    if options.notify is not None:
+        from pipeline.cli.notify import check_target
+
+        check_target(options.notify)
+    switches = options.take_over, options.dry_run, options.strict
+    return Request(config, checkpoint, wanted, *switches, shard, options.notify)
 
 
 @app.command(
@@ -66,23 +79,26 @@ def run(manifest: Manifest, options: LocalRunOptions) -> None:
 
     loaded = load_manifest(manifest)
     request = request_of(manifest, options)
+    if request.shard is not None:
+        loaded = request.shard.part_of(loaded)
     if request.dry_run:
         from pipeline.cli.dry_run import dry_run
 
         raise typer.Exit(dry_run(request, loaded))
     if request.strict:
         _refuse_implausible(request, loaded.table)
+    from pipeline.cli.notify import notifying
     from pipeline.cli.progress import observer_for
     from pipeline.cli.summary import print_summary
     from pipeline.run import run as run_all
 
-    with observer_for(request.config) as observer:
-        result = run_all(request.config, loaded, request.wanted, observer, request.take_over)
-    print_summary(result)
-    if result.interrupted:
-        raise typer.Exit(exit_codes.INTERRUPTED)
-    if result.failed_rows:
-        raise typer.Exit(exit_codes.FAILED_ROWS)
+    with notifying(request.notify, request.config) as notification:
+        with observer_for(request.config, notification.send_lost) as observer:
+            result = run_all(request.config, loaded, request.wanted, observer, request.take_over)
+        print_summary(result)
+        code = exit_codes.INTERRUPTED if result.interrupted else exit_codes.FAILED_ROWS if result.failed_rows else 0
+        notification.send(result, code)
+    raise typer.Exit(code)
 
 
 def _refuse_implausible(request: Request, table: pa.Table) -> None:
@@ -124,8 +140,6 @@ def submit(
     wait: Annotated[bool, typer.Option(help="Follow the job to its end.")] = True,
 ) -> None:
     """Run a manifest as a job of a Ray cluster, and follow it; the exit code is the run's."""
-    from dataclasses import replace
-
     from jobs.submit import SubmissionError, environment, visible_locations
     from jobs.submit import submit as submit_job
     from pipeline.flow.session import quiet_ray

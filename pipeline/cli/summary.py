@@ -90,6 +90,8 @@ def print_summary(result: RunResult) -> None:
         f"  videos     {output}/{VIDEOS}/",
         f"  metrics    {output}/{METADATA}",
     ]
+    if result.lost_nodes:
+        lines.append(f"  lost nodes {result.lost_nodes:>6}")
     if count(result.index, "failed"):
         lines.append(f"  failures   {output}/{FAILURES}   (run them again with --retry-failed)")
     if result.interrupted:
@@ -166,6 +168,8 @@ def status_text(status: RunStatus) -> str:
     if status.holder is not None and status.holder_silent_s is not None:
         heartbeat = f"last heartbeat {duration(status.holder_silent_s)} ago"
         lines.append(f"  driver     {status.holder.describe()}, {heartbeat}")
+    if status.lost_nodes:
+        lines.append(f"  lost nodes {status.lost_nodes:>6}  in this run: its log names them")
     if status.workers is not None and not status.phase.is_over:
         lines.append(f"  workers    {status.workers:>6}")
     return "\n".join(lines)

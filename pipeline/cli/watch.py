@@ -20,6 +20,13 @@ def print_status(output: str, as_json: bool) -> None:
     print(json.dumps(status.as_dict(), indent=2) if as_json else status_text(status))  # noqa: T201
 
 
+def print_openmetrics(output: str) -> None:
+    """Print the state of the run at `output` for Prometheus. Raises ConfigError if there is none."""
+    from pipeline.inspect.prometheus import openmetrics
+
+    print(openmetrics(read_status(output)), end="")  # noqa: T201
+
+
 def watch_status(output: str, as_json: bool) -> None:
     """Print the state of the run until it is over. Raises ConfigError if there is none.
 

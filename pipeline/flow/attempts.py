@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.flow.actor import in_actor
+from pipeline.flow.meters import RowCounts, label_output, record
 from pipeline.flow.notes import Note
 from pipeline.flow.session import cluster_errors
 from pipeline.output.local_disk import full_disk_as_storage_error
@@ -65,12 +66,14 @@ class Start:
 class Ledger:
     """Every unfinished start of every row, by stage, and the rows between generation and commit."""
 
-    def __init__(self, alive_nodes: Callable[[], set[str]], max_in_flight: int) -> None:
-        """alive_nodes: returns the ids of the nodes that are alive now.
+    def __init__(self, alive_nodes: Callable[[], set[str]], max_in_flight: int, output: str = "") -> None:
+        """alive_nodes: returns the ids of the nodes that are alive now. output: label of the metrics.
 
         max_in_flight: rows that may be generated or wait for their commit at the same time. Workers that start later
         raise it: they report, and IN_FLIGHT_PER_WORKER rows are for each that has.
         """
+        label_output(output)
+        self._rows = RowCounts()
         self._alive_nodes = alive_nodes
         self._max_in_flight = max_in_flight
         self._in_flight: dict[str, str] = {}
@@ -82,15 +85,19 @@ class Ledger:
         """Note a start. Returns the seconds of each earlier one that ended with its worker but not with its node."""
         starts = self._starts.setdefault((stage, sample_id), [])
         starts.append(Start(node, time.monotonic()))
+        self._rows.start(stage, sample_id)
         if len(starts) == 1:
             return []
         # the nodes are asked for each time: Ray may report a dead node later than a dead worker
         alive = self._alive_nodes()
+        record("sgi2v_attempts", stage=stage, end="worker_died" if starts[-2].node in alive else "node_lost")
         return [later.at - start.at for start, later in pairwise(starts) if start.node in alive]
 
     def finish(self, stage: str, sample_id: str) -> None:
         """Forget the starts of a row that has passed a stage."""
         self._starts.pop((stage, sample_id), None)
+        self._rows.finish(stage, sample_id)
+        record("sgi2v_attempts", stage=stage, end="finished")
 
     def admit(self, sample_id: str, node: str) -> bool:
         """Whether a row may be generated now, on this node. So workers wait for a store that is slower than they are.
@@ -109,6 +116,7 @@ class Ledger:
     def release(self, sample_id: str) -> None:
         """Note that a row is committed."""
         self._in_flight.pop(sample_id, None)
+        self._rows.leave(sample_id)
 
     def note(self, note: Note) -> None:
         """Take in how far a worker is."""
@@ -154,15 +162,15 @@ class LedgerActor:
     Raises ClusterError if the actor is lost for good.
     """
 
-    def __init__(self, max_in_flight: int) -> None:
-        """max_in_flight: see `Ledger`."""
+    def __init__(self, max_in_flight: int, output: str) -> None:
+        """max_in_flight, output: see `Ledger`."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.crash_reports: Path | None = Path(tempfile.gettempdir()) / f"sgi2v-batch-{uuid.uuid4().hex[:12]}"
         options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
-        actor, arguments = in_actor(Ledger, (_alive_nodes, max_in_flight))
+        actor, arguments = in_actor(Ledger, (_alive_nodes, max_in_flight, output))
         self._actor: Any = ray.remote(actor).options(**options).remote(*arguments)
 
     def start(self, stage: str, sample_id: str) -> list[float]:

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.config import RunConfig
+from pipeline.flow import meters
 from pipeline.flow.attempts import LedgerClient, attempt
 from pipeline.flow.delivered import deliver
 from pipeline.flow.row import InFlight, map_rows, outcome_row, pixels_of, sampler_of, state_of
@@ -36,6 +37,7 @@ class Commit:
         from sgi2v.tracking import load_tracker
 
         self.config = config
+        meters.label_output(config.output)
         self.epoch = epoch
         self.ledger = ledger
         self.storage = Storage(config.output)
@@ -64,7 +66,10 @@ class Commit:
                     return outcome_row(None, state)
         record = self._record(state.with_seconds("commit", time.perf_counter() - start))
         try:
-            return outcome_row(commit(self.storage, record, video, self._fence, baseline), state)
+            committed = commit(self.storage, record, video, self._fence, baseline)
+            sent = (video, baseline, record.to_json())
+            meters.record("sgi2v_bytes", sum(len(each or b"") for each in sent), direction="up")
+            return outcome_row(committed, state)
         except (StorageError, ConfigError) as error:
             return outcome_row(None, state.with_run_error(error))
         finally:

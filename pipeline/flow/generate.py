@@ -18,6 +18,7 @@ from pipeline.config import RunConfig
 from pipeline.flow.attempts import LedgerClient, attempt, wait_until_admitted
 from pipeline.flow.candidates import Candidates
 from pipeline.flow.delivered import deliver
+from pipeline.flow.meters import BusyTime, label_output
 from pipeline.flow.notes import Reporter, SendNote
 from pipeline.flow.row import InFlight, as_row, map_rows, masks_of, pixels_of, sampler_of, state_of, tracks_of
 from pipeline.flow.session import garbage_collection_paused
@@ -46,6 +47,8 @@ class Generate:
 
     reporter: Reporter | None = None
     """Tells the driver about steps; None tells nobody."""
+    busy = BusyTime()
+    """Of this process, which has one worker."""
 
     def __init__(
         self, config: RunConfig, device: str, ledger: LedgerClient | None = None, send_note: SendNote | None = None
@@ -131,8 +134,10 @@ class Generate:
             return as_row(state, None, None)
         timeout_s = self.config.execution.sample_timeout_s
         candidates = Candidates(self.config.candidates, state.seed) if self.config.candidates.are_measured else None
+        label_output(self.config.output)
         try:
             wait_until_admitted(self.ledger, state.sample_id)
+            self.busy.begin()
             # a process that has lost its GPU exits, and another worker gets the row
             with attempt(self.ledger, "generate", state.sample_id, timeout_s, breaks_worker=_device_is_lost) as anew:
                 return self._videos(table, state, candidates, anew)
@@ -143,6 +148,8 @@ class Generate:
                 state.record_fields["candidates"] = candidates.rows
                 state = state.with_seconds("candidates", candidates.seconds)
             return as_row(state.with_error(error), None, None)
+        finally:
+            self.busy.end()
 
     def _videos(
         self, table: pa.Table, state: InFlight, candidates: Candidates | None, set_deadline: Callable[[], None]
@@ -212,8 +219,7 @@ class Generate:
 
         def make(tier: MemoryTier) -> Generation:
             self.memory = tier
-            on_step = None if self.reporter is None else self.reporter.step
-            return generate(model, image_HWC, tracks, sampler, guidance, seed, memory=tier, on_step=on_step)
+            return generate(model, image_HWC, tracks, sampler, guidance, seed, memory=tier, on_step=self._note_step)
 
         tried = self.tiers.next()
         try:
@@ -227,6 +233,11 @@ class Generate:
         from sgi2v.tracking import load_tracker
 
         return load_tracker(self.config.metrics.tracker)
+    def _note_step(self, step: int) -> None:
+        """A denoising step begins. step: its 0-based index."""
+        self.busy.lap()
+        if self.reporter is not None:
+            self.reporter.step(step)
 
     def _record_fields(self, generation: Generation) -> dict[str, Any]:
         def column(values: NDArray[np.float64]) -> list[float | None]:

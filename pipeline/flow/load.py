@@ -16,6 +16,7 @@ from manifests.schema import parse_row, row_digest, rows_of
 from manifests.urls import resolve_uri
 from pipeline.config import RunConfig, sample_seed
 from pipeline.flow.attempts import LedgerClient, attempt
+from pipeline.flow.meters import label_output, record
 from pipeline.flow.row import InFlight, as_row, map_rows
 from pipeline.output.inputs import fetch_image, shown_uri
 from pipeline.output.run_file import RUN_FILE
@@ -35,6 +36,7 @@ class Load:
     def __init__(self, config: RunConfig, ledger: LedgerClient | None = None) -> None:
         self.config = config
         self.ledger = ledger
+        label_output(config.output)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return map_rows(table, "load", self._load)
@@ -64,6 +66,7 @@ class Load:
         uri = resolve_uri(sample.image, self.config.manifest, access)
         record_fields["image_uri"] = shown_uri(uri)
         data = _fetch(uri, self.config)
+        record("sgi2v_bytes", len(data), direction="down")
         record_fields["image_sha256"] = hashlib.sha256(data).hexdigest()
         picture = decode_picture(data)
         record_fields["image_note"] = picture.note

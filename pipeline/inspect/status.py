@@ -54,6 +54,8 @@ class RunStatus:
     """Commit or digest of its weights."""
     last_finished_at: str | None
     """ISO 8601, UTC; None before the first sample."""
+    lost_nodes: int
+    """Nodes of the cluster that the last run has lost."""
     holder: Claim | None
     """The claim of the run that holds the output; None if none does."""
     holder_silent_s: float | None
@@ -82,6 +84,7 @@ class RunStatus:
             "damaged": self.damaged,
             "failed_by_code": dict(failed_by_code(self.index)),
             "workers": self.workers,
+            "lost_nodes": self.lost_nodes,
             "samples_per_minute": self.samples_per_minute,
             "seconds_left": self.seconds_left,
             **asdict(means),
@@ -133,6 +136,7 @@ def read_status(output: str) -> RunStatus:
         model=run.model.get("source"),
         model_revision=run.model_revision,
         last_finished_at=pc.max(index["finished_at"]).as_py(),
+        lost_nodes=max((line.get("lost_nodes", 0) for line in events), default=0),
         holder=holder,
         holder_silent_s=None if holder is None else max(time.time() - holder.renewed_at, 0.0),
         index=index,

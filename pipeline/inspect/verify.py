@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.io import load_manifest
+from manifests.shards import Shard
 from pipeline.output.card import write_card
 from pipeline.output.catalog import Catalog, count
 from pipeline.output.inputs import changed_rows, compare_images
@@ -200,6 +201,8 @@ def _read_manifest(run: RunFile) -> tuple[pa.Table | None, str | None]:
     """The manifest of the last run as it is now, and why it is not the one of that run; None if it is."""
     try:
         manifest = load_manifest(run.manifest)
+        if run.shard is not None:
+            manifest = Shard.parse(run.shard).part_of(manifest)
     except SGI2VError as error:
         return None, " ".join(str(error).split())
     if run.has_manifest(manifest.sha256):

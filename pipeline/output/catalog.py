@@ -219,6 +219,17 @@ class Catalog:
         self._index_of_parts = pa.concat_tables([self._sealed, _numbered(_index(records), number)])
         self._unsealed = {}
 
+    def adopt(self, records: pa.Table, epoch: int) -> None:
+        """Seal records of another output into a part; they replace those that are here.
+
+        records: RECORD_SCHEMA, without two of a sample. Their videos are here already. epoch, errors: as `seal_if_due`.
+        """
+        number = self._put_part([records], epoch)
+        ids = records["sample_id"].to_pylist()
+        self._superseded += [self._unsealed.pop(sample_id) for sample_id in ids if sample_id in self._unsealed]
+        self._replaced_ids.extend(ids)
+        self._index_of_parts = pa.concat_tables([self._sealed, _numbered(records.select(INDEX_SCHEMA.names), number)])
+
     def refresh(self) -> None:
         """Read the unsealed records that were not added: of workers that could not report to their driver."""
         known = [*self._unsealed.values(), *self._superseded]

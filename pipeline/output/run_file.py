@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from manifests.access import stored_uri, without_secrets_in
+from manifests.shards import FOLDER
 from pipeline.config import (
     FIRST_FIT,
     FIRST_METRICS,
@@ -67,6 +68,8 @@ class RunFile(BaseModel):
     """Rows of that manifest."""
     limit: int | None = None
     """Rows of that manifest that the last run was asked for: the first ones; None: all."""
+    shard: str | None = None
+    """Which part of that manifest these rows are, such as `0/3`; None: all of it."""
     other_samples: int
     """Finished samples that are not among those rows."""
     model: dict[str, Any]
@@ -151,6 +154,7 @@ def _describe_manifest(
         "manifest_sha256": manifest_sha256,
         "rows": rows,
         "limit": limit,
+        "shard": config.shard,
         "other_samples": other_samples,
     }
 
@@ -192,6 +196,25 @@ def update_run_file(
         storage.put(RUN_FILE, updated)
 
 
+def write_merged_run_file(storage: Storage, shard: Storage, rows: int, other_samples: int) -> None:
+    """Write the run.json of an output that shards are merged into.
+
+    shard: any of them; their settings are equal. rows: of the whole manifest. Raises ConfigError if the output has
+    other settings or is a shard itself.
+    """
+    of_shard, there = require_run(shard), read_run(storage)
+    if there is not None and there.shard is not None:
+        raise ConfigError(f"{storage.url} is the shard {there.shard} itself: give the output of the whole manifest")
+    if there is not None and (lines := differences(there.deciding, of_shard.deciding)):
+        raise ConfigError(
+            f"{storage.url} has other settings than {shard.url}:\n" + "\n".join(f"  {each}" for each in lines)
+        )
+    content = json.loads(shard.get(RUN_FILE) or b"{}")
+    merged = _to_json({**content, "shard": None, "limit": None, "rows": rows, "other_samples": other_samples})
+    if storage.get(RUN_FILE) != merged:
+        storage.put(RUN_FILE, merged)
+
+
 def _to_json(content: dict[str, Any]) -> bytes:
     stored = {name: content[name] for name in MANIFEST_NAMES if name in content}  # they have no secrets already
     return json.dumps({**without_secrets_in(content), **stored}, indent=2, sort_keys=True).encode()
@@ -202,6 +225,10 @@ def check_output(storage: Storage, config: RunConfig) -> RunFile | None:
     run = read_run(storage)
     if run is None:
         return None
+    if run.shard != config.shard:
+        made = "a whole manifest" if run.shard is None else f"the shard {run.shard} of a manifest"
+        asked = "without --shard" if run.shard is None else f"with --shard {run.shard}"
+        raise ConfigError(f"{storage.url} has the results of {made}: run {asked}, or give another --output")
     lines = differences(run.deciding, config.deciding())
     if len(lines) == 1 and lines[0].startswith("metrics_version"):
         raise ConfigError(
@@ -240,7 +267,11 @@ def require_run(storage: Storage) -> RunFile:
     """run.json. Raises ConfigError if there is none, or one of another program."""
     run = read_run(storage)
     if run is None:
-        raise ConfigError(f"there is no run at {storage.url}: it has no {RUN_FILE}")
+        shards = [name for name in storage.names(FOLDER) if name.isdigit()]
+        hint = (
+            f". It has shards: look at {storage.url}/{FOLDER}/{shards[0]}, or join them with `merge`" if shards else ""
+        )
+        raise ConfigError(f"there is no run at {storage.url}: it has no {RUN_FILE}{hint}")
     return run
 
 

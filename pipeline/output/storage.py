@@ -195,6 +195,56 @@ class Storage:
 
         return self._with_retries(f"listing {self.url}/{folder}", operation)
 
+    def names(self, folder: str) -> list[str]:
+        """The names of what lies directly in a folder; empty if there is none."""
+
+        def operation() -> list[str]:
+            self._filesystem.invalidate_cache()
+            try:
+                return sorted(
+                    path.rstrip("/").rpartition("/")[2]
+                    for path in self._filesystem.ls(self._path(folder), detail=False)
+                )
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+
+        return self._with_retries(f"listing {self.url}/{folder}", operation)
+
+    def size_of(self, key: str) -> int | None:
+        """The bytes of an object; None if there is none."""
+
+        def operation() -> int | None:
+            self._filesystem.invalidate_cache()
+            try:
+                return int(self._filesystem.info(self._path(key))["size"])
+            except FileNotFoundError:
+                return None
+
+        return self._with_retries(f"reading the size of {self.url}/{key}", operation)
+
+    def copy_from(self, other: Storage, key: str) -> bool:
+        """Copy an object from below another root to the same key, unless it is here. Returns False if it is not there.
+
+        Two folders of one disk share the file, as a hard link; one object store copies it itself. The size is compared.
+        """
+        size = other.size_of(key)
+        if size is None:
+            return False
+        if self.size_of(key) == size:
+            return True
+
+        def operation() -> None:
+            if self.is_local and other.is_local:
+                self._link_or_copy(other, key)
+            elif self._filesystem is other._filesystem:
+                self._filesystem.cp_file(other._path(key), self._path(key))
+            else:
+                self.put(key, other.get(key) or b"")
+            self._check_size(key, size)
+
+        self._with_retries(f"copying {other.url}/{key} to {self.url}", operation)
+        return True
+
     def changed_at(self, key: str) -> float:
         """When an object was last changed, seconds since 1970; now if it is gone, or the store tells no times."""
 
@@ -344,6 +394,16 @@ class Storage:
             temporary.unlink(missing_ok=True)
             raise
         return temporary
+
+    def _link_or_copy(self, other: Storage, key: str) -> None:
+        """Objects are replaced whole and never changed in place, so two outputs can share a file."""
+        target = self._local(key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(other._local(key), target)
+        except OSError:  # another disk, a disk without links, or a file of another size
+            with other._local(key).open("rb") as source:
+                self._write_temporary(key, source).replace(target)
 
     def _create_local(self, key: str, data: bytes) -> None:
         """Raises FileExistsError if the key is taken. A hard link appears whole, and fails if a file is there."""

@@ -53,6 +53,11 @@ def write_tables(catalog: Catalog, manifest: pa.Table, epoch: int, with_labels: 
     has_others = not pc.all(is_of_manifest, min_count=0).as_py()
     # reading both tables at each renewal takes long in a large output
     own = _own_columns(catalog.storage, manifest) if has_others else _own_columns_of(manifest)
+    write_tables_with(catalog, own, epoch)
+
+
+def write_tables_with(catalog: Catalog, own: pa.Table, epoch: int) -> None:
+    """Write every table. own: the own columns of all samples, by `own_columns_of_outputs`. The rest: `write_tables`."""
     _write(catalog, own, epoch, METADATA, "committed", METADATA_COLUMNS)
     _write(catalog, own, epoch, FAILURES, "failed", FAILURE_COLUMNS)
     if with_labels:
@@ -62,6 +67,17 @@ def write_tables(catalog: Catalog, manifest: pa.Table, epoch: int, with_labels: 
 def write_labels(catalog: Catalog, epoch: int) -> None:
     """Write labels.parquet. Needs the memory of a part's file and of some hundred samples. Else as `write_tables`."""
     _put(catalog.storage, epoch, LABELS, LABEL_SCHEMA, map(rows_of_boxes, catalog.with_labels()))
+
+
+def own_columns_of_outputs(outputs: Iterable[Storage]) -> pa.Table:
+    """`sample_id` and the own columns of all samples of several outputs, as their tables have them.
+
+    Of a sample that several have, those of the first. Raises ConfigError for columns that cannot be joined.
+    """
+    own = pa.table({"sample_id": pa.array([], pa.string())})
+    for storage in outputs:
+        own = _own_columns(storage, own, are_stored=True)
+    return own
 
 
 def check_own_columns(storage: Storage, manifest: pa.Table) -> None:
@@ -173,17 +189,20 @@ def _with_own_columns(
         yield records
 
 
-def _own_columns(storage: Storage, manifest: pa.Table) -> pa.Table:
+def _own_columns(storage: Storage, manifest: pa.Table, are_stored: bool = False) -> pa.Table:
     """`sample_id` and the own columns, as both tables have them: of the manifest's rows, then of the existing samples.
 
-    Where the two have a column of other types, it gets a type that holds the values of both. Raises ConfigError.
+    are_stored: the manifest's columns have the names of the tables already. Where the two have a column of other types,
+    it gets a type that holds the values of both. Raises ConfigError.
     """
-    own = _own_columns_of(manifest)
+    own = manifest if are_stored else _own_columns_of(manifest)
     for name in (METADATA, FAILURES):
         known_ids = own["sample_id"].combine_chunks()
         existing = _read(storage, _newest_copy(storage, name), partial(_read_own_columns, known_ids=known_ids))
         if existing is not None and existing.num_rows:
-            own = _joined(own, existing, f"{storage.url}/{name}")
+            is_first = own.column_names == ["sample_id"] and not own.num_rows
+            # a column that is all null would lose its type where it is joined with none
+            own = existing if is_first else _joined(own, existing, f"{storage.url}/{name}")
     return own
 
 

@@ -9,11 +9,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import psutil
 import pytest
 
+from pipeline.flow.meters import METERS
 from pipeline.flow.stalls import waiting_in_ray
+from pipeline.inspect.status import read_status
+from tests.pipeline.conftest import free_ports
 from tests.pipeline.runs import STAND_IN, TINY, Driver, started, until, write_good
 from tests.stand_in import SECONDS
 
@@ -26,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def start_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Any]]:
+def start_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     """Starts a cluster whose head has so many CPUs; a busy machine is given time to answer Ray's health checks."""
     from ray.cluster_utils import Cluster
 
@@ -35,8 +39,8 @@ def start_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], A
         monkeypatch.setenv(f"RAY_health_check_{name}_ms", "60000")
     clusters = []
 
-    def start(cpus: int) -> Cluster:
-        node = {"num_cpus": cpus, "num_gpus": 0, "include_dashboard": False, "object_store_memory": STORE_BYTES}
+    def start(cpus: int, **more: Any) -> Cluster:
+        node = {"num_cpus": cpus, "num_gpus": 0, "include_dashboard": False, "object_store_memory": STORE_BYTES, **more}
         clusters.append(Cluster(initialize_head=True, head_node_args=node))
         return clusters[0]
 
@@ -109,7 +113,7 @@ print(json.dumps([[node.get("CPU") for node in nodes], len(list(stream(rows)))])
 """
 
 
-def test_the_dataflow_ends_on_two_nodes_of_one_cpu(start_cluster: Callable[[int], Any]) -> None:
+def test_the_dataflow_ends_on_two_nodes_of_one_cpu(start_cluster: Callable[..., Any]) -> None:
     cluster = start_cluster(1)
     join(cluster, cpus=1, gpus=0)
     until("both nodes are there", lambda: len(waiting_in_ray(cluster.address)[1]) == 2)
@@ -120,7 +124,7 @@ def test_the_dataflow_ends_on_two_nodes_of_one_cpu(start_cluster: Callable[[int]
 
 
 def test_a_run_takes_gpus_that_join_and_gives_up_those_that_leave(
-    start_cluster: Callable[[int], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start_cluster: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(SECONDS, "2")
     cluster, rows = start_cluster(2), 60
@@ -133,3 +137,25 @@ def test_a_run_takes_gpus_that_join_and_gives_up_those_that_leave(
         first.kill()
         assert driver.process.wait(RUN_S) == 0, log.read_text()
     assert f"{rows} made, 0 failed" in log.read_text()
+    assert "(1 GPU and 2 CPU) is lost" in log.read_text()
+    assert read_status(str(tmp_path / "out")).lost_nodes == 1
+
+
+def test_the_agent_of_a_node_exports_the_metrics_of_a_run(
+    start_cluster: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SECONDS, "4")
+    (port,) = free_ports(("metrics",)).values()
+    cluster = start_cluster(2, metrics_export_port=port)
+    suffix = {"counter": "_total", "gauge": "", "histogram": "_count"}
+    expected = {f"ray_{name}{suffix[meter.kind]}" for name, meter in METERS.items()} - {"ray_sgi2v_lost_nodes_total"}
+
+    def has_all() -> bool:
+        with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+            return expected <= {line.partition("{")[0] for line in lines if f'output="{tmp_path / "out"}"' in line}
+        return False
+
+    with logged_run(cluster, tmp_path, 30, "--workers", "1") as (_, log):
+        until("the agent has them all", has_all, RUN_S)
+    assert "error" not in log.read_text()

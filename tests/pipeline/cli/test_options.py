@@ -30,6 +30,8 @@ GIVEN: dict[str, dict[str, Any]] = {
     "workers": {"workers": "1:3"},
     "gpus_per_worker": {"gpus_per_worker": 0.5},
     "accelerator_type": {"accelerator_type": "A100"},
+    "shard": {"shard": "1/3"},
+    "notify": {"notify": "https://hooks.example.com/1"},
     "sample_timeout": {"sample_timeout": 60.0},
     "address": {"address": "10.0.0.1:6379"},
 }

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from typing import get_args
 
 import pyarrow as pa
 import pytest
 
+from manifests import shards
+from pipeline.flow.nodes import Change
 from pipeline.inspect.phase import Phase
 from pipeline.inspect.status import read_status
 from pipeline.output import card, catalog, lease, log
@@ -48,6 +51,7 @@ def test_every_file_is_described() -> None:
         f"{catalog.PARTS}/<epoch>-<number>.parquet",
         f"{log.FOLDER}/<epoch>/<segment>.jsonl",
         f"{COPIES}/<epoch>-<table>",
+        f"{shards.FOLDER}/<number>",
         video_key("<sample_id>", "<attempt>"),
         baseline_key(video_key("<sample_id>", "<attempt>")),
         record_key("<sample_id>", 1),
@@ -102,7 +106,7 @@ def test_every_event_of_the_log_is_described() -> None:
     written = {
         name for source in SOURCES for name in re.findall(r'(?:log\.write(?:_now)?|log_line)\(\s*"(\w+)"', source)
     }
-    ends = {"run_finished", "run_interrupted"}
+    ends = {"run_finished", "run_interrupted", *(f"node_{kind}" for kind in get_args(Change))}
     assert written
     assert sorted(first_column("Logs")) == sorted({*written, *ends, "sample_committed", "sample_failed"})
 
