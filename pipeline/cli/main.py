@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli import bench, exit_codes, manifest, outputs, run
+from pipeline.cli import bench, exit_codes, manifest, outputs, run, submit
 from pipeline.cli.printing import safe_streams
 from pipeline.output.local_disk import full_disk_as_storage_error
 from sgi2v.errors import ClusterError, SGI2VError, StorageError
@@ -33,6 +33,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(run.app)
+app.add_typer(submit.app)
 app.add_typer(outputs.app)
 app.add_typer(bench.app)
 app.add_typer(manifest.app, name="manifest")
