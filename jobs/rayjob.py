@@ -55,6 +55,7 @@ def rayjob_yaml(
         (*WORKER, "initContainers", 0, "image"): image,
         (*WORKER, "containers", 0, "image"): image,
         (*GROUP, "minReplicas"): -(-least // per_pod),
+        (*GROUP, "replicas"): -(-least // per_pod),
         (*WORKER, "containers", 0, "resources", "requests"): size,
         (*WORKER, "containers", 0, "resources", "limits"): size,
     }

@@ -36,7 +36,9 @@ def build_wheel(folder: Path) -> Path:
     )
     info = f"{stem}.dist-info"
     contents[f"{info}/METADATA"] = metadata.encode()
-    contents[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: sgi2v-batch\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    contents[f"{info}/WHEEL"] = (
+        b"Wheel-Version: 1.0\nGenerator: sgi2v-batch\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    )
     contents[f"{info}/entry_points.txt"] = (installed.read_text("entry_points.txt") or "").encode()
     contents[f"{info}/RECORD"] = _record(contents, f"{info}/RECORD").encode()
     wheel = folder / f"{stem}-py3-none-any.whl"

@@ -39,6 +39,7 @@ class Request:
     take_over: bool
     dry_run: bool
     strict: bool
+    allow_failed: bool
 
 
 def request_of(manifest: str, options: LocalRunOptions) -> Request:
@@ -47,7 +48,7 @@ def request_of(manifest: str, options: LocalRunOptions) -> Request:
     from pipeline.plan import Wanted
 
     wanted = Wanted(**{field.name: getattr(options, field.name) for field in fields(Wanted)})
-    return Request(config, checkpoint, wanted, options.take_over, options.dry_run, options.strict)
+    return Request(config, checkpoint, wanted, options.take_over, options.dry_run, options.strict, options.allow_failed)
 
 
 @app.command(
@@ -71,14 +72,17 @@ def run(manifest: Manifest, options: LocalRunOptions) -> None:
     from pipeline.cli.progress import observer_for
     from pipeline.cli.summary import print_summary
     from pipeline.run import run as run_all
+    from sgi2v.wording import counted
 
     with observer_for(request.config) as observer:
         result = run_all(request.config, loaded, request.wanted, observer, request.take_over)
     print_summary(result)
     if result.interrupted:
         raise typer.Exit(exit_codes.INTERRUPTED)
-    if result.failed_rows and options.allow_failed:
-        print_progress("The exit code is 0 although rows failed, as --allow-failed asks.")
+    if result.failed_rows and request.allow_failed:
+        print_progress(
+            f"The exit code is 0 although {counted(result.failed_rows, 'row')} failed, as --allow-failed asks."
+        )
     elif result.failed_rows:
         raise typer.Exit(exit_codes.FAILED_ROWS)
 

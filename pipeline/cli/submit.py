@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -18,9 +18,6 @@ from pipeline.cli.options import (
     takes,
 )
 from pipeline.cli.run import Manifest
-
-if TYPE_CHECKING:
-    from pipeline.config import RunSettings
 
 app = typer.Typer()
 
