@@ -14,6 +14,7 @@ from pathlib import Path
 DISTRIBUTION = "sgi2v-batch"
 PACKAGES = ("sgi2v", "manifests", "pipeline", "jobs")
 ROOT = Path(__file__).parents[1]
+TAGS = b"Wheel-Version: 1.0\nGenerator: sgi2v-batch\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 TIME = (1980, 1, 1, 0, 0, 0)
 """Of every file in the wheel, so that the same code gives the same bytes."""
 
@@ -36,9 +37,7 @@ def build_wheel(folder: Path) -> Path:
     )
     info = f"{stem}.dist-info"
     contents[f"{info}/METADATA"] = metadata.encode()
-    contents[f"{info}/WHEEL"] = (
-        b"Wheel-Version: 1.0\nGenerator: sgi2v-batch\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    )
+    contents[f"{info}/WHEEL"] = TAGS
     contents[f"{info}/entry_points.txt"] = (installed.read_text("entry_points.txt") or "").encode()
     contents[f"{info}/RECORD"] = _record(contents, f"{info}/RECORD").encode()
     wheel = folder / f"{stem}-py3-none-any.whl"

@@ -76,10 +76,8 @@ def rayjob_problems(job: Any) -> Iterator[str]:
         yield "replicas are not between minReplicas and maxReplicas"
     if worker["resources"]["requests"] != worker["resources"]["limits"]:
         yield "requests and limits of a GPU pod differ"
-    if not cluster["enableInTreeAutoscaling"] and (group["minReplicas"], "autoscalerOptions" in cluster) != (
-        group["maxReplicas"],
-        False,
-    ):
+    fixed = group["minReplicas"] == group["maxReplicas"] and "autoscalerOptions" not in cluster
+    if not cluster["enableInTreeAutoscaling"] and not fixed:
         yield "nothing scales a cluster without the autoscaler"
     if "kueue.x-k8s.io/queue-name" in job["metadata"].get("labels", ()) and (
         cluster["enableInTreeAutoscaling"] or not spec.get("suspend")
@@ -98,9 +96,8 @@ def rayjob_problems(job: Any) -> Iterator[str]:
         yield f"a stopped job has {stop_wait_s} s in place of {STOP_WAIT_S}"
     if pods["head"]["terminationGracePeriodSeconds"] < 2 * STOP_WAIT_S or "preStop" not in head.get("lifecycle", {}):
         yield "the run on a lost head cannot write its tables"
-    drain_s = {each["name"]: each["value"] for each in worker.get("env", ())}.get(
-        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "30"
-    )
+    variables = {each["name"]: each["value"] for each in worker.get("env", ())}
+    drain_s = variables.get("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "30")
     if pods["worker"]["terminationGracePeriodSeconds"] <= int(drain_s):
         yield "a worker is killed before it has drained"
     for where, pod in pods.items():
@@ -210,13 +207,12 @@ def launcher_problems(document: Any) -> Iterator[str]:
         yield "the workers, and they alone, are spot machines"
     if workers.get("max_workers") != document["max_workers"] or workers.get("min_workers"):
         yield "max_workers and min_workers of the GPU machines are not the file's and 0"
-    if not any(
-        "--autoscaling-config=~/ray_bootstrap_config.yaml" in line for line in document["head_start_ray_commands"]
-    ):
+    starts = " ".join(document["head_start_ray_commands"])
+    if "--autoscaling-config=~/ray_bootstrap_config.yaml" not in starts:
         yield "the head starts without an autoscaler"
     if not any("--address=$RAY_HEAD_IP:6379" in line for line in document["worker_start_ray_commands"]):
         yield "workers do not join the head"
-    if any("--dashboard-host" in line for line in document["head_start_ray_commands"]):
+    if "--dashboard-host" in starts:
         yield "the dashboard has no token, and listens on more than the loopback address"
 
 

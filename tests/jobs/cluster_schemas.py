@@ -1,5 +1,5 @@
-"""What the files in `jobs/` may hold: the fields that they use, with the types that KubeRay 1.7, Kubernetes, Kustomize and
-SkyPilot give them. A field that is not here is a slip of the keyboard, or is to be added here.
+"""What the files in `jobs/` may hold: the fields that they use, with the types that KubeRay 1.7, Kubernetes, Kustomize
+and SkyPilot give them. A field that is not here is a slip of the keyboard, or is to be added here.
 
 Ray's own schema of a cluster launcher file is in Ray.
 """

@@ -83,7 +83,7 @@ MISTAKES: dict[str, dict[str, Any]] = {
         "available_node_types.gpu.node_config.scheduling.0.preemptible": False,
         "available_node_types.gpu.max_workers": 9,
         "worker_start_ray_commands": ["ray start"],
-        "head_start_ray_commands.1": "ray start --head --autoscaling-config=~/ray_bootstrap_config.yaml --dashboard-host=::",
+        "head_start_ray_commands.1": "ray start --autoscaling-config=~/ray_bootstrap_config.yaml --dashboard-host=::",
     },
     "sky.yaml": {
         "run": "sgi2v-batch run s3://b/m --outputs s3://b/o",
@@ -184,18 +184,10 @@ def test_a_mistake_in_a_patch_is_found(name: str, before: str, after: str) -> No
 
 def test_every_field_that_a_user_changes_is_commented() -> None:
     lines = (BASE / "rayjob.yaml").read_text().splitlines()
-    for field in (
-        "name: sgi2v-batch",
-        "backoffLimit: 3",
-        "maxReplicas",
-        "minReplicas",
-        "image:",
-        "resources:  #",
-        "hostPath",
-    ):
-        assert all("CHANGE" in line for line in lines if re.match(rf" *(- )?{field}", line) and "nvidia" not in line), (
-            field
-        )
+    for field in ("name: sgi2v-batch", "backoffLimit: 3", "maxReplicas", "minReplicas", "image:", "hostPath"):
+        of_field = [line for line in lines if re.match(rf" *(- )?{field}", line)]
+        assert of_field
+        assert all("CHANGE" in line for line in of_field)
     assert sum("CHANGE" in line for line in lines) >= 15
 
 
