@@ -115,7 +115,7 @@ def test_failed_rows_start_no_new_cluster(tmp_path: Path) -> None:
     assert result.returncode == 0, result
     lines = result.stdout.splitlines()
     assert any(line.startswith("1 made, 1 failed") for line in lines), result.stdout
-    assert "The exit code is 0 although 1 row failed, as --allow-failed asks." in lines, result
+    assert "The exit code is 0 although 1 row failed, as --allow-failed asks." in result.stderr.splitlines()
 
 
 def test_a_value_is_filled_in_and_all_else_stays() -> None:
