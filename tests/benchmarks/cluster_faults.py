@@ -35,12 +35,14 @@ from typing import Any
 import psutil
 import yaml
 
+from pipeline.flow.session import LOCAL_RAY
 from tests.pipeline.runs import until, write_good
 from tests.stand_in import SECONDS
 
 ROOT = Path(__file__).parents[2]
 ROWS = 60
 PATIENCE_S = 900.0
+ATTEMPTS = 8
 TOKEN = "the-token-of-a-cluster-that-only-this-script-uses"
 PROGRAM = """#!{python}
 import sys
@@ -67,6 +69,7 @@ class Cluster:
             "RAY_health_check_initial_delay_ms": "60000",
             "RAY_health_check_timeout_ms": "60000",
             "PATH": os.pathsep.join([str(folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]),
+            **{name: value for name, value in LOCAL_RAY.items() if "WINDOWS" not in name},  # less work for few cores
             "PYTHONPATH": str(ROOT),
             SECONDS: "1.5",
         }
@@ -74,23 +77,20 @@ class Cluster:
         self.nodes: dict[str, subprocess.Popen[bytes]] = {}
         self.gcs, self.dashboard, client = free_ports(3)
         self.address = f"http://127.0.0.1:{self.dashboard}"
-        self._start(
-            "head",
-            *("--head", f"--port={self.gcs}", f"--dashboard-port={self.dashboard}", "--dashboard-host=127.0.0.1"),
-            *(f"--ray-client-server-port={client}", f"--temp-dir={folder}/t", "--num-cpus=2", "--num-gpus=0"),
-        )
-        until("the head answers", self._answers, PATIENCE_S)
+        ports = (f"--port={self.gcs}", f"--dashboard-port={self.dashboard}", f"--ray-client-server-port={client}")
+        temp = f"--temp-dir={folder}/t"
+        self._start("head", self._answers, "--head", *ports, temp, "--num-cpus=2", "--num-gpus=0")
 
     def add(self, name: str) -> None:
         """Start a node with 2 CPUs and a pretended GPU, and wait until it is there."""
         before = self.gpus()
-        self._start(name, f"--address=127.0.0.1:{self.gcs}", "--num-cpus=2", "--num-gpus=1")
-        until(f"{name} is there", lambda: self.gpus() > before, PATIENCE_S)
+        there = f"--address=127.0.0.1:{self.gcs}"
+        self._start(name, lambda: self.gpus() > before, there, "--num-cpus=2", "--num-gpus=1")
 
     def gpus(self) -> int:
         """GPUs of the nodes that are alive."""
-        answer = self._get("/nodes?view=summary")
-        alive = [each["raylet"] for each in answer["data"]["summary"] if each["raylet"].get("state") == "ALIVE"]
+        nodes = (self._get("/nodes?view=summary") or {"data": {"summary": []}})["data"]["summary"]
+        alive = [each["raylet"] for each in nodes if each["raylet"].get("state") == "ALIVE"]
         return int(sum(each.get("resourcesTotal", {}).get("GPU", 0) for each in alive))
 
     def kill(self, name: str) -> None:
@@ -110,25 +110,32 @@ class Cluster:
         for name in list(self.nodes):
             self.kill(name)
 
-    def _start(self, name: str, *words: str) -> None:
-        log = (self.folder / f"{name}.log").open("ab")
-        agent, metrics = free_ports(2)
-        line = ["ray", "start", "--block", "--object-store-memory=90000000", *words]
-        line += [f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}"]
-        self.nodes[name] = subprocess.Popen(
-            line, stdout=log, stderr=log, cwd=self.folder, env=self.environment, start_new_session=True
-        )
+    def _start(self, name: str, holds: Callable[[], bool], *words: str) -> None:
+        """Start a node, and wait until something holds. Ray gives it 30 s, which a busy machine may miss some times."""
+        for _ in range(ATTEMPTS):
+            agent, metrics = free_ports(2)
+            line = ["ray", "start", "--block", "--object-store-memory=90000000", *words]
+            line += [f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}"]
+            with (self.folder / f"{name}.log").open("ab") as log:
+                process = subprocess.Popen(
+                    line, stdout=log, stderr=log, cwd=self.folder, env=self.environment, start_new_session=True
+                )
+            self.nodes[name] = process
+            until(f"{name} is there", lambda process=process: process.poll() is not None or holds(), PATIENCE_S)
+            if process.poll() is None:
+                return
+            self.kill(name)
+        raise AssertionError((self.folder / f"{name}.log").read_text()[-2000:])
 
     def _answers(self) -> bool:
-        assert self.nodes["head"].poll() is None, (self.folder / "head.log").read_text()[-2000:]
-        with suppress(OSError):
-            return self._get("/api/jobs/") is not None
-        return False
+        return self._get("/api/jobs/") is not None
 
     def _get(self, path: str) -> Any:
+        """What the dashboard answers; None if it does not."""
         request = urllib.request.Request(self.address + path, headers={"Authorization": f"Bearer {TOKEN}"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with suppress(OSError), urllib.request.urlopen(request, timeout=60) as answer:
             return json.loads(answer.read())
+        return None
 
 
 def free_ports(count: int) -> list[int]:
