@@ -43,10 +43,10 @@ def _parsed(path: Path) -> Any:
 
 
 @cache
-def _run() -> Any:
-    """The command `run`."""
-    commands: Any = typer.main.get_command(app)
-    return commands.commands["run"]
+def _commands() -> Any:
+    """The commands of `sgi2v-batch` by name."""
+    group: Any = typer.main.get_command(app)
+    return group.commands
 
 
 def by_schema(document: Any, schema: dict[str, Any]) -> Iterator[str]:
@@ -129,14 +129,14 @@ def pod_problems(where: str, pod: Any) -> Iterator[str]:
         yield f"{where}: runs as root"
 
 
-def command_problems(line: str) -> Iterator[str]:
-    """Options that `sgi2v-batch run` does not have; what Typer says of the others' values."""
+def command_problems(line: str, name: str = "run") -> Iterator[str]:
+    """Options that a command of `sgi2v-batch` does not have, and values that they cannot have."""
     program, *words = shlex.split(line)
-    if Path(program).name != "sgi2v-batch" or words[:1] != ["run"]:
-        yield f"{line}: not a run"
+    if Path(program).name != "sgi2v-batch" or words[:1] != [name]:
+        yield f"{line}: not sgi2v-batch {name}"
         return
     try:
-        _run().make_context("run", list(words[1:]))
+        _commands()[name].make_context(name, list(words[1:]))
     except Exception as error:  # of Typer's own kinds, which it does not export
         yield f"{line}: {error}"
 

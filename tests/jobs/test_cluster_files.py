@@ -9,7 +9,17 @@ from typing import Any
 
 import pytest
 
-from tests.jobs.cluster_files import BASE, CHECKS, JOBS, OVERLAYS, ROOT, rayjob_problems, read, rendered
+from tests.jobs.cluster_files import (
+    BASE,
+    CHECKS,
+    JOBS,
+    OVERLAYS,
+    ROOT,
+    command_problems,
+    rayjob_problems,
+    read,
+    rendered,
+)
 from tests.jobs.dockerfile import dockerfile_problems
 
 DOCKERFILE = (JOBS / "image" / "Dockerfile").read_text()
@@ -189,6 +199,16 @@ def test_every_field_that_a_user_changes_is_commented() -> None:
         assert of_field
         assert all("CHANGE" in line for line in of_field)
     assert sum("CHANGE" in line for line in lines) >= 15
+
+
+def test_the_commands_of_the_page_have_options_that_are_there() -> None:
+    page = (ROOT / "docs" / "clusters.md").read_text().replace("\\\n", " ")
+    lines = re.findall(r"^ *(sgi2v-batch (?:run|submit) [^>\n]*)", page, re.M)
+    assert len(lines) >= 3
+    assert [problem for line in lines for problem in command_problems(line, line.split()[1])] == []
+    files = set(re.findall(r"`?(jobs/[\w./-]+)", page))
+    assert files
+    assert [file for file in files if not (ROOT / file).exists()] == []
 
 
 def test_the_image_holds_what_the_project_says() -> None:
