@@ -43,6 +43,9 @@ ROOT = Path(__file__).parents[2]
 ROWS = 60
 PATIENCE_S = 900.0
 ATTEMPTS = 8
+STARTED = "Ray runtime started"
+LATER = ("dashboard/dashboard.py", "ray-dashboard", "monitor.py")
+"""Parts of the command lines of processes that a node's start does not wait for."""
 TOKEN = "the-token-of-a-cluster-that-only-this-script-uses"
 PROGRAM = """#!{python}
 import sys
@@ -121,6 +124,7 @@ class Cluster:
                     line, stdout=log, stderr=log, cwd=self.folder, env=self.environment, start_new_session=True
                 )
             self.nodes[name] = process
+            hold_dashboard_back(process, self.folder / f"{name}.log")
             until(f"{name} is there", lambda process=process: process.poll() is not None or holds(), PATIENCE_S)
             if process.poll() is None:
                 return
@@ -136,6 +140,26 @@ class Cluster:
         with suppress(OSError), urllib.request.urlopen(request, timeout=60) as answer:
             return json.loads(answer.read())
         return None
+
+
+def hold_dashboard_back(process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until a node has started; its raylet has 30 s, in which the dozen processes of the dashboard stand still."""
+    said = log.read_text().count(STARTED)
+    held: set[psutil.Process] = set()
+    try:
+        while process.poll() is None and log.read_text().count(STARTED) == said:
+            with suppress(psutil.NoSuchProcess):
+                below = psutil.Process(process.pid).children(recursive=True)
+                if any(each.name() == "raylet" for each in below):
+                    for each in set(below) - held:
+                        if any(part in " ".join(each.cmdline()) for part in LATER):
+                            each.suspend()
+                            held.add(each)
+            time.sleep(0.2)
+    finally:
+        for each in held:
+            with suppress(psutil.NoSuchProcess):
+                each.resume()
 
 
 def free_ports(count: int) -> list[int]:
