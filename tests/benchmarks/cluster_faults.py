@@ -211,11 +211,13 @@ def kuberay_words(nodes: Cluster, manifest: Path, output: Path) -> list[str]:
     return ["bash", "-ce", f"{job} -- {spec['entrypoint'].strip()} ; {follow} ; {status}"]
 
 
-def pre_stop() -> list[str]:
-    """The hook of the RayJob's head pod."""
+def pre_stop(nodes: Cluster) -> list[str]:
+    """The hook of the RayJob's head pod, which here may end the run of this cluster only."""
     job = yaml.safe_load((ROOT / "jobs" / "kubernetes" / "rayjob.yaml").read_text())
     head = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
-    return list(head["lifecycle"]["preStop"]["exec"]["command"])
+    *shell, line = head["lifecycle"]["preStop"]["exec"]["command"]
+    assert "bin/[s]gi2v-batch" in line
+    return [*shell, line.replace("bin/[s]gi2v-batch", f"{nodes.folder}/bin/[s]gi2v-batch")]
 
 
 Step = tuple[int, Callable[[], None]]
@@ -303,7 +305,7 @@ def run_part(folder: Path, part: str) -> None:
             def lose_head() -> None:
                 if part == "head-notice":
                     began = time.monotonic()
-                    subprocess.run(pre_stop(), env=nodes.environment, check=False, timeout=120)
+                    subprocess.run(pre_stop(nodes), env=nodes.environment, check=False, timeout=120)
                     print(f"preStop took {time.monotonic() - began:.1f} s", flush=True)
                 nodes.kill("head")
 

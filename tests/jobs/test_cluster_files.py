@@ -192,6 +192,23 @@ def test_a_mistake_in_a_patch_is_found(name: str, before: str, after: str) -> No
     assert problems != []
 
 
+def test_the_hook_of_the_head_finds_the_run_and_not_itself() -> None:
+    """`pkill -f` looks at whole command lines; the hook's own shell and the job's shell must go on."""
+    head = read(BASE / "rayjob.yaml")["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
+    command = head["lifecycle"]["preStop"]["exec"]["command"]
+    patterns = set(re.findall(r"-f '([^']+)'", command[-1]))
+    assert len(patterns) == 1
+    (pattern,) = patterns
+    assert re.search(pattern, "/opt/sgi2v/bin/python /opt/sgi2v/bin/sgi2v-batch run s3://b/m.parquet --output s3://b/o")
+    for other in (
+        " ".join(command),
+        "/bin/sh -c sgi2v-batch run s3://b/m.parquet",
+        "ray::Load",
+        "bin/sgi2v-batch status",
+    ):
+        assert not re.search(pattern, other), other
+
+
 def test_every_field_that_a_user_changes_is_commented() -> None:
     lines = (BASE / "rayjob.yaml").read_text().splitlines()
     for field in ("name: sgi2v-batch", "backoffLimit: 3", "maxReplicas", "minReplicas", "image:", "hostPath"):
