@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 import subprocess
 import sys
 import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -21,6 +24,42 @@ HERE = version("sgi2v-batch")
 @pytest.mark.parametrize("there", [None, HERE, f"{HERE}+ship.0123456789ab"])
 def test_a_job_of_the_same_version_goes_on(there: str | None) -> None:
     assert other_version({} if there is None else {SUBMITTED_BY: there}) is None
+
+
+class Dashboard(BaseHTTPRequestHandler):
+    """The one page of a Ray dashboard that says its version, to whoever has the token."""
+
+    def do_GET(self) -> None:
+        allowed = self.path == "/api/version" and self.headers["Authorization"] == "Bearer the-token-of-an-old-cluster"
+        body = json.dumps({"version": "4", "ray_version": "2.40.0", "ray_commit": "", "session_name": ""}).encode()
+        self.send_response(200 if allowed else 401)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("in_file", [True, False])
+def test_an_old_cluster_is_refused_before_anything_is_sent(
+    in_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = "the-token-of-an-old-cluster"
+    (tmp_path / "token").write_text(token)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    if not in_file:
+        monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Dashboard) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        result = here("submit", "s3://b/m.parquet", "--output", "s3://b/o", "--address", address)
+        server.shutdown()
+    assert (result.returncode, result.stdout) == (2, "")
+    assert f"the cluster at {address} has Ray 2.40.0, and sgi2v-batch {HERE} needs" in result.stderr
 
 
 @pytest.mark.slow
