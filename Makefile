@@ -4,9 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MANIFEST := manifests/demo/demo.parquet
 DEMO := runs/demo
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+IMAGE ?= sgi2v-batch:$(VERSION)
+ENGINE ?= $(firstword $(foreach engine,docker podman nerdctl,$(if $(shell command -v $(engine)),$(engine))))
+EXTRAS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test whole chaos lint clean
+.PHONY: help demo check test whole chaos image lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -32,6 +36,11 @@ whole: lint  ## make test and the tests of what rarely changes: full size, compi
 
 chaos: $(VENV)/installed-dev  ## the whole chaos suite: more than 200 faults, forty minutes on two cores
 	SGI2V_CHAOS=whole $(BIN)/python -m pytest tests/chaos
+
+image:  ## build the image for the nodes of a cluster; IMAGE=registry/name:tag names it, EXTRAS=[gcs,azure] adds clouds
+	@test -n "$(ENGINE)" || { echo "make image needs docker, podman or nerdctl, and finds none of them" >&2; exit 1; }
+	@$(ENGINE) info > /dev/null 2>&1 || { echo "make image: $(ENGINE) has no running engine; start it first" >&2; exit 1; }
+	$(ENGINE) build --file jobs/image/Dockerfile --build-arg EXTRAS="$(EXTRAS)" --tag $(IMAGE) .
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import requires, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,11 @@ CONNECT_TIMEOUT_S = 10.0
 STOP_WAIT_S = 60
 """Seconds that a stopped job has to write its tables; Ray's own 3 s are too short for a remote store."""
 RECONNECT_AFTER_S = 1.0
+NOT_FOUND = 127
+"""Exit code of a shell that does not find the program."""
+DISTRIBUTION = "sgi2v-batch"
+SUBMITTED_BY = "SGI2V_BATCH_SUBMITTED_BY"
+"""Environment variable of a job: the version of this package that has submitted it."""
 
 _ON_ONE_NODE = frozenset({"file", "local", "memory"})
 
@@ -80,22 +86,66 @@ def environment(assignments: Sequence[str]) -> dict[str, str]:
     return variables
 
 
+def other_version(environ: Mapping[str, str]) -> str | None:
+    """What is wrong with a job that another version of this package has submitted; None if nothing is.
+
+    A job asks this itself, before it does anything: Ray tells a submitter its own version only.
+    """
+    here, there = version(DISTRIBUTION), environ.get(SUBMITTED_BY, "")
+    if not there or _public(here) == _public(there):
+        return None
+    return (
+        f"this cluster has {DISTRIBUTION} {here}, and {DISTRIBUTION} {there} submitted the job: use an image with "
+        f"{there} on every node, or submit with version {_public(here)}, or add --ship to send the package along"
+    )
+
+
+def _public(text: str) -> str:
+    """A version without what `--ship` adds to it."""
+    return text.partition("+")[0]
+
+
+def check_ray(cluster_has: str, address: str) -> None:
+    """Raise SubmissionError if the package cannot run on that version of Ray."""
+    from packaging.requirements import Requirement
+
+    wanted = next(each for each in map(Requirement, requires(DISTRIBUTION) or ()) if each.name == "ray")
+    if not wanted.specifier.contains(cluster_has, prereleases=True):
+        raise SubmissionError(
+            f"the cluster at {address} has Ray {cluster_has}, and {DISTRIBUTION} {version(DISTRIBUTION)} needs "
+            f"{wanted.specifier}: start the cluster with another Ray, or with the image that `make image` builds"
+        )
+
+
 def submit(
-    address: str, words: Sequence[str], variables: Mapping[str, str], file: str | None = None, wait: bool = True
+    address: str,
+    words: Sequence[str],
+    variables: Mapping[str, str],
+    file: str | None = None,
+    wait: bool = True,
+    ship: bool = False,
 ) -> int:
     """Run a command line as a job, print its output until it ends, and return its exit code.
 
     address: URL of the cluster's dashboard. variables: environment of the job and its workers. file: a local file
-    that the job finds, by its bare name, in its working folder. wait=False returns at once.
+    that the job finds, by its bare name, in its working folder. wait=False returns at once. ship: send this package
+    along, which pip then installs on every node.
     Raises SubmissionError if no cluster answers, or it refuses the job.
     """
     logging.disable(logging.INFO)  # Ray's notes on uploads and connections, which each of its loggers asks for
     with _explained(address), TemporaryDirectory(prefix="sgi2v-") as folder:
         client = _connect(address)
-        runtime_env: dict[str, Any] = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), **variables}}
-        if file is not None:
+        env_vars = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), SUBMITTED_BY: version(DISTRIBUTION), **variables}
+        runtime_env: dict[str, Any] = {"env_vars": env_vars}
+        if file is not None or ship:
             runtime_env["working_dir"] = folder
+        if file is not None:
             Path(folder, Path(file).name).write_bytes(Path(file).read_bytes())
+        if ship:
+            from jobs.wheel import build_wheel
+
+            logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of files above 10 MiB
+            runtime_env["pip"] = [f"${{RAY_RUNTIME_ENV_CREATE_WORKING_DIR}}/{build_wheel(Path(folder)).name}"]
         job = client.submit_job(entrypoint=shlex.join(words), runtime_env=runtime_env)
     commands = (
         f"  follow     ray job logs {job} --address {address} --follow",
@@ -108,12 +158,18 @@ def submit(
     try:
         with _explained(address):
             asyncio.run(_follow(client, job))
-            return exit_code_of_job(client.get_job_info(job))
+            code = exit_code_of_job(client.get_job_info(job))
     except KeyboardInterrupt:
         _say(f"\nStopped following {job}. The job goes on:", *commands)
         return EXIT_INTERRUPTED
     except SubmissionError as error:
         raise SubmissionError("\n".join([f"lost contact with {job}: {error}", *commands])) from error
+    if code == NOT_FOUND:
+        raise SubmissionError(
+            f"the head of the cluster at {address} has no {DISTRIBUTION}: use an image that has it on every node "
+            "(`make image`), or add --ship to send the package along"
+        )
+    return code
 
 
 def _say(*lines: str) -> None:
@@ -126,12 +182,27 @@ def _connect(address: str) -> JobSubmissionClient:
 
     if not address.startswith(("http://", "https://")):
         raise SubmissionError(f"--address {address} is not the URL of a Ray dashboard, such as http://HEAD:8265")
-    requests.get(f"{address.rstrip('/')}/api/version", timeout=CONNECT_TIMEOUT_S)  # Ray's client has no timeout
+    # Ray's client has no timeout, and asks for the version, but does not say it
+    answer = requests.get(f"{address.rstrip('/')}/api/version", headers=_token(), timeout=CONNECT_TIMEOUT_S)
     before = {name: os.environ.pop(name, None) for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")}
     try:
-        return JobSubmissionClient(address)
+        client = JobSubmissionClient(address)  # raises where the cluster wants a token
     finally:  # Ray prefers both variables to the address it is given
         os.environ.update({name: value for name, value in before.items() if value is not None})
+    if answer.ok:
+        check_ray(answer.json()["ray_version"], address)
+    return client
+
+
+def _token() -> dict[str, str]:
+    """The header with the cluster's token, from where Ray's client takes it; none without token authentication."""
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+        return {}
+    token = os.environ.get("RAY_AUTH_TOKEN", "")
+    if not token:
+        path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+        token = path.read_text().strip() if path.is_file() else ""
+    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 @contextmanager

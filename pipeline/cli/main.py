@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli import bench, evaluate, exit_codes, manifest, merge, outputs, run
+from pipeline.cli import bench, evaluate, exit_codes, manifest, merge, outputs, run, submit
 from pipeline.cli.printing import safe_streams
 from pipeline.output.local_disk import full_disk_as_storage_error
 from sgi2v.errors import SGI2VError
@@ -33,6 +33,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(run.app)
+app.add_typer(submit.app)
 app.add_typer(outputs.app)
 app.add_typer(evaluate.app)
 app.add_typer(merge.app)

@@ -235,6 +235,10 @@ class RunOptions(CheckOptions, SampleOptions):
     ] = None
     limit: Annotated[int | None, option("Run only the first N rows of the manifest.", min=1, metavar="N")] = None
     retry_failed: Annotated[bool, option("Run rows again that have failed before.")] = False
+    allow_failed: Annotated[
+        bool,
+        option("End with exit code 0 although rows failed; for schedulers that start a failed job again, as KubeRay."),
+    ] = False
     redo_changed: Annotated[
         bool, option("Make finished samples again whose manifest row or image file has changed.")
     ] = False

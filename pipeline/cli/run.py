@@ -1,23 +1,18 @@
-"""`run` and `submit`: a manifest to committed results, here or as a job of a Ray cluster."""
+"""`run`: a manifest to committed results."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.cli import exit_codes
 from pipeline.cli.help import GroupedCommand
+from pipeline.cli.lines import print_progress
 from pipeline.cli.options import (
     LocalRunOptions,
-    RunOptions,
-    check_condition,
-    command_line,
-    errors_name_flags,
-    settings_file_of,
-    settings_of,
     settle,
     takes,
 )
@@ -47,6 +42,7 @@ class Request:
     strict: bool
     shard: Shard | None
     notify: str | None
+    allow_failed: bool
 
 
 def request_of(manifest: str, options: LocalRunOptions) -> Request:
@@ -65,7 +61,7 @@ def request_of(manifest: str, options: LocalRunOptions) -> Request:
 
         check_target(options.notify)
     switches = options.take_over, options.dry_run, options.strict
-    return Request(config, checkpoint, wanted, *switches, shard, options.notify)
+    return Request(config, checkpoint, wanted, *switches, shard, options.notify, options.allow_failed)
 
 
 @app.command(
@@ -77,6 +73,7 @@ def run(manifest: Manifest, options: LocalRunOptions) -> None:
     """Make and measure every video of a manifest. The same command goes on where an earlier run stopped."""
     from manifests.io import load_manifest
 
+    _refuse_job_of_other_version()
     loaded = load_manifest(manifest)
     request = request_of(manifest, options)
     if request.shard is not None:
@@ -91,14 +88,29 @@ def run(manifest: Manifest, options: LocalRunOptions) -> None:
     from pipeline.cli.progress import observer_for
     from pipeline.cli.summary import print_summary
     from pipeline.run import run as run_all
+    from sgi2v.wording import counted
 
     with notifying(request.notify, request.config) as notification:
         with observer_for(request.config, notification.send_lost) as observer:
             result = run_all(request.config, loaded, request.wanted, observer, request.take_over)
         print_summary(result)
         code = exit_codes.INTERRUPTED if result.interrupted else exit_codes.FAILED_ROWS if result.failed_rows else 0
+        if code == exit_codes.FAILED_ROWS and request.allow_failed:
+            print_progress(
+                f"The exit code is 0 although {counted(result.failed_rows, 'row')} failed, as --allow-failed asks."
+            )
+            code = 0
         notification.send(result, code)
     raise typer.Exit(code)
+
+
+def _refuse_job_of_other_version() -> None:
+    """Raise ConfigError in a job of a cluster that another version of this package has submitted."""
+    from jobs.submit import other_version
+    from sgi2v.errors import ConfigError
+
+    if (problem := other_version(os.environ)) is not None:
+        raise ConfigError(problem)
 
 
 def _refuse_implausible(request: Request, table: pa.Table) -> None:
@@ -113,67 +125,3 @@ def _refuse_implausible(request: Request, table: pa.Table) -> None:
     warnings = describe(findings.warnings)
     if warnings:
         raise ConfigError("\n".join(["rows look wrong, and --strict refuses them:", *warnings]))
-
-
-@app.command(
-    cls=GroupedCommand,
-    epilog="Example: sgi2v-batch submit s3://bucket/manifest.parquet --output s3://bucket/moves "
-    "--address http://HEAD:8265 --env AWS_PROFILE",
-)
-@takes(RunOptions)
-def submit(
-    manifest: Manifest,
-    address: Annotated[str, typer.Option(help="URL of the Ray cluster's dashboard: http://HEAD:8265.")],
-    options: RunOptions,
-    shared_path: Annotated[
-        list[str] | None,
-        typer.Option(metavar="DIR", help="A folder that every node sees at the same path; repeatable."),
-    ] = None,
-    env: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY[=VALUE]",
-            help="Environment variable of the job; without a value, the value here; repeatable. Whoever can read the "
-            "dashboard can read it.",
-        ),
-    ] = None,
-    wait: Annotated[bool, typer.Option(help="Follow the job to its end.")] = True,
-) -> None:
-    """Run a manifest as a job of a Ray cluster, and follow it; the exit code is the run's."""
-    from jobs.submit import SubmissionError, environment, visible_locations
-    from jobs.submit import submit as submit_job
-    from pipeline.flow.session import quiet_ray
-    from sgi2v.errors import ConfigError
-
-    quiet_ray()
-    locations = _locations(manifest, options)
-    try:
-        visible = visible_locations(locations, shared_path or [])
-        config = options.config
-        local_config = config if config is not None and "://" not in config else None
-        if local_config is not None:
-            config = Path(local_config).name
-        model = visible.get("model", options.model)
-        options = replace(options, config=config, output=visible["output"], model=model)
-        words = command_line(visible["manifest"], options)
-        code = submit_job(address, words, environment(env or []), local_config, wait=wait)
-    except SubmissionError as error:
-        raise ConfigError(str(error)) from error
-    raise typer.Exit(code)
-
-
-def _locations(manifest: str, options: RunOptions) -> dict[str, str]:
-    """Where a run reads and writes, by option. Raises ConfigError without an output, and for a bad setting."""
-    from pipeline.config import check_settings, merge
-    from sgi2v.config import ModelConfig
-    from sgi2v.errors import ConfigError
-
-    if options.output is None:
-        raise ConfigError("a job needs --output, such as s3://bucket/name: the default folder is on one machine only")
-    settings = merge(settings_file_of(options), settings_of(options))
-    check_condition(settings)
-    with errors_name_flags(options):
-        check_settings(settings)
-    source = ModelConfig(**settings["model"]).source
-    is_place = "://" in source or source.startswith((".", "/", "~")) or Path(source).exists()
-    return {"manifest": manifest, "output": options.output, **({"model": source} if is_place else {})}

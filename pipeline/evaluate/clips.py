@@ -19,8 +19,8 @@ from manifests.fit import Fit, Placement, VideoSize, place
 from manifests.schema import Sample, parse_row
 from manifests.urls import read_image_bytes
 from sgi2v.errors import ErrorCode, SampleError
-from sgi2v.scene import asks_camera
 from sgi2v.metrics.clip import Clip
+from sgi2v.scene import asks_camera
 from sgi2v.trajectory import BoxTracks, Floats
 from sgi2v.video import Frames, decode_mp4
 from sgi2v.wording import escaped

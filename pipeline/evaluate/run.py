@@ -97,7 +97,7 @@ def _measure(
     done, due_at = 0, time.monotonic() + PART_S
     with measuring_session(config.execution, config.trackers, todo.num_rows) as (pool, note):
         say(f"{counted(pool.size, 'worker')}, {note}")
-        with closing(measuring_flow(todo, Measure, (config,), pool)) as rows:
+        with closing(measuring_flow(todo, Measure, (config,), pool, config.output)) as rows:
             for row in rows:
                 measured = result_of(row)
                 results.add(measured)

@@ -55,9 +55,12 @@ def plan_measurers(
 
 
 def measuring_flow(
-    rows: pa.Table, stage: type, arguments: tuple[Any, ...], pool: Pool
+    rows: pa.Table, stage: type, arguments: tuple[Any, ...], pool: Pool, output: str
 ) -> Generator[dict[str, Any], None, None]:
-    """Send every row through the stage, whose constructor gets the arguments and the ledger; yields what comes out."""
-    ledger = LedgerActor(IN_FLIGHT_PER_WORKER * pool.size)
+    """Send every row through the stage, whose constructor gets the arguments and the ledger; yields what comes out.
+
+    output: location of the results, which the cluster's metrics are labelled with.
+    """
+    ledger = LedgerActor(IN_FLIGHT_PER_WORKER * pool.size, output)
     with cluster_errors():
         yield from stream(through(one_row_blocks(rows), stage, (*arguments, ledger), pool))

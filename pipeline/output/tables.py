@@ -53,10 +53,10 @@ def write_tables(catalog: Catalog, manifest: pa.Table, epoch: int, with_labels: 
     has_others = not pc.all(is_of_manifest, min_count=0).as_py()
     # reading both tables at each renewal takes long in a large output
     own = _own_columns(catalog.storage, manifest) if has_others else _own_columns_of(manifest)
-    write_tables_with(catalog, own, epoch)
+    write_tables_with(catalog, own, epoch, with_labels)
 
 
-def write_tables_with(catalog: Catalog, own: pa.Table, epoch: int) -> None:
+def write_tables_with(catalog: Catalog, own: pa.Table, epoch: int, with_labels: bool = True) -> None:
     """Write every table. own: the own columns of all samples, by `own_columns_of_outputs`. The rest: `write_tables`."""
     _write(catalog, own, epoch, METADATA, "committed", METADATA_COLUMNS)
     _write(catalog, own, epoch, FAILURES, "failed", FAILURE_COLUMNS)

@@ -43,6 +43,7 @@ def ray_head() -> Iterator[RayHead]:
     """A head with four CPUs. `ray stop` would end everybody's Ray: only its own processes are ended."""
     scripts = str(Path(sys.executable).parent)
     environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0"}
+    environment |= {f"RAY_health_check_{name}_ms": "60000" for name in ("initial_delay", "timeout")}  # a busy machine
     environment["PATH"] = os.pathsep.join([scripts, os.environ["PATH"]])
     held = [socket.create_server(("127.0.0.1", 0)) for _ in PORTS]
     ports = {name: each.getsockname()[1] for name, each in zip(PORTS, held, strict=True)}

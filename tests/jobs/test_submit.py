@@ -36,7 +36,7 @@ CHECKPOINT = Path(__file__).parents[1] / "golden" / "checkpoint"
 SMALL = ("--height", SIDE, "--width", SIDE, "--frames", FRAMES, "--steps", 3, "--workers", 1)
 MANY = 40
 """Rows of a run that is stopped before it ends."""
-OWN_OPTIONS = {"address", "shared_path", "env", "wait"}
+OWN_OPTIONS = {"address", "shared_path", "env", "wait", "ship", "kubernetes", "print_", "image"}
 JOB = "import json, sys; from jobs.submit import submit; sys.exit(submit(*json.loads(sys.argv[1])))"
 
 
@@ -120,7 +120,7 @@ def test_every_option_arrives_and_the_exit_code_comes_back(ray_head: RayHead, tm
         "--root": "s3://bucket/pictures",
     }
     flags = ["--retry-failed", "--unguided", "--untrusted", "--take-over", "--dry-run", "--compile"]
-    flags += ["--strict", "--redo-changed", "--check-images", "--another-manifest"]
+    flags += ["--strict", "--redo-changed", "--check-images", "--another-manifest", "--allow-failed"]
     commands: Any = typer.main.get_command(app)
     options = {each.opts[0] for each in commands.commands["run"].params} - {"manifest", "--address"}
     assert {*given, *flags} == options
@@ -158,6 +158,22 @@ def test_a_job_is_followed_to_its_end(ray_head: RayHead, shared: Path) -> None:
     }
     assert table(shared / "out")["sample_id"].to_pylist() == ["s00"]
     assert table(shared / "out", "failures.parquet")["error_code"].to_pylist() == ["image_missing"]
+
+
+@pytest.mark.whole
+def test_a_job_gets_the_package_that_submits_it(ray_head: RayHead, shared: Path) -> None:
+    """pip installs the shipped wheel beside what is on the node, so nothing is fetched."""
+    rows, out = write_good(shared, 1), on_shared(shared, "out")
+    result = submit(ray_head, rows, *out, *SMALL, "--ship", SGI2V_BATCH_SUBMITTED_BY="")
+    assert result.returncode == 0, result
+    assert "+ship." in json.loads((shared / "out" / "run.json").read_text())["versions"]["sgi2v-batch"], result
+
+
+@pytest.mark.slow
+def test_a_head_without_the_package_is_named(ray_head: RayHead) -> None:
+    result = run_job(ray_head, ["no-such-program", "run"], {})
+    assert result.returncode != 0
+    assert f"the head of the cluster at {ray_head.address} has no sgi2v-batch: use an image" in result.stderr
 
 
 @pytest.mark.whole
