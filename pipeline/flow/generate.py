@@ -33,6 +33,7 @@ from sgi2v.trajectory import BoxTracks
 
 if TYPE_CHECKING:
     from sgi2v.generate import Generation
+    from sgi2v.inspection import Inspector
     from sgi2v.model import VideoModel
 
 
@@ -41,6 +42,8 @@ class Generate:
 
     reporter: Reporter | None = None
     """Tells the driver about steps; None tells nobody."""
+    inspector: Inspector | None = None
+    """Reads the latents of guided steps, and the generation; None does not."""
 
     def __init__(
         self, config: RunConfig, device: str, ledger: LedgerClient | None = None, send_note: SendNote | None = None
@@ -135,6 +138,8 @@ class Generate:
             # a process that has lost its GPU exits, and another worker gets the row
             with attempt(self.ledger, "generate", state.sample_id, timeout_s, breaks_worker=_device_is_lost):
                 generation = self._sample(self.model, image_HWC, tracks, sampler, self.config.guidance, state.seed)
+            if self.inspector is not None:
+                self.inspector.finished(generation)
         except (ClusterError, StorageError) as error:
             return as_row(state.with_run_error(error), None, None)
         except Exception as error:
@@ -167,7 +172,10 @@ class Generate:
         def make(tier: MemoryTier) -> Generation:
             self.memory = tier
             on_step = None if self.reporter is None else self.reporter.step
-            return generate(model, image_HWC, tracks, sampler, guidance, seed, memory=tier, on_step=on_step)
+            on_stage = None if self.inspector is None else self.inspector.on_stage
+            return generate(
+                model, image_HWC, tracks, sampler, guidance, seed, on_stage=on_stage, memory=tier, on_step=on_step
+            )
 
         tried = self.tiers.next()
         try:

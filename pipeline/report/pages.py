@@ -62,7 +62,7 @@ def _context(sources: Sequence[Source], built: Built) -> Row:
         "facts": _facts(source),
         "settings": None if source.run is None else json.dumps(source.run.deciding, indent=2, sort_keys=True),
         "baselines": [{"name": name, "location": display_uri(each.url)} for name, each in _named(sources, built)],
-        "quoted": shlex.quote(display_uri(source.url)),
+        "quoted": shlex.quote(source.storage.root if source.storage.is_local else display_uri(source.url)),
         "counted": counted,
     }
 

@@ -70,7 +70,7 @@ function against(parent, name, title) {
   const whole = rows.every(row => Number.isInteger(by[row])) && new Set(rows.map(row => by[row])).size <= BINS;
   const groups = new Map();
   rows.forEach((row, place) => {
-    const key = whole ? by[row] : name === "direction_deg" ? Math.floor(by[row] / 45) : Math.floor(place * Math.min(BINS, Math.ceil(rows.length / 3)) / rows.length);
+    const key = whole ? by[row] : name === "direction_deg" ? Math.floor(by[row] / 45) : Math.floor(place * Math.min(BINS, Math.ceil(rows.length / 6)) / rows.length);
     if (!groups.has(key)) groups.set(key, []);
     groups.get(key).push(row);
   });
@@ -83,7 +83,7 @@ function against(parent, name, title) {
   const gains = rows.map(row => gain[row]).sort(numbersUp), floor = Math.max(-1.5, quantile(gains, 0.01) - 0.1);
   chart(parent, title, `${column.unit || name}; ${rows.length} samples${every > 1 ? `, every ${every}th is drawn` : ""}`, () => [
     {type: "scatter", mode: "markers", x: dots.map(row => by[row]), y: dots.map(row => Math.max(floor, gain[row])), customdata: dots.map(row => all.ids[row]), hovertext: dots.map(row => all.ids[row]), hovertemplate: "%{hovertext}: %{y:.2f}<extra></extra>",
-      marker: {color: colour("--soft"), size: 4, opacity: 0.35}},
+      marker: {color: colour("--soft"), size: 5, opacity: 0.4}},
     {type: "scatter", mode: "lines", x: bins.map(bin => bin.x), y: bins.map(bin => bin.high), line: {width: 0}, hoverinfo: "skip"},
     {type: "scatter", mode: "lines", x: bins.map(bin => bin.x), y: bins.map(bin => bin.low), line: {width: 0}, fill: "tonexty", fillcolor: `${colour("--accent")}33`, hoverinfo: "skip"},
     {type: "scatter", mode: "lines+markers", x: bins.map(bin => bin.x), y: bins.map(bin => bin.middle), hovertext: bins.map(bin => `median of ${bin.n}: ${shown(bin.middle)}`), hoverinfo: "text", line: {color: colour("--accent"), width: 2}, marker: {size: 6}},

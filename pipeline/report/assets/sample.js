@@ -35,7 +35,7 @@ const frames = () => Math.max(1, sample.frames || 1), fps = () => sample.fps || 
 const now = () => videos.length ? Math.min(frames() - 1, Math.floor(videos[0].currentTime * fps() + 0.01)) : 0;
 let last = -1;
 function tick() {                   // the boxes of the frame that is shown
-  const frame = now();
+  const frame = sample ? now() : last;
   if (frame !== last) {
     last = frame;
     find("frame").value = frame;
