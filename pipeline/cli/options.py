@@ -212,6 +212,9 @@ class RunOptions(CheckOptions, SampleOptions):
             "Seconds a stage may spend on one sample before its worker is killed.  [default: 3600]", metavar="SECONDS"
         ),
     ] = None
+    report: Annotated[
+        bool, option("Write pages that show the results to OUTPUT-report at the end; needs the extra [report].")
+    ] = False
     take_over: Annotated[bool, option("Take the output from another run at once, even if it seems alive.")] = False
     dry_run: Annotated[
         bool, option("Print the plan, the problems, and the estimated time and memory; change nothing.")

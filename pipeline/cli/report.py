@@ -20,7 +20,9 @@ def report(
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option("--output", "-o", help="Folder or URL of the pages.  [default: OUTPUT-report]", show_default=False),
+        typer.Option(
+            "--output", "-o", help="Folder or URL for the pages.  [default: OUTPUT-report]", show_default=False
+        ),
     ] = None,
     copy_videos: Annotated[
         bool, typer.Option(help="Copy the videos into the report, so that it can be moved or published alone.")
@@ -60,7 +62,9 @@ def inspect(
     target: Annotated[
         str | None,
         typer.Option(
-            "--output", "-o", help="Folder or URL of the picture and the arrays.  [default: OUTPUT-inspect]",
+            "--output",
+            "-o",
+            help="Folder or URL of the picture and the arrays.  [default: OUTPUT-inspect]",
             show_default=False,
         ),
     ] = None,

@@ -43,6 +43,7 @@ class Request:
     take_over: bool
     dry_run: bool
     strict: bool
+    report: bool
 
 
 def request_of(manifest: str, options: LocalRunOptions) -> Request:
@@ -51,7 +52,7 @@ def request_of(manifest: str, options: LocalRunOptions) -> Request:
     from pipeline.plan import Wanted
 
     wanted = Wanted(**{field.name: getattr(options, field.name) for field in fields(Wanted)})
-    return Request(config, checkpoint, wanted, options.take_over, options.dry_run, options.strict)
+    return Request(config, checkpoint, wanted, options.take_over, options.dry_run, options.strict, options.report)
 
 
 @app.command(
@@ -71,6 +72,12 @@ def run(manifest: Manifest, options: LocalRunOptions) -> None:
         raise typer.Exit(dry_run(request, loaded))
     if request.strict:
         _refuse_implausible(request, loaded.table)
+    if request.report:
+        from pipeline.report.build import check_target, default_target
+        from pipeline.report.needs import check_installed
+
+        check_installed()
+        check_target(default_target(request.config.output), request.config.output)
     from pipeline.cli.progress import observer_for
     from pipeline.cli.summary import print_summary
     from pipeline.run import run as run_all
@@ -80,6 +87,10 @@ def run(manifest: Manifest, options: LocalRunOptions) -> None:
     print_summary(result)
     if result.interrupted:
         raise typer.Exit(exit_codes.INTERRUPTED)
+    if request.report:
+        from pipeline.cli.report import write_report
+
+        write_report(request.config.output)
     if result.failed_rows:
         raise typer.Exit(exit_codes.FAILED_ROWS)
 

@@ -76,7 +76,12 @@ def draw_inside(inside: Inside, sample_id: str) -> Image.Image:
             [_tile(picture, tile) for picture in _as_colours(inside.modified_Thw3)[frames]],
             shown_frames,
         ),
-        ("change of the latents", "per guided step", [_tile(_heat(per_step[s], most), tile) for s in steps], shown_steps),
+        (
+            "change of the latents",
+            "per guided step",
+            [_tile(_heat(per_step[s], most), tile) for s in steps],
+            shown_steps,
+        ),
         ("", "per frame, mean of steps", [_tile(_heat(per_frame[t], most), tile) for t in frames], shown_frames),
     ]
     line = TILE_HEIGHT + 24

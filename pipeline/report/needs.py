@@ -14,6 +14,5 @@ def check_installed() -> None:
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise ConfigError(
-            f"a report needs the extra [report] ({', '.join(missing)} not installed): "
-            "pip install 'sgi2v-batch[report]'"
+            f"a report needs the extra [report] ({', '.join(missing)} not installed): pip install 'sgi2v-batch[report]'"
         )

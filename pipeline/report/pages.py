@@ -88,7 +88,12 @@ def _tiles(source: Source, built: Built) -> list[Row]:
         rows, left = source.status.rows, source.status.left
     tiles = [
         {"label": "videos made", "value": built.committed, "note": f"of {counted(rows, 'row')}"},
-        {"label": "failed", "value": built.failed, "note": "see below" if built.failed else "none", "bad": built.failed},
+        {
+            "label": "failed",
+            "value": built.failed,
+            "note": "" if built.failed else "none",
+            "bad": built.failed,
+        },
     ]
     if left:
         tiles.append({"label": "left", "value": left, "note": "not made yet"})
@@ -133,7 +138,9 @@ def _facts(source: Source) -> list[tuple[str, str]]:
     if run is None:
         return []
     sampler, guidance = run.deciding["sampler"], run.deciding["guidance"]
-    size = f"{sampler['num_frames']} frames of {sampler['height']} x {sampler['width']} px at {sampler['fps']} per second"
+    size = (
+        f"{sampler['num_frames']} frames of {sampler['height']} x {sampler['width']} px at {sampler['fps']} per second"
+    )
     how = "none: plain SVD"
     if guidance is not None:
         how = f"{guidance['iterations']} iterations a step, learning rate {guidance['learning_rate']:g}"

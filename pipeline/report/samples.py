@@ -145,7 +145,7 @@ def _is_point(value: Any) -> bool:
 
 
 def _asked_tracks(record: Row, own: Row) -> BoxTracks | None:
-    """The boxes of a manifest row in the video's pixels; None where the record does not say how the picture fills it."""
+    """The boxes of a manifest row in the video's pixels; None where the record does not say how the picture fits."""
     frames, height, width = (record.get(name) for name in ("num_frames", "height", "width"))
     source_box, picture_box = record.get("source_box"), record.get("picture_box")
     if not (frames and height and width and source_box and picture_box):

@@ -1,5 +1,6 @@
-"""What a report costs: `python -m tests.benchmarks.report FOLDER [SAMPLES]` makes an output by formula and reports on it.
+"""What a report costs: `python -m tests.benchmarks.report FOLDER [SAMPLES]`.
 
+Makes an output by formula and its report.
 Prints seconds (wall and CPU), the largest memory, the size, and seconds to the first paint in Chromium.
 """
 

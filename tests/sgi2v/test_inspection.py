@@ -28,7 +28,8 @@ def test_the_video_is_the_same_and_every_guided_step_is_kept(model: VideoModel, 
     assert changes.shape == (2, 3, 8, 16)
     assert changes[:, 1:].mean() > changes[:, 0].mean(), "frame 0 is what the others are compared with"
     drift = sum(
-        ((inspector.after[s] - inspector.before[s]).square().mean() / inspector.before[s].square().mean()) for s in (1, 2)
+        ((inspector.after[s] - inspector.before[s]).square().mean() / inspector.before[s].square().mean())
+        for s in (1, 2)
     )
     assert float(drift) ** 0.5 == pytest.approx(seen.latent_drift, rel=1e-5)
     plain, modified = (
