@@ -97,7 +97,7 @@ class Page:
     async def until(self, condition: str) -> None:
         """Wait until a JavaScript expression is true."""
         async with asyncio.timeout(SECONDS):
-            while not await self.run(condition):
+            while not await self.run(f"Boolean({condition})"):
                 await asyncio.sleep(0.03)
 
     async def open(self, url: str, ready: str) -> None:

@@ -45,6 +45,9 @@ EXAMPLES = 3
 """Failures of each code that the overview shows."""
 
 OnProgress = Callable[[str, int, int], None]
+"""Called with a noun, how many are done, and of how many."""
+Made = tuple[Row, Row, Row, dict[str, float]]
+"""Details, record, own columns and numbers of a sample."""
 
 
 @dataclass
@@ -132,7 +135,8 @@ class _Builder:
     def build(self, inspections: str | None) -> Built:
         source, target = self.sources[0], self.target
         self.figures = self._copy_figures(inspections)
-        total, waiting = source.index.num_rows, []
+        total = source.index.num_rows
+        waiting: list[Made] = []
         with ThreadPoolExecutor(THREADS) as pool:
             for batch in self._batches(source):
                 waiting += pool.map(self._sample, batch.records, batch.own, batch.labels)
@@ -153,8 +157,8 @@ class _Builder:
         yield from source.batches("committed")
         yield from source.batches("failed")
 
-    def _sample(self, record: Row, own: Row, labels: Sequence[Row]) -> tuple[Row, Row, Row, dict[str, float]]:
-        """A sample's details, its row, its own columns, and its numbers. Makes its picture. Runs in a thread."""
+    def _sample(self, record: Row, own: Row, labels: Sequence[Row]) -> Made:
+        """What the report says of a sample. Makes its picture, and copies its video. Runs in a thread."""
         paths = paths_of(record, own, labels)
         details = details_of(record, own, paths)
         sample_id = record["sample_id"]
@@ -182,7 +186,7 @@ class _Builder:
     def _picture(self, record: Row) -> str | None:
         """The name of a sample's first frame, which is made if it is not there; None without a video."""
         key = record.get("file_name")
-        if not self._is_there(0, key):
+        if key is None or not self._is_there(0, key):
             return None
         name = hashlib.sha256(f"{key} {record.get('video_sha256')}".encode()).hexdigest()[:20]
         file = f"thumbs/{name}.webp"
@@ -213,7 +217,7 @@ class _Builder:
             return False
         return key in self.videos[number] or not key.startswith("videos/")
 
-    def _put_details(self, samples: Sequence[tuple[Row, Row, Row, dict[str, float]]]) -> None:
+    def _put_details(self, samples: Sequence[Made]) -> None:
         if not samples:
             return
         number = len(self.samples) // SAMPLES_A_FILE
@@ -287,9 +291,10 @@ def video_base(source: Storage, target: Storage) -> str | None:
     protocols = {split_protocol(each.url)[0] for each in (source, target)}
     if source.is_local or target.is_local or len(protocols) > 1:
         return None
-    if source.root.partition("/")[0] != target.root.partition("/")[0]:
+    (bucket, _, key), (own_bucket, _, own_key) = (each.root.lstrip("/").partition("/") for each in (source, target))
+    if bucket != own_bucket:
         return None  # another bucket is another site
-    return quote(posixpath.relpath(f"/{source.root}", f"/{target.root}")) + "/"
+    return quote(posixpath.relpath(f"/{key}", f"/{own_key}")) + "/"
 
 
 def is_inside(key: str) -> bool:

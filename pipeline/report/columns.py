@@ -80,7 +80,7 @@ class Columns:
 
     def numbers(self) -> list[Row]:
         """The columns of numbers that differ between samples, metrics first: JSON values."""
-        columns = []
+        columns: list[Row] = []
         for name, values in self._numbers.items():
             values.extend([math.nan] * (self.rows - len(values)))
             shown = [significant(value) for value in values]

@@ -9,7 +9,6 @@ import io
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from manifests.draw import draw_boxes
@@ -115,17 +114,19 @@ def _shares(shares: Sequence[float]) -> str:
     return f"3 components, {sum(shares):.0%} of variance"
 
 
-def _as_colours(components_Thw3: Floats) -> NDArray[np.uint8]:
+def _as_colours(components_Thw3: Floats) -> Frames:
     """Components as colours, each stretched between its 1st and 99th percentile over all frames."""
     low, high = np.percentile(components_Thw3, (1, 99), axis=(0, 1, 2))
     stretched = (components_Thw3 - low) / np.maximum(high - low, 1e-12)
-    return (np.clip(stretched, 0, 1) * 255).round().astype(np.uint8)
+    colours: Frames = (np.clip(stretched, 0, 1) * 255).round().astype(np.uint8)
+    return colours
 
 
 def _heat(change_hw: Floats, most: float) -> Frames:
     at = np.clip(change_hw / most, 0, 1) * (len(HEAT) - 1)
     channels = [np.interp(at, np.arange(len(HEAT)), HEAT[:, channel]) for channel in range(3)]
-    return np.stack(channels, axis=-1).round().astype(np.uint8)
+    colours: Frames = np.stack(channels, axis=-1).round().astype(np.uint8)
+    return colours
 
 
 def _tile(picture_hw3: Frames, size: tuple[int, int]) -> Image.Image:

@@ -167,9 +167,9 @@ class Source:
         def parse(stream: BinaryIO) -> pa.Table:
             return pq.ParquetFile(stream, pre_buffer=False).read(names, use_threads=False)
 
-        table = self.storage.read(TABLES[status], parse)
+        table: pa.Table = self.storage.read(TABLES[status], parse)
         columns = [
-            pa.array([status] * len(table))
+            pa.array([status] * len(table), pa.string())
             if field.name == "status"
             else (table[field.name].cast(field.type) if field.name in names else pa.nulls(len(table), field.type))
             for field in INDEX_SCHEMA

@@ -118,7 +118,7 @@ function pairs() {
 strips();
 pairs();
 if (find("histograms")) {
-  for (const name of ["control_gain", "objmc_px", "background_change", "background_motion_px", "seconds", "gpu_gib"]) histogram(find("histograms"), name);
+  for (const [name, title] of [["control_gain", "Control gain"], ["objmc_px", "ObjMC"], ["background_change", "Change of the background"], ["background_motion_px", "Motion of the background"], ["seconds", "Time for a sample"], ["gpu_gib", "GPU memory"]]) histogram(find("histograms"), name, title);
   for (const [name, title] of [["path_px", "Path length"], ["speed_px", "Speed"], ["direction_deg", "Direction"], ["box_share", "Size of the boxes"], ["moving_boxes", "Number of moving boxes"]]) against(find("asked"), name, title);
   for (const id of ["histograms", "asked"]) if (!find(id).children.length) find(id).append(make("p", {class: "hint"}, "Too few samples have these values."));
 }

@@ -29,9 +29,9 @@ async def look(report: Path, tmp_path: Path) -> None:
         return (report / page).as_uri()
 
     async with Page(tmp_path / "profile") as page:
-        await page.open(
-            url("index.html"), "document.querySelector('.strip a') && document.querySelector('[data-drawn]')"
-        )
+        await page.open(url("index.html"), "document.querySelector('.strip a')")
+        await page.run("document.getElementById('asked').scrollIntoView()")
+        await page.until("document.querySelector('[data-drawn]')")
         assert await page.run("document.querySelector('h1').textContent") == "out"
         assert await page.run(UNLABELLED) == []
         await page.run("document.querySelector('.strip h3 a').click()")  # the worst ones, in order
