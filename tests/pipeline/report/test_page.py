@@ -26,7 +26,7 @@ WIDER = "document.documentElement.scrollWidth - document.documentElement.clientW
 
 async def look(report: Path, tmp_path: Path) -> None:
     def url(page: str) -> str:
-        return (report / page).as_uri()
+        return f"{report.as_uri()}/{page}"
 
     async with Page(tmp_path / "profile") as page:
         await page.open(url("index.html"), "document.querySelector('.strip a')")
