@@ -31,6 +31,7 @@ def column(report: Path, name: str) -> list[float | None]:
     return next(each["values"] for each in script(report, "index")["columns"] if each["name"] == name)
 
 
+@pytest.mark.slow
 def test_a_report_has_every_sample_with_its_numbers_paths_and_baseline(tmp_path: Path) -> None:
     output = make_output(tmp_path / "out", 21, failed=3)
     other = make_output(tmp_path / "plain", 20, labels=False)
@@ -56,6 +57,7 @@ def test_a_report_has_every_sample_with_its_numbers_paths_and_baseline(tmp_path:
     assert (failed["code"], failed["message"]) == ("box_outside", "23 went wrong: do this")
 
 
+@pytest.mark.slow
 def test_without_labels_the_asked_path_comes_from_the_manifest(tmp_path: Path) -> None:
     with_labels, without = tmp_path / "a", tmp_path / "b"
     build_report(str(make_output(with_labels, 2)))
@@ -95,6 +97,7 @@ def test_hostile_and_missing_values_do_no_harm(tmp_path: Path) -> None:
     assert samples[1]["boxes"] == []
 
 
+@pytest.mark.slow
 def test_copied_videos_make_the_report_a_whole_and_a_second_build_keeps_them(tmp_path: Path) -> None:
     output, report = make_output(tmp_path / "out", 3), tmp_path / "elsewhere" / "report"
     build_report(str(output), target=str(report), copy_videos=True)
