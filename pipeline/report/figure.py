@@ -17,7 +17,7 @@ from pipeline.output.storage import Storage
 from sgi2v.video import Frames
 from sgi2v.wording import escaped
 
-TILE_HEIGHT, LABEL_WIDTH, GAP, PLOT_HEIGHT = 120, 190, 6, 170
+TILE_HEIGHT, LABEL_WIDTH, GAP, PLOT_HEIGHT = 120, 225, 6, 170
 """Pixels."""
 MAX_TILES = 8
 """Frames, or steps, in a row; more are thinned out evenly."""

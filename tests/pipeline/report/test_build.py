@@ -11,11 +11,13 @@ import pyarrow as pa
 import pytest
 
 from pipeline.output.catalog import Catalog
+from pipeline.output.lease import acquire
 from pipeline.output.storage import Storage
 from pipeline.report.build import build_report, is_inside, video_base
 from sgi2v.errors import ConfigError
-from tests.pipeline.in_process import here
+from tests.pipeline.in_process import here, run_tiny_here, without_ray
 from tests.pipeline.report.made import EPOCH, make_output, record, sample_id, video
+from tests.pipeline.runs import write_good
 
 SECRET = "s3://AKIAIOSFODNN7EXAMPLE:wJalrXUtnFEMI/K7MDENG@bucket/key.png"
 
@@ -169,3 +171,24 @@ def test_where_the_videos_are_from_the_pages(source: str, target: str, base: str
 def test_keys_that_lead_out_of_an_output_are_not_read() -> None:
     assert is_inside("videos/a.mp4")
     assert not any(map(is_inside, ("/etc/passwd", "../x.mp4", "a/../../x", "javascript:alert(1)", "https://x/y.mp4")))
+
+
+def test_an_output_that_is_being_written_says_so(tmp_path: Path) -> None:
+    output = make_output(tmp_path / "out", 1)
+    with acquire(Storage(str(output)), False, lambda line: None):
+        build_report(str(output))
+    assert "A run is writing to this output" in (tmp_path / "out-report" / "index.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_run_writes_its_report_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = write_good(tmp_path, 2)
+    with without_ray():
+        made = run_tiny_here(manifest, tmp_path / "out", "--report")
+        assert made.returncode == 0, made.stderr
+        assert made.stdout.endswith(f"  open {(tmp_path / 'out-report' / 'index.html').as_uri()}\n")
+        assert script(tmp_path / "out-report", "index")["ids"] == ["s00", "s01"]
+        monkeypatch.setattr("pipeline.report.needs.PACKAGES", ("no_such_package",))
+        refused = run_tiny_here(manifest, tmp_path / "other", "--report")
+    assert (refused.returncode, "sgi2v-batch[report]" in refused.stderr) == (2, True)
+    assert not (tmp_path / "other").exists(), "the run has not begun"
