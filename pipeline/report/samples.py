@@ -23,8 +23,8 @@ from sgi2v.trajectory import BoxTracks
 
 TEXT_CHARS = 2000
 """Characters of a text in a report, at most."""
-NESTED = frozenset({"labels", "candidates"})
-"""Columns of a record that have their own place on a sample's page."""
+CANDIDATES = "candidates"
+"""The column of a record that has its own place on a sample's page."""
 MANIFEST_COLUMNS = ("sample_id", "image", "boxes", "trajectories", "scales", "seed", "still", "fit")
 PHASES = ("load", "encode", "guide", "denoise", "decode", "commit")
 
@@ -171,7 +171,7 @@ def _mean(values: Sequence[float | None] | None) -> float | None:
 def details_of(record: Row, own: Row, paths: Sequence[Row]) -> Row:
     """The part of a sample's page that comes from its row alone."""
     losses = [[significant(value) for value in record.get(name) or []] for name in ("loss_first", "loss_last")]
-    candidates = record.get("candidates") or []
+    candidates = record.get(CANDIDATES) or []
     return {
         "id": record["sample_id"],
         "width": record.get("width"),
@@ -183,7 +183,7 @@ def details_of(record: Row, own: Row, paths: Sequence[Row]) -> Row:
         "code": shown_value(record.get("error_code")),
         "message": shown_value(record.get("message")),
         "record": {
-            name: shown_value(value) for name, value in record.items() if value is not None and name not in NESTED
+            name: shown_value(value) for name, value in record.items() if value is not None and name != CANDIDATES
         },
         "own": {shown_text(name): shown_value(value) for name, value in own.items() if value is not None},
         "candidates": [

@@ -23,7 +23,7 @@ from tests.pipeline.output.outputs import settings
 
 FRAMES, HEIGHT, WIDTH = 8, 96, 128
 RADIUS = 12
-KINDS = 24
+KINDS = 10
 """Different videos; further samples have copies of them."""
 EPOCH = 1
 

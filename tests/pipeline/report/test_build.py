@@ -18,6 +18,7 @@ from sgi2v.errors import ConfigError
 from tests.pipeline.in_process import here, run_tiny_here, without_ray
 from tests.pipeline.report.made import EPOCH, make_output, record, sample_id, video
 from tests.pipeline.runs import write_good
+from tests.s3_stand_in import Store
 
 SECRET = "s3://AKIAIOSFODNN7EXAMPLE:wJalrXUtnFEMI/K7MDENG@bucket/key.png"
 
@@ -192,3 +193,18 @@ def test_a_run_writes_its_report_at_the_end(tmp_path: Path, monkeypatch: pytest.
         refused = run_tiny_here(manifest, tmp_path / "other", "--report")
     assert (refused.returncode, "sgi2v-batch[report]" in refused.stderr) == (2, True)
     assert not (tmp_path / "other").exists(), "the run has not begun"
+
+
+@pytest.mark.slow
+def test_a_bucket_holds_an_output_and_its_report(store: Store, tmp_path: Path) -> None:
+    output, bucket = make_output(tmp_path / "out", 2), Storage("s3://bucket/a/out")
+    for file in output.rglob("*"):
+        if file.is_file():
+            bucket.put(file.relative_to(output).as_posix(), file.read_bytes())
+    assert build_report("s3://bucket/a/out").plays
+    report = Storage("s3://bucket/a/out-report")
+    assert sorted(key.partition("/")[0] for key in report.keys("thumbs")) == ["thumbs", "thumbs"]
+    (index,) = [key for key in report.keys("data") if key.endswith("/index.js")]
+    assert b'"bases":["../out/"]' in (report.get(index) or b"")
+    assert not build_report("s3://bucket/a/out", target=str(tmp_path / "here")).plays
+    assert "--copy-videos" in (tmp_path / "here" / "index.html").read_text()
