@@ -96,7 +96,7 @@ class Source:
             for start in range(0, len(records), ROWS_AT_ONCE):
                 rows = _python_rows(records.slice(start, ROWS_AT_ONCE))
                 names = [row["sample_id"] for row in rows]
-                in_records = [row.pop(IN_RECORD, None) or [] for row in rows]
+                in_records: list[list[Row]] = [row.pop(IN_RECORD, None) or [] for row in rows]
                 yield Batch(
                     rows,
                     [own.get(name, {}) for name in names],

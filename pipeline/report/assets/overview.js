@@ -54,7 +54,7 @@ function histogram(parent, name, title) {
   const hint = `median ${shown(median(sorted))}${column.unit ? ` ${column.unit}` : ""}, over ${rows.length}${column.better ? `; ${column.better} is better` : ""}`;
   const text = counts.map((count, bin) => `${shown(low + bin * width)} to ${shown(low + (bin + 1) * width)}: ${count}`);
   chart(parent, title || name, hint, () => [{type: "bar", x: middle, y: counts, width: Array(bins).fill(width), hovertext: text, hoverinfo: "text", marker: {color: colour("--accent")}}],
-    {yaxis: {rangemode: "tozero"}}, event => {
+    {yaxis: {rangemode: "tozero", ...(Math.max(...counts) <= 6 ? {dtick: 1} : {})}}, event => {
       const bin = event.points[0].pointIndex, hash = {sort: name, order: "asc"};
       if (bin > 0) hash[`min.${name}`] = low + bin * width;
       if (bin < bins - 1) hash[`max.${name}`] = low + (bin + 1) * width;

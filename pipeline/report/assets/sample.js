@@ -127,7 +127,7 @@ async function show() {
     const thumb = thumbUrl(sample.thumb), url = videoUrl(0, sample.video);
     const picture = url ? make("video", {src: url, poster: thumb, muted: true, playsinline: true, preload: "metadata", tabindex: -1, "aria-label": described(sample)})
       : thumb ? make("img", {src: thumb, alt: described(sample)}) : make("span", {class: "none"}, "the video is missing");
-    pane("First frame: what was asked, and what was measured", picture, overlay(sample));
+    pane(sample.boxes.some(box => box.measured) ? "First frame: what was asked, and what was measured" : "First frame: what was asked", picture, overlay(sample));
     player("Video", url, thumb);
     for (const other of sample.baselines) {
       const facts = [["control_gain", "control gain"], ["objmc_px", "ObjMC"]].filter(([key]) => other[key] !== null).map(([key, name]) => `${name} ${shown(other[key])}`);
