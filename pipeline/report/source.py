@@ -21,8 +21,6 @@ from sgi2v.errors import ConfigError
 from sgi2v.locations import split_protocol
 
 LABELS = "labels.parquet"
-IN_RECORD = "labels"
-"""The column of records that has the same until the table is written."""
 LABEL_COLUMNS = (
     *("sample_id", "box", "still", "asked_boxes", "asked_centres", "measured_boxes", "measured_centres"),
     *("visible_fraction", "null_reason"),
@@ -91,17 +89,10 @@ class Source:
             ids = records["sample_id"]
             own = self._own_rows(TABLES[status], ids)
             labels = self._label_rows(ids)
-            if IN_RECORD in records.column_names and len(labels) == len(records):
-                records = records.drop_columns([IN_RECORD])  # the same, with every point
             for start in range(0, len(records), ROWS_AT_ONCE):
                 rows = _python_rows(records.slice(start, ROWS_AT_ONCE))
                 names = [row["sample_id"] for row in rows]
-                in_records: list[list[Row]] = [row.pop(IN_RECORD, None) or [] for row in rows]
-                yield Batch(
-                    rows,
-                    [own.get(name, {}) for name in names],
-                    [labels.get(name, in_record) for name, in_record in zip(names, in_records, strict=True)],
-                )
+                yield Batch(rows, [own.get(name, {}) for name in names], [labels.get(name, []) for name in names])
 
     def _batches_of_table(self, status: Status) -> Iterator[Batch]:
         schema = self._schema(TABLES[status])
