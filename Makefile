@@ -15,10 +15,11 @@ EXTRAS ?=
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
 
-demo: $(VENV)/installed  ## install, run the bundled manifest with and without guidance, draw the contact sheet
+demo: $(VENV)/installed  ## install, run the bundled manifest with and without guidance, draw the contact sheet, write the report
 	$(BIN)/sgi2v-batch run $(MANIFEST) --model embedded --preset scene --output $(DEMO)
 	$(BIN)/sgi2v-batch run $(MANIFEST) --model embedded --output $(DEMO)-unguided --unguided
 	$(BIN)/sgi2v-batch sheet $(MANIFEST) $(DEMO) $(DEMO)-unguided --output $(DEMO)/sheet.png
+	$(BIN)/sgi2v-batch report $(DEMO) $(DEMO)-unguided
 
 check: lint  ## lint, types, and the tests that need less than a minute
 	$(BIN)/python -m pytest -m "not slow and not gpu and not whole" -n 2 -q
@@ -44,7 +45,7 @@ image:  ## build the image for the nodes of a cluster; IMAGE=registry/name:tag n
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .[report]
 	touch $@
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt
@@ -53,4 +54,4 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt
 	touch $@ $(VENV)/installed
 
 clean:  ## remove the environment and the demo's results
-	rm -rf $(VENV) $(DEMO) $(DEMO)-unguided
+	rm -rf $(VENV) $(DEMO) $(DEMO)-unguided $(DEMO)-report

@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,6 +36,10 @@ SECONDS = 60.0
 """Longest wait for an answer or a state of the page."""
 
 _KEYS = {"ArrowRight": 39, "ArrowLeft": 37, "ArrowUp": 38, "ArrowDown": 40, "Enter": 13, "Tab": 9, "Delete": 46}
+
+
+class NavigatedError(AssertionError):
+    """The page that a script ran in has been left meanwhile."""
 
 
 class Page:
@@ -85,6 +90,8 @@ class Page:
                 if message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
                     self.errors.append(json.dumps(message["params"]))
                 if message.get("id") == number:
+                    if any(word in str(message.get("error")) for word in ("navigated", "context")):
+                        raise NavigatedError(message)
                     assert "error" not in message, message
                     return dict(message["result"])
 
@@ -97,7 +104,10 @@ class Page:
     async def until(self, condition: str) -> None:
         """Wait until a JavaScript expression is true."""
         async with asyncio.timeout(SECONDS):
-            while not await self.run(condition):
+            while True:
+                with suppress(NavigatedError):  # the next page may fulfil it
+                    if await self.run(f"Boolean({condition})"):
+                        return
                 await asyncio.sleep(0.03)
 
     async def open(self, url: str, ready: str) -> None:

@@ -266,6 +266,9 @@ class RunOptions(CheckOptions, SampleOptions):
             metavar="URL|COMMAND",
         ),
     ] = None
+    report: Annotated[
+        bool, option("Write pages that show the results to OUTPUT-report at the end; needs the extra [report].")
+    ] = False
     take_over: Annotated[bool, option("Take the output from another run at once, even if it seems alive.")] = False
     dry_run: Annotated[
         bool, option("Print the plan, the problems, and the estimated time and memory; change nothing.")

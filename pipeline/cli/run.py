@@ -43,6 +43,7 @@ class Request:
     shard: Shard | None
     notify: str | None
     allow_failed: bool
+    report: bool
 
 
 def request_of(manifest: str, options: LocalRunOptions) -> Request:
@@ -61,7 +62,9 @@ def request_of(manifest: str, options: LocalRunOptions) -> Request:
 
         check_target(options.notify)
     switches = options.take_over, options.dry_run, options.strict
-    return Request(config, checkpoint, wanted, *switches, shard, options.notify, options.allow_failed)
+    return Request(
+        config, checkpoint, wanted, *switches, shard, options.notify, options.allow_failed, options.report
+    )
 
 
 @app.command(
@@ -84,6 +87,12 @@ def run(manifest: Manifest, options: LocalRunOptions) -> None:
         raise typer.Exit(dry_run(request, loaded))
     if request.strict:
         _refuse_implausible(request, loaded.table)
+    if request.report:
+        from pipeline.report.build import check_target, default_target
+        from pipeline.report.needs import check_installed
+
+        check_installed()
+        check_target(default_target(request.config.output), request.config.output)
     from pipeline.cli.notify import notifying
     from pipeline.cli.progress import observer_for
     from pipeline.cli.summary import print_summary
@@ -94,6 +103,10 @@ def run(manifest: Manifest, options: LocalRunOptions) -> None:
         with observer_for(request.config, notification.send_lost) as observer:
             result = run_all(request.config, loaded, request.wanted, observer, request.take_over)
         print_summary(result)
+        if request.report and not result.interrupted:
+            from pipeline.cli.report import write_report
+
+            write_report(request.config.output)
         code = exit_codes.INTERRUPTED if result.interrupted else exit_codes.FAILED_ROWS if result.failed_rows else 0
         if code == exit_codes.FAILED_ROWS and request.allow_failed:
             print_progress(

@@ -38,6 +38,7 @@ from sgi2v.trajectory import BoxTracks
 
 if TYPE_CHECKING:
     from sgi2v.generate import Generation
+    from sgi2v.inspection import Inspector
     from sgi2v.model import VideoModel
     from sgi2v.tracking.tracker import PointTracker
 
@@ -49,6 +50,8 @@ class Generate:
     """Tells the driver about steps; None tells nobody."""
     busy = BusyTime()
     """Of this process, which has one worker."""
+    inspector: Inspector | None = None
+    """Reads the latents of guided steps, and the generation; None does not."""
 
     def __init__(
         self, config: RunConfig, device: str, ledger: LedgerClient | None = None, send_note: SendNote | None = None
@@ -189,6 +192,8 @@ class Generate:
             state = replace(state, seed=kept["seed"]).with_seconds("candidates", candidates.seconds)
             tried = {"candidates": candidates.rows, "kept_candidate": kept["number"], "passed": kept["passed"]}
             state.record_fields.update(tried)
+        if self.inspector is not None:
+            self.inspector.finished(generation)
         fields = {**state.record_fields, **self._record_fields(generation)}
         state = replace(state, seconds={**state.seconds, **generation.seconds}, record_fields=fields)
         baseline_frames = None
@@ -219,7 +224,18 @@ class Generate:
 
         def make(tier: MemoryTier) -> Generation:
             self.memory = tier
-            return generate(model, image_HWC, tracks, sampler, guidance, seed, memory=tier, on_step=self._note_step)
+            on_stage = None if self.inspector is None else self.inspector.on_stage
+            return generate(
+                model,
+                image_HWC,
+                tracks,
+                sampler,
+                guidance,
+                seed,
+                on_stage=on_stage,
+                memory=tier,
+                on_step=self._note_step,
+            )
 
         tried = self.tiers.next()
         try:

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.io import read_manifest
 from manifests.schema import known_columns, row_digest
-from pipeline.config import CandidatesConfig
+from pipeline.config import CandidatesConfig, RunConfig
 from pipeline.flow.generate import Generate
 from pipeline.flow.load import Load
 from pipeline.flow.notes import SendNote
@@ -21,7 +22,7 @@ from pipeline.output.records import SampleRecord
 from pipeline.output.run_file import recorded_config
 from pipeline.output.storage import Storage
 from sgi2v.errors import ConfigError, ErrorCode, SampleError
-from sgi2v.video import decode_mp4
+from sgi2v.video import Frames, decode_mp4
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,34 @@ def replay(
     once a second.
     Raises ConfigError if there is no such run or sample, or its row has changed; SampleError if the row fails.
     """
+    prepared = prepare(output, sample_id, which)
+    config = prepared.config
+    on_load(config.model.source)
+    generated = Generate(config, device, send_note=send_note)(prepared.loaded)
+    frames_THWC, frames_sha256 = frames_of(generated, config)
+    difference = None
+    if prepared.video is not None:
+        difference = float(np.abs(frames_THWC.astype(np.int16) - decode_mp4(prepared.video)).mean())
+    return Replay(frames_sha256 == prepared.frames_sha256, difference, prepared.record)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a sample is made again from."""
+
+    config: RunConfig
+    """Of its run, for this video alone, with the decoder's chunks of the sample."""
+    record: SampleRecord
+    frames_sha256: str | None
+    """Digest of the video's frames, as it was recorded."""
+    video: bytes | None
+    """The mp4 in the output; None for a candidate whose video was not kept."""
+    loaded: pa.Table
+    """Its row, as the stage `load` gives it, with the seed of this video."""
+
+
+def prepare(output: str, sample_id: str, which: Which = Which()) -> Prepared:
+    """Find a sample's record, video and manifest row, and load its image. Raises as `replay`."""
     storage = Storage(output)
     config = recorded_config(storage)
     catalog = Catalog(storage)
@@ -94,7 +123,6 @@ def replay(
     image = state_of(loaded).record_fields
     if record.image_sha256 not in {None, image.get("image_sha256")}:
         raise ConfigError(f"{image['image_uri']} is not the image that {sample_id} was made from")
-    on_load(config.model.source)
     config = dataclasses.replace(config, candidates=CandidatesConfig(), baseline=None)
     if which.baseline:
         config = dataclasses.replace(config, guidance=None)
@@ -102,14 +130,15 @@ def replay(
         config = dataclasses.replace(config, sampler=config.sampler.replace(decode_chunk_size=recorded.decode_chunk))
     if recorded.seed is not None:
         loaded = with_seed(loaded, recorded.seed)
-    generated = Generate(config, device, send_note=send_note)(loaded)
+    return Prepared(config, record, recorded.frames_sha256, video, loaded)
+
+
+def frames_of(generated: pa.Table, config: RunConfig) -> tuple[Frames, str | None]:
+    """The frames of a row after the stage `generate`, and their digest. Raises SampleError if the row failed."""
     state, frames_THWC = generated_frames(generated, config.sampler)
     if frames_THWC is None:
         raise SampleError(ErrorCode(state.error_code or ErrorCode.UNKNOWN), state.message or "the row failed")
-    difference = None
-    if video is not None:
-        difference = float(np.abs(frames_THWC.astype(np.int16) - decode_mp4(video)).mean())
-    return Replay(state.record_fields["frames_sha256"] == recorded.frames_sha256, difference, record)
+    return frames_THWC, state.record_fields["frames_sha256"]
 
 
 def _recorded(record: SampleRecord, which: Which) -> _Recorded:

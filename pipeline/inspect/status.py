@@ -105,11 +105,14 @@ class RunStatus:
         }
 
 
-def read_status(output: str) -> RunStatus:
-    """The state of the run at `output`. Raises ConfigError if there is none, StorageError."""
+def read_status(output: str, catalog: Catalog | None = None) -> RunStatus:
+    """The state of the run at `output`. Raises ConfigError if there is none, StorageError.
+
+    catalog: of the output, if it has been read already.
+    """
     storage = Storage(output)
     run = require_run(storage)
-    catalog = Catalog(storage)
+    catalog = catalog or Catalog(storage)
     index = catalog.index
     claim = read_claim(storage)
     holder = claim if claim is not None and not claim.released else None

@@ -187,6 +187,21 @@ def test_a_sample_that_cannot_be_replayed_is_refused(finished: Finished, tmp_pat
     assert here("replay", output, "s00").returncode == 2
 
 
+def test_a_sample_can_be_looked_into(finished: Finished, tmp_path: Path) -> None:
+    folder = tmp_path / "inspect"
+    looked = here("inspect", finished.output, "s01", "-o", folder)
+    assert looked.returncode == 0, looked.stderr
+    assert "s01: the same frames as in the output, bit for bit; features of step 1" in looked.stdout
+    with np.load(folder / "s01.npz", allow_pickle=False) as arrays:
+        assert arrays["plain_components"].shape == arrays["modified_components"].shape == (FRAMES, 8, 8, 3)
+        assert arrays["latent_change"].shape == (len(arrays["guided_steps"]), FRAMES, 8, 8)
+        assert arrays["losses"].shape[0] == len(arrays["guided_steps"])
+        assert arrays["frames"].shape == (FRAMES, SIDE, SIDE, 3)
+    assert np.asarray(Image.open(folder / "s01.png")).std() > 20
+    refused = here("inspect", finished.output, "s01", "-o", folder, "--step", "2")
+    assert (refused.returncode, refused.stderr) == (2, "error: step 2 is not guided: choose one of 0, 1\n")
+
+
 def test_from_s3_onto_s3(bucket: str, s3_server: S3Server, tmp_path: Path) -> None:
     store = s3_server.filesystem()
     for number in range(2):
