@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli import bench, exit_codes, manifest, outputs, run
+from pipeline.cli import bench, exit_codes, export, manifest, outputs, run, select
 from pipeline.cli.printing import safe_streams
 from pipeline.output.local_disk import full_disk_as_storage_error
 from sgi2v.errors import ClusterError, SGI2VError, StorageError
@@ -35,6 +35,8 @@ app = typer.Typer(
 app.add_typer(run.app)
 app.add_typer(outputs.app)
 app.add_typer(bench.app)
+app.add_typer(select.app)
+app.add_typer(export.app)
 app.add_typer(manifest.app, name="manifest")
 
 
