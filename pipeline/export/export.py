@@ -176,6 +176,7 @@ class _Export:
             note_appended(destination)
         known = len(destination.shards)
         result.before = sum(len(shard.samples) for shard in destination.shards)
+        self._note_source()
         planned = self._plan()
         self._note_columns()
         with tempfile.TemporaryDirectory(prefix="sgi2v-shards-") as folder:
@@ -188,6 +189,14 @@ class _Export:
         self._finish()
         result.new_shards = len(destination.shards) - known
         return result
+
+    def _note_source(self) -> None:
+        """Say what is special about the output."""
+        url = self.source.storage.url
+        if self.source.is_running:
+            self.result.notes.append(f"a run is writing to {url}: export again to add what it makes from now on")
+        if self.source.labels is None:
+            self.result.notes.append(f"{url} has no labels of boxes per frame (an earlier version made it)")
 
     def _plan(self) -> dict[str, Planned]:
         """The samples to add, by id. Notes those that cannot be."""

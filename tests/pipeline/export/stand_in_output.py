@@ -71,7 +71,8 @@ def make_output(
     schema = pa.schema([RECORD_SCHEMA.field(name) for name in METADATA_COLUMNS])
     table = pa.Table.from_pylist(rows, schema)
     for name, value in (columns or {}).items():
-        table = table.append_column(name, pa.array(value if isinstance(value, list) else [value] * len(rows)))
+        values = value if isinstance(value, list | pa.Array) else [value] * len(rows)
+        table = table.append_column(name, pa.array(values))
     pq.write_table(table.sort_by("sample_id"), folder / METADATA)
     if labels:
         rows = [label for row in rows for label in _labels(row)]

@@ -171,7 +171,7 @@ def test_every_time_and_number_becomes_json(tmp_path: Path) -> None:
         "exact": Decimal("1.50"),
         "nan": float("nan"),
         "raw": b"\x00\xff",
-        "nanoseconds": pa.array([1], pa.timestamp("ns")).to_pylist(),
+        "nanoseconds": pa.array([1], pa.timestamp("ns")),
     }
     output = make_output(tmp_path / "out", "a", columns=own)
     target = exported(output, "webdataset", tmp_path / "x")
