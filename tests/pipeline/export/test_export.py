@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.export.destination import Destination, Shard
-from pipeline.export.splits import parse_splits, split_of
+from pipeline.export.export import ExportOptions, describe, shown_problems
+from pipeline.export.export import export as export_samples
+from pipeline.export.splits import DEFAULT_SPLITS, parse_splits, split_of
+from pipeline.export.verify import lines, repair_export, verify_export
 from pipeline.output.lease import acquire
 from pipeline.output.storage import Storage
 from sgi2v.errors import ConfigError
 from tests.pipeline.export.stand_in_output import ids, make_output
-from tests.pipeline.in_process import here
 
 FORMATS = ("videofolder", "webdataset", "npz", "coco-video", "lance")
 SAMPLES = 10
@@ -34,8 +37,35 @@ def output(made: Path, tmp_path: Path) -> Path:
     return shutil.copytree(made, tmp_path / "out")
 
 
-def export(source: Path | str, target: Path | str, *words: str, format_name: str = "webdataset") -> Any:
-    return here("export", source, "--format", format_name, "-o", target, "--shard-samples", "2", *words)
+class Killed(Exception):
+    """In place of a SIGKILL."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What the command line would print, and its exit code."""
+
+    returncode: int
+    stdout: str
+
+
+def export(
+    source: Path | str, target: Path | str, format_name: str = "webdataset", splits: str = DEFAULT_SPLITS, **changes: Any
+) -> Done:
+    """Export with two samples a shard, without the command line."""
+    options = ExportOptions(format_name, parse_splits(splits), **{"shard_samples": 2, **changes})
+    try:
+        result = export_samples(str(source), str(target), options)
+    except ConfigError as error:
+        return Done(2, str(error))
+    except Killed:
+        return Done(3, "")
+    return Done(int(bool(result.problems)), "\n".join([*shown_problems(result), *describe(result, str(target))]))
+
+
+def verify(target: Path | str) -> Done:
+    verdict = verify_export(str(target))
+    return Done(int(bool(verdict.flaws)), "\n".join(lines(verdict)))
 
 
 def files(target: Path) -> dict[str, bytes]:
@@ -51,10 +81,6 @@ def content(target: Path, format_name: str) -> Any:
     import lance
 
     return {split.name: lance.dataset(str(split)).to_table().to_pylist() for split in target.glob("*.lance")}
-
-
-class Killed(Exception):
-    """In place of a SIGKILL."""
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
@@ -76,11 +102,11 @@ def test_after_two_kills_it_equals_the_undisturbed_one(
         monkeypatch.setattr(Destination, "add", add_or_die)
         assert export(output, tmp_path / "two", format_name=format_name).returncode == 3
         assert not (tmp_path / "two" / "shards.json").exists()
-        assert "interrupted" in here("verify", tmp_path / "two").stdout
+        assert "interrupted" in verify(tmp_path / "two").stdout
     monkeypatch.setattr(Destination, "add", add)
     assert export(output, tmp_path / "two", format_name=format_name).returncode == 0
     assert content(tmp_path / "two", format_name) == content(tmp_path / "one", format_name)
-    assert here("verify", tmp_path / "two").returncode == 0
+    assert verify(tmp_path / "two").returncode == 0
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
@@ -101,7 +127,7 @@ def test_a_second_call_adds_what_is_new_and_touches_nothing_else(
     assert {name: after[name] for name in before if name not in rewritten} == {
         name: data for name, data in before.items() if name not in rewritten
     }
-    assert here("verify", target).returncode == 0
+    assert verify(target).returncode == 0
     exported = [sample for name in after if name.startswith("index/") for sample in json.loads(after[name])["samples"]]
     assert sorted(exported) == ids(7)
 
@@ -117,15 +143,15 @@ def test_a_killed_call_leaves_no_files_of_samples_that_are_gone_since(
     pq.write_table(table.filter(pc.greater(table["sample_id"], "s00003")), output / "metadata.parquet")
     assert export(output, target, format_name="videofolder").returncode == 0
     assert len(list(target.rglob("*.mp4"))) == SAMPLES - 4
-    assert here("verify", target).returncode == 0
+    assert verify(target).returncode == 0
 
 
 def test_all_samples_of_an_image_are_on_one_side_also_later(tmp_path: Path) -> None:
     output = make_output(tmp_path / "out", *ids(30), per_image=5)
-    words = ("--splits", "train=0.5,validation=0.2,test=0.3", "--split-seed", "1")
-    assert export(output, tmp_path / "x", *words).returncode == 0
+    words = {"splits": "train=0.5,validation=0.2,test=0.3", "split_seed": 1}
+    assert export(output, tmp_path / "x", **words).returncode == 0
     make_output(output, *ids(60), per_image=5)
-    assert export(output, tmp_path / "x", *words).returncode == 0
+    assert export(output, tmp_path / "x", **words).returncode == 0
     images = dict(pq.read_table(output / "metadata.parquet").select(["sample_id", "image_sha256"]).to_pandas().values)
     sides: dict[str, set[str]] = {}
     for file in (tmp_path / "x" / "index").iterdir():
@@ -151,7 +177,7 @@ def test_splits_that_cannot_be_used_are_refused(text: str) -> None:
 
 
 def test_shards_are_bounded_by_size(output: Path, tmp_path: Path) -> None:
-    done = here("export", output, "--format", "webdataset", "-o", tmp_path / "x", "--shard-mb", "0.06", "--splits", "a=1")
+    done = export(output, tmp_path / "x", splits="a=1", shard_bytes=60_000, shard_samples=1000)
     assert done.returncode == 0
     sizes = [file.stat().st_size for file in (tmp_path / "x").rglob("*.tar")]
     assert len(sizes) > 2
@@ -168,7 +194,7 @@ def test_a_missing_and_a_damaged_video_are_listed_and_the_others_exported(output
     assert "s00001: its video" in done.stdout
     assert "2 samples could not be exported" in done.stdout
     assert f"{SAMPLES - 2} samples exported" in done.stdout
-    assert here("verify", tmp_path / "x").returncode == 0
+    assert verify(tmp_path / "x").returncode == 0
 
 
 def test_a_video_that_the_table_names_outside_of_the_output_is_not_read(output: Path, tmp_path: Path) -> None:
@@ -209,7 +235,7 @@ def test_without_labels_only_some_formats_are_made(tmp_path: Path) -> None:
     for format_name in ("npz", "coco-video"):
         done = export(output, tmp_path / format_name, format_name=format_name)
         assert done.returncode == 2
-        assert "is made of labels" in done.stderr
+        assert "is made of labels" in done.stdout
         assert not (tmp_path / format_name).exists()
     for format_name in ("videofolder", "webdataset", "lance"):
         done = export(output, tmp_path / format_name, format_name=format_name)
@@ -218,10 +244,10 @@ def test_without_labels_only_some_formats_are_made(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_exported_is_refused_before_anything_is_written(output: Path, tmp_path: Path) -> None:
-    def refusal(source: Path | str, target: Path | str, *words: str, format_name: str = "webdataset") -> str:
-        done = export(source, target, *words, format_name=format_name)
-        assert done.returncode == 2, done.stdout + done.stderr
-        return str(done.stderr)
+    def refusal(source: Path | str, target: Path | str, **changes: Any) -> str:
+        done = export(source, target, **changes)
+        assert done.returncode == 2, done.stdout
+        return done.stdout
 
     assert "neither may lie in the other" in refusal(output, output / "videos" / "x")
     assert "neither may lie in the other" in refusal(output, tmp_path)
@@ -230,14 +256,14 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(output: P
     (tmp_path / "full" / "mine.txt").write_text("mine")
     assert "such as mine.txt" in refusal(output, tmp_path / "full")
     assert "there is no run at" in refusal(tmp_path / "nothing", tmp_path / "x")
-    assert "--link" in refusal(output, tmp_path / "x", "--link")
+    assert "--link" in refusal(output, tmp_path / "x", link=True)
     assert not (tmp_path / "x").exists()
     empty = make_output(tmp_path / "empty")
     assert "has no committed sample" in refusal(empty, tmp_path / "x")
     (empty / "metadata.parquet").unlink()
     assert "no committed sample yet" in refusal(empty, tmp_path / "x")
     assert export(output, tmp_path / "x").returncode == 0
-    assert "shard_samples is 2 there and 3 here" in refusal(output, tmp_path / "x", "--shard-samples", "3")
+    assert "shard_samples is 2 there and 3 here" in refusal(output, tmp_path / "x", shard_samples=3)
     assert "format is webdataset there and npz here" in refusal(output, tmp_path / "x", format_name="npz")
     other = make_output(tmp_path / "other", "u1", "u2")
     assert "is an export of another output" in refusal(other, tmp_path / "x")
@@ -262,12 +288,13 @@ def test_verify_finds_damaged_shards_and_repair_lets_them_be_made_again(
     damaged = sorted(target.rglob("*.tar" if format_name == "webdataset" else "*.mp4"))
     damaged[0].write_bytes(b"other")
     damaged[-1].unlink()
-    done = here("verify", target, "--repair")
+    done = verify(target)
     assert done.returncode == 1
+    assert repair_export(str(target), verify_export(str(target))) == 4
     assert "has 5 bytes" in done.stdout
     assert "is not there" in done.stdout
     assert export(output, target, format_name=format_name).returncode == 0
-    assert here("verify", target).returncode == 0
+    assert verify(target).returncode == 0
     assert files(target) == before
 
 
@@ -277,7 +304,7 @@ def test_from_and_to_any_store(output: Path, tmp_path: Path) -> None:
     memory = fsspec.filesystem("memory")
     memory.put(str(output), "/export-source", recursive=True)
     assert export("memory://export-source", "memory://export-target").returncode == 0
-    assert here("verify", "memory://export-target").returncode == 0
+    assert verify("memory://export-target").returncode == 0
     assert export(output, tmp_path / "x").returncode == 0
     tars = {file.name: file.read_bytes() for file in (tmp_path / "x").rglob("*.tar")}
     assert {key.rpartition("/")[2]: memory.cat(key) for key in memory.find("/export-target") if ".tar" in key} == tars
