@@ -14,7 +14,8 @@ app = typer.Typer()
 @app.command(epilog="Example: sgi2v-batch export runs/moves --format webdataset -o s3://bucket/moves-shards")
 def export(
     source: Annotated[
-        str, typer.Argument(metavar="OUT_OR_SELECTION", help="Folder or URL of a run's results, or what `select` wrote.")
+        str,
+        typer.Argument(metavar="OUT_OR_SELECTION", help="Folder or URL of a run's results, or what `select` wrote."),
     ],
     format_name: Annotated[
         str, typer.Option("--format", help="videofolder, webdataset, lance, npz (point tracks), coco-video (boxes).")

@@ -9,14 +9,18 @@ import typer
 app = typer.Typer()
 
 
-@app.command(epilog='Example: sgi2v-batch select runs/moves --where "control_gain > 0.6 and flicker < 10" -o kept.parquet')
+@app.command(
+    epilog='Example: sgi2v-batch select runs/moves --where "control_gain > 0.6 and flicker < 10" -o kept.parquet'
+)
 def select(
     output: Annotated[str, typer.Argument(help="Folder or URL of a run's results, or a selection of them.")],
     target: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Selection to write: a Parquet file.")],
     where: Annotated[
         list[str], typer.Option(metavar="CONDITION", help="Condition on columns of metadata.parquet; repeatable.")
     ] = [],  # noqa: B006 - Typer takes it for a default only
-    preset: Annotated[str | None, typer.Option(metavar="NAME", help="Conditions by name: `strict`, `balanced`.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Conditions by name: `strict`, `balanced`.")
+    ] = None,
     top: Annotated[int | None, typer.Option(min=1, help="At most N samples of each group.")] = None,
     per: Annotated[
         list[str], typer.Option(metavar="COLUMN", help="Groups for --top: samples with the same value; repeatable.")
@@ -42,5 +46,7 @@ def select(
         selected = write_selection(opened, chosen, target)
     typer.echo("\n".join(lines(selected)))
     if opened.is_running:
-        typer.echo(f"a run is writing to {opened.storage.url}: samples that it makes from now on are not in this selection")
+        typer.echo(
+            f"a run is writing to {opened.storage.url}: samples that it makes from now on are not in this selection"
+        )
     typer.echo(f"wrote {target}")

@@ -46,9 +46,7 @@ def _card(destination: Destination, source: Source, layout: Layout, splits: Mapp
     if isinstance(layout, VideoFolder) and splits:
         # named, since `datasets` takes words such as `test` in names of files for splits
         front.append("configs:\n- config_name: default\n  data_files:")
-        front += [
-            f"  - split: {name}\n    path:\n    - {name}/*/{METADATA}\n    - {name}/*/*.mp4" for name in splits
-        ]
+        front += [f"  - split: {name}\n    path:\n    - {name}/*/{METADATA}\n    - {name}/*/*.mp4" for name in splits]
     front.append("---")
     counts = "\n".join(f"| {name} | {number} |" for name, number in splits.items())
     shares = ", ".join(f"{name} {share:g}" for name, share in settings.splits.items())

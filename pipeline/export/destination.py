@@ -193,8 +193,7 @@ def list_of_shards(shards: Iterable[Shard], settings: Settings) -> bytes:
             "samples": sum(len(shard.samples) for shard in shards),
             "bytes": sum(shard.bytes for shard in shards),
             "splits": {
-                split: sum(len(shard.samples) for shard in shards if shard.split == split)
-                for split in settings.splits
+                split: sum(len(shard.samples) for shard in shards if shard.split == split) for split in settings.splits
             },
             "shards": [_listed(shard) for shard in shards],
         },
@@ -236,5 +235,3 @@ def _packed(schema: pa.Schema) -> str:
 
 def _unpacked(text: str) -> pa.Schema:
     return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
-
-

@@ -135,7 +135,9 @@ def _check_usable(source: Source, storage: Storage, options: ExportOptions) -> N
             "it): make the samples again with `run` into another output, or choose videofolder, webdataset or lance"
         )
     if options.link and not (source.storage.is_local and storage.is_local and options.format in _WITH_FILES):
-        raise ConfigError(f"--link needs an output and an export on one local disk, and one of {', '.join(_WITH_FILES)}")
+        raise ConfigError(
+            f"--link needs an output and an export on one local disk, and one of {', '.join(_WITH_FILES)}"
+        )
 
 
 _WITH_FILES = ("videofolder", "npz", "coco-video")
@@ -206,7 +208,9 @@ class _Export:
         planned: dict[str, Planned] = {}
         problems, options = self.result.problems, self.options
         same = 0
-        for row, own in zip(chain.from_iterable(each.to_pylist() for each in small.to_batches(1000)), is_own, strict=True):
+        for row, own in zip(
+            chain.from_iterable(each.to_pylist() for each in small.to_batches(1000)), is_own, strict=True
+        ):
             sample_id = row["sample_id"]
             if sample_id in self.source.changed:
                 problems[sample_id] = self.source.changed[sample_id]

@@ -101,7 +101,9 @@ def select(source: Source, chosen: Choice, target: str) -> Selected:
         for name in names:
             if name not in source.schema.names:
                 raise ConfigError(f"{option}: there is no column {name!r}{did_you_mean(name, source.schema.names)}")
-    columns = {"sample_id", *chosen.per, *([chosen.by] if chosen.by else [])}.union(*(each.columns for each in conditions))
+    columns = {"sample_id", *chosen.per, *([chosen.by] if chosen.by else [])}.union(
+        *(each.columns for each in conditions)
+    )
     table = pq.ParquetFile(source.metadata, pre_buffer=False).read(sorted(columns), use_threads=False)
     kept = np.ones(len(table), np.bool_)
     steps = []

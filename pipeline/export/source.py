@@ -123,7 +123,9 @@ def selection_of(file: Path, location: str) -> Row:
             return dict(said)
     except (pa.ArrowException, KeyError, ValueError, TypeError):
         pass
-    raise ConfigError(f"{location} is not a selection: make one with `sgi2v-batch select OUT --where ... -o {location}`")
+    raise ConfigError(
+        f"{location} is not a selection: make one with `sgi2v-batch select OUT --where ... -o {location}`"
+    )
 
 
 def _open_output(location: str, folder: Path, of_selection: str | None = None) -> Source:

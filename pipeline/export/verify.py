@@ -92,7 +92,9 @@ def repair_export(location: str, verdict: ExportVerdict) -> int:
             if shard.name not in verdict.flaws:
                 continue
             if any(".lance/" in key for key in shard.objects):
-                raise ConfigError(f"{location}: shards of a Lance dataset cannot be taken out. Export to another folder")
+                raise ConfigError(
+                    f"{location}: shards of a Lance dataset cannot be taken out. Export to another folder"
+                )
             storage.delete(entry_key(shard.name))  # first: a shard without an entry does not count
             storage.delete_many(shard.objects)
             lost += len(shard.samples)

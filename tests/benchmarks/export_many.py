@@ -24,7 +24,9 @@ from tests.pipeline.runs import command, until
 BUCKET = "export-bench"
 
 
-def start(source: str, target: str, options: argparse.Namespace, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+def start(
+    source: str, target: str, options: argparse.Namespace, environment: dict[str, str]
+) -> subprocess.Popen[bytes]:
     words = ["--format", options.format, "--shard-samples", str(options.shard_samples), *options.words]
     return subprocess.Popen(command("export", source, "-o", target, *words), env={**os.environ, **environment})
 

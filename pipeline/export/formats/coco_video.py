@@ -136,5 +136,7 @@ def _put_whole(storage: Storage, key: str, shards: Sequence[Shard]) -> None:
 def _required(storage: Storage, key: str) -> bytes:
     data = storage.get(key)
     if data is None:
-        raise StorageError(f"{storage.url}/{key} is gone: `sgi2v-batch verify {storage.url} --repair`, then export again")
+        raise StorageError(
+            f"{storage.url}/{key} is gone: `sgi2v-batch verify {storage.url} --repair`, then export again"
+        )
     return data

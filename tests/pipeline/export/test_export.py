@@ -50,7 +50,11 @@ class Done:
 
 
 def export(
-    source: Path | str, target: Path | str, format_name: str = "webdataset", splits: str = DEFAULT_SPLITS, **changes: Any
+    source: Path | str,
+    target: Path | str,
+    format_name: str = "webdataset",
+    splits: str = DEFAULT_SPLITS,
+    **changes: Any,
 ) -> Done:
     """Export with two samples a shard, without the command line."""
     options = ExportOptions(format_name, parse_splits(splits), **{"shard_samples": 2, **changes})
@@ -110,9 +114,7 @@ def test_after_two_kills_it_equals_the_undisturbed_one(
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_a_second_call_adds_what_is_new_and_touches_nothing_else(
-    tmp_path: Path, format_name: str
-) -> None:
+def test_a_second_call_adds_what_is_new_and_touches_nothing_else(tmp_path: Path, format_name: str) -> None:
     output, target = tmp_path / "out", tmp_path / "x"
     make_output(output, *ids(4))
     assert export(output, target, format_name=format_name).returncode == 0
@@ -170,7 +172,9 @@ def test_the_shares_of_splits_are_those_that_are_asked_for() -> None:
     assert found != [split_of(f"image-{number}", shares, seed=1) for number in range(5000)]
 
 
-@pytest.mark.parametrize("text", ["train", "train=0", "train=1,train=2", "Train=1", "index=1", "a/b=1", "train=nan", ""])
+@pytest.mark.parametrize(
+    "text", ["train", "train=0", "train=1,train=2", "Train=1", "index=1", "a/b=1", "train=nan", ""]
+)
 def test_splits_that_cannot_be_used_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--splits"):
         parse_splits(text)

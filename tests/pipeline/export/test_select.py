@@ -102,7 +102,9 @@ def test_a_selection_is_exported_from_its_output_wherever_that_is(output: Path, 
     assert done.returncode == 0, done.stderr
     assert f"{len(kept(target))} samples exported" in done.stdout
     # a selection of a selection
-    assert here("select", target, "--source", tmp_path / "second", "--where", "flicker < 9", "-o", target).returncode == 0
+    assert (
+        here("select", target, "--source", tmp_path / "second", "--where", "flicker < 9", "-o", target).returncode == 0
+    )
     assert here("export", output, "--source", output, *export).returncode == 2
 
 
