@@ -67,8 +67,8 @@ Videos that SG-I2V made from images, each with its metrics, in the format `{sett
 | --- | --- |
 {counts}
 
-All samples of an image are in one split: the digest of the image and the seed {settings.split_seed} decide which one. The
-shares asked for are {shares}.
+All samples of an image are in one split: the digest of the image and the seed {settings.split_seed} decide which one.
+The shares asked for are {shares}.
 
 ## How to load it
 
@@ -76,8 +76,8 @@ shares asked for are {shares}.
 
 ## What is where
 
-`{SHARDS_FILE}` lists {counted(len(destination.shards), "shard")} with their checksums, and `index/` the samples and files of
-each. `{EXPORT_FILE}` has the settings. `sgi2v-batch verify FOLDER` compares all of it.
+`{SHARDS_FILE}` lists {counted(len(destination.shards), "shard")} with their checksums, and `index/` the samples and
+files of each. `{EXPORT_FILE}` has the settings. `sgi2v-batch verify FOLDER` compares all of it.
 
 License: `other`, because this program does not know which licences apply: those of the images, of the model and of the
 texts in the manifest. State them here before you publish this. The columns `image_uri` and `host` name folders and

@@ -1,4 +1,4 @@
-"""The files of an export beside its samples: its settings, which come first, and its lists of shards. See docs/exporting.md.
+"""The files of an export beside its samples: its settings, and the lists of its shards. See docs/exporting.md, Files.
 
 A shard is whole if and only if its entry is in `index/`, which is put after everything that it names.
 """
@@ -62,7 +62,8 @@ class Shard:
         return shard_name(self.split, self.number)
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
+        """Bytes of all its objects."""
         return sum(each["bytes"] for each in self.objects.values())
 
     def to_json(self) -> bytes:
@@ -119,7 +120,8 @@ def check_free_or_export(storage: Storage) -> None:
     others = [key for key in storage.keys("") if not key.startswith("lease/")]
     if others:
         raise ConfigError(
-            f"{storage.url} holds something else than an export, such as {others[0].lstrip('/')}: give an empty or a new folder"
+            f"{storage.url} holds something else than an export, such as {others[0].lstrip('/')}: "
+            "give an empty or a new folder"
         )
 
 
@@ -191,7 +193,7 @@ def list_of_shards(shards: Iterable[Shard], settings: Settings) -> bytes:
             "version": EXPORT_VERSION,
             "format": settings.format,
             "samples": sum(len(shard.samples) for shard in shards),
-            "bytes": sum(shard.bytes for shard in shards),
+            "bytes": sum(shard.size for shard in shards),
             "splits": {
                 split: sum(len(shard.samples) for shard in shards if shard.split == split) for split in settings.splits
             },
@@ -203,7 +205,7 @@ def list_of_shards(shards: Iterable[Shard], settings: Settings) -> bytes:
 
 def _listed(shard: Shard) -> dict[str, Any]:
     entry = shard.to_json()
-    listed = {"name": shard.name, "split": shard.split, "samples": len(shard.samples), "bytes": shard.bytes}
+    listed = {"name": shard.name, "split": shard.split, "samples": len(shard.samples), "bytes": shard.size}
     if len(shard.objects) == 1:
         ((key, about),) = shard.objects.items()
         listed |= {"key": key, "sha256": about["sha256"]}

@@ -131,8 +131,8 @@ def _check_usable(source: Source, storage: Storage, options: ExportOptions) -> N
     check_free_or_export(storage)
     if FORMATS[options.format].needs_labels and source.labels is None:
         raise ConfigError(
-            f"the format {options.format} is made of labels, and {source.storage.url} has none (an earlier version made "
-            "it): make the samples again with `run` into another output, or choose videofolder, webdataset or lance"
+            f"the format {options.format} is made of labels, and {source.storage.url} has none (an earlier version "
+            "made it): make the samples again with `run` into another output, or choose another format"
         )
     if options.link and not (source.storage.is_local and storage.is_local and options.format in _WITH_FILES):
         raise ConfigError(
@@ -327,7 +327,7 @@ class _Export:
         for _ in self.layout.finish(destination):
             pass
         result.shards = len(destination.shards)
-        result.bytes = sum(shard.bytes for shard in destination.shards)
+        result.bytes = sum(shard.size for shard in destination.shards)
         for shard in destination.shards:
             result.splits[shard.split] = result.splits.get(shard.split, 0) + len(shard.samples)
         if not write_export_card(destination, self.source, self.layout, result.splits):

@@ -44,4 +44,4 @@ def split_of(image: str, shares: Mapping[str, float], seed: int) -> str:
         end += share
         if place < end:
             return name
-    return next(reversed(shares))
+    return list(shares)[-1]

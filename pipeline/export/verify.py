@@ -66,7 +66,7 @@ def verify_export(location: str) -> ExportVerdict:
     for shard in shards:
         verdict.samples += len(shard.samples)
         verdict.objects += len(shard.objects)
-        verdict.bytes += shard.bytes
+        verdict.bytes += shard.size
         for sample_id in shard.samples:
             if (other := owner.setdefault(sample_id, shard.name)) != shard.name:
                 verdict.note(shard.name, f"{sample_id} is in {other} too")

@@ -95,7 +95,7 @@ def open_dataset(storage: Storage, split: str) -> Any:
 
 
 def unlisted_shards(destination: Destination) -> Iterator[Shard]:
-    """Shards that are in the datasets and have no entry yet: of this append, or of one after which a call was killed."""
+    """Shards in the datasets without an entry: of this append, or of one after which a call was killed."""
     for split in destination.settings.splits:
         listed = {key for shard in destination.shards for key in shard.objects}
         numbers = destination.free_numbers(split)

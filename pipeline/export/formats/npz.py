@@ -54,9 +54,9 @@ for file in sorted(Path("FOLDER/train").rglob("*.npz")):
 ```
 
 N points, T frames, B boxes. `points` [N, T, 2] is x, y in pixels of the video, where the centre of the first pixel is
-(0.5, 0.5), as in TAP-Vid. `occluded` [N, T]: the tracker did not find the point in that frame, and `points` is where it
-was in frame 0 or what the tracker guessed. `queries` [N, 3] is t, y, x, as in TAP-Vid; t is 0. `box` [N] is the box that
-a point belongs to. `asked_boxes` and `measured_boxes` [B, T, 4] are x0, y0, x1, y1, half-open; NaN where a box was not
+(0.5, 0.5), as in TAP-Vid. `occluded` [N, T]: the tracker did not find the point in that frame, and `points` is no
+measurement there. `queries` [N, 3] is t, y, x, as in TAP-Vid; t is 0. `box` [N] is the box that a point belongs to.
+`asked_boxes` and `measured_boxes` [B, T, 4] are x0, y0, x1, y1, half-open; NaN where a box was not
 measured. The tracks are those of `tracker`, and no ground truth: `tracker_error_px` is its stated error."""
 
 

@@ -37,7 +37,7 @@ def output(made: Path, tmp_path: Path) -> Path:
     return shutil.copytree(made, tmp_path / "out")
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """In place of a SIGKILL."""
 
 
@@ -62,7 +62,7 @@ def export(
         result = export_samples(str(source), str(target), options)
     except ConfigError as error:
         return Done(2, str(error))
-    except Killed:
+    except KilledError:
         return Done(3, "")
     return Done(int(bool(result.problems)), "\n".join([*shown_problems(result), *describe(result, str(target))]))
 
@@ -100,7 +100,7 @@ def test_after_two_kills_it_equals_the_undisturbed_one(
             nonlocal calls
             calls += 1
             if calls == kill_at:  # everything of the shard is there but its entry
-                raise Killed
+                raise KilledError
             add(self, shard)
 
         monkeypatch.setattr(Destination, "add", add_or_die)
@@ -138,7 +138,7 @@ def test_a_killed_call_leaves_no_files_of_samples_that_are_gone_since(
     output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "x"
-    monkeypatch.setattr(Destination, "add", lambda self, shard: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr(Destination, "add", lambda self, shard: (_ for _ in ()).throw(KilledError))
     assert export(output, target, format_name="videofolder").returncode == 3
     monkeypatch.undo()
     table = pq.read_table(output / "metadata.parquet")
