@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -323,3 +324,13 @@ def test_rows_in_any_order_give_the_same_shards(output: Path, tmp_path: Path) ->
         pq.write_table(rows, output / name, row_group_size=len(rows) // 2 if name == "metadata.parquet" else len(rows))
     assert export(output, tmp_path / "two").returncode == 0
     assert files(tmp_path / "one") == files(tmp_path / "two")
+
+
+def test_a_missing_library_is_named_with_its_extra(
+    output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lance", None)
+    done = export(output, tmp_path / "x", format_name="lance")
+    assert done.returncode == 2
+    assert "sgi2v-batch[export]" in done.stdout
+    assert not (tmp_path / "x").exists()
