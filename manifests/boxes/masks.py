@@ -206,8 +206,12 @@ def decode_mask(mask: Any, size: tuple[int, int], where: str) -> Mask:
         except ValueError as error:
             raise _invalid(where, f"it {error}") from error
     if isinstance(mask, list) and mask and all(_is_polygon(each, size) for each in mask):
-        from pycocotools import mask as coco
-
+        try:
+            from pycocotools import mask as coco
+        except ImportError as error:
+            raise ConfigError(
+                f"{where} is a polygon, which needs the package pycocotools: install `sgi2v-batch[masks]`"
+            ) from error
         polygons = [[float(value) for value in each] for each in mask]
         return np.asarray(coco.decode(coco.merge(coco.frPyObjects(polygons, *size))), np.bool_)
     expected = "RLE (`size` and `counts`) nor polygons of three or more points near the picture"

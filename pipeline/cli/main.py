@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli import bench, evaluate, exit_codes, manifest, merge, outputs, report, run, submit
+from pipeline.cli import bench, evaluate, exit_codes, export, manifest, merge, outputs, report, run, select, submit
 from pipeline.cli.printing import safe_streams
 from pipeline.output.local_disk import full_disk_as_storage_error
 from sgi2v.errors import SGI2VError
@@ -39,6 +39,8 @@ app.add_typer(evaluate.app)
 app.add_typer(merge.app)
 app.add_typer(report.app)
 app.add_typer(bench.app)
+app.add_typer(select.app)
+app.add_typer(export.app)
 app.add_typer(manifest.app, name="manifest")
 
 

@@ -49,14 +49,17 @@ def verify(
         bool, typer.Option(help="Read every image again, and compare it with the one that the sample was made from.")
     ] = False,
 ) -> None:
-    """Check every record, video, table and manifest row of a run against each other.
+    """Check every record, video, table and manifest row of a run against each other; or every shard of an export.
 
     Exit 1 where something is wrong or left; a repair that leaves nothing wrong exits with 0.
     """
+    from pipeline.cli.export import verify_if_export
     from pipeline.inspect.verify import NOT_REPAIRED
     from pipeline.inspect.verify import repair as remove_flawed
     from pipeline.inspect.verify import verify as check
 
+    if verify_if_export(output, repair):
+        return
     verdict = check(output, images)
     for flaw in verdict.flaws:
         typer.echo(str(flaw))

@@ -16,7 +16,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sgi2v.errors import ConfigError
+from sgi2v.errors import ConfigError, ErrorCode
+from sgi2v.metrics.following import NullReason
 from sgi2v.wording import did_you_mean
 
 HELP = (
@@ -41,6 +42,11 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 """Of float64: integers would overflow without a word."""
 _JOINS: dict[type[ast.boolop], Callable[[Any, Any], Any]] = {ast.And: pc.and_kleene, ast.Or: pc.or_kleene}
 _MAX_CHARACTERS = 4096
+_CODES: dict[str, tuple[str, ...]] = {
+    "error_code": tuple(map(str, ErrorCode)),
+    **dict.fromkeys(("null_reason", "background_null_reason"), tuple(map(str, NullReason))),
+}
+"""Columns whose texts are codes, and the codes. A null reason may be several, joined by `, `."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,7 @@ def parse_condition(text: str, schema: pa.Schema, option: str = "--where") -> Co
         for name in sorted(condition.columns):
             if name not in schema.names:
                 raise ValueError(f"there is no column {name!r}{did_you_mean(name, schema.names)}")
+        _check_codes(ast.parse(text.strip(), mode="eval"))
         condition.mask(schema.empty_table())
     except SyntaxError as error:
         raise ConfigError(f"{option} {text!r} cannot be read{_hint(text)}: {HELP}") from error
@@ -106,6 +113,18 @@ def parse_condition(text: str, schema: pa.Schema, option: str = "--where") -> Co
     except (ValueError, TypeError, RecursionError, MemoryError, OverflowError) as error:
         raise ConfigError(f"{option} {text!r} cannot be used: {error or HELP}") from error
     return condition
+
+
+def _check_codes(tree: ast.AST) -> None:
+    """Raise ValueError for a comparison with a code that does not exist, which would never be true."""
+    for node in ast.walk(tree):
+        sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+        codes = next((_CODES[name] for side in sides if (name := _column_of(side)) in _CODES), None)
+        constants = (each for side in sides if _column_of(side) is None for each in ast.walk(side))
+        texts = [each.value for each in constants if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+        for code in (code for text in texts for code in text.split(", ")):
+            if codes is not None and code not in codes:
+                raise ValueError(f"there is no code {code!r}{did_you_mean(code, codes)}")
 
 
 def _hint(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from manifests.boxes.masks import Masks
+from manifests.boxes.masks import Masks, decode_mask
 from manifests.boxes.proposer import PictureError, Proposed
 from sgi2v.errors import ConfigError, ManifestError
 from tests.manifests.pictures import png
@@ -342,3 +343,9 @@ def test_two_pictures_do_not_share_an_annotation(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"x/a\.jpg and y/a\.jpg could both be its a\.jpg: give its pictures names"):
         masks.check(["x/a.jpg", "y/a.jpg"])
     assert masks.check(["x/a.jpg", "y/b.jpg"]) == []
+
+
+def test_a_polygon_without_pycocotools_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    with pytest.raises(ConfigError, match=r"sgi2v-batch\[masks\]"):
+        decode_mask([[1.0, 1.0, 5.0, 1.0, 5.0, 5.0]], (8, 8), "a.png")
