@@ -23,7 +23,8 @@ This page is generated from the program (`python -m tools.reference`). `sgi2v-ba
 
 def commands(group: Any = None, path: tuple[str, ...] = ("sgi2v-batch",)) -> Iterator[tuple[str, Any]]:
     """Every command with its words: `sgi2v-batch manifest make`."""
-    for name, command in (group or typer.main.get_command(app)).commands.items():
+    group = group or typer.main.get_command(app)
+    for name, command in group.commands.items():
         if hasattr(command, "commands"):
             yield from commands(command, (*path, name))
         else:
