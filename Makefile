@@ -10,7 +10,7 @@ ENGINE ?= $(firstword $(foreach engine,docker podman nerdctl,$(if $(shell comman
 EXTRAS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test whole chaos image lint clean
+.PHONY: help demo check test whole docs chaos image lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -18,7 +18,8 @@ help:  ## list the targets
 demo: $(VENV)/installed  ## install, run the bundled manifest with and without guidance, draw the contact sheet, write the report
 	$(BIN)/sgi2v-batch run $(MANIFEST) --model embedded --preset scene --output $(DEMO)
 	$(BIN)/sgi2v-batch run $(MANIFEST) --model embedded --output $(DEMO)-unguided --unguided
-	$(BIN)/sgi2v-batch sheet $(MANIFEST) $(DEMO) $(DEMO)-unguided --output $(DEMO)/sheet.png
+	$(BIN)/sgi2v-batch sheet $(MANIFEST) $(DEMO)-unguided $(DEMO) --output $(DEMO)/sheet.png
+	$(BIN)/sgi2v-batch sheet $(MANIFEST) $(DEMO)-unguided $(DEMO) --output $(DEMO)/sheet.webp
 	$(BIN)/sgi2v-batch report $(DEMO) $(DEMO)-unguided
 
 check: lint  ## lint, types, and the tests that need less than a minute
@@ -34,6 +35,9 @@ lint: $(VENV)/installed-dev  ## lint, format and types
 
 whole: lint  ## make test and the tests of what rarely changes: full size, compilers, trainings
 	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile --no-loadscope-reorder
+
+docs: $(VENV)/installed-dev  ## build the pages into site/
+	$(BIN)/mkdocs build --strict
 
 chaos: $(VENV)/installed-dev  ## the whole chaos suite: more than 200 faults, forty minutes on two cores
 	SGI2V_CHAOS=whole $(BIN)/python -m pytest tests/chaos

@@ -9,6 +9,8 @@ Axes: N boxes, T frames, P points of a curve, H W pixels, C colours; 2 is xy, 4 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -45,6 +47,9 @@ MAX_MARGIN = 0.25
 """Widest margin for what leaves the frame, as a share of the image's longer side."""
 
 SUPERSAMPLING = 3
+
+FRAME_MS, REST_MS = 140, 1200
+"""How long a moving picture shows a frame, and its last one, milliseconds."""
 
 _FARTHEST = 1e12
 """Overlay pixels. A point beyond is drawn as if it were here; so a difference of two points is a finite number."""
@@ -145,9 +150,25 @@ def draw_conditions(image_HWC: NDArray[np.uint8], tracks: BoxTracks, zoom: float
 
 def save_picture(picture: Image.Image, target: Path) -> None:
     """Write a picture and the folders above it. Raises ConfigError if that fails."""
+    with _saving(target):
+        picture.save(target)
+
+
+def save_moving_picture(frames: Sequence[Image.Image], target: Path) -> None:
+    """Write frames as a WebP or GIF that plays for ever, and rests on the last frame. Raises as `save_picture`."""
+    durations_ms = [*[FRAME_MS] * (len(frames) - 1), REST_MS]
+    with _saving(target):
+        frames[0].save(
+            target, save_all=True, append_images=frames[1:], duration=durations_ms, loop=0, quality=80, method=6
+        )
+
+
+@contextmanager
+def _saving(target: Path) -> Iterator[None]:
+    """Make the folders above a picture that is written in the block. Raises ConfigError if that fails."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(target)
+        yield
     except (OSError, ValueError) as error:
         raise ConfigError(f"{target} cannot be written ({error}): give another path") from error
 

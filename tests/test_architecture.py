@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "pipeline.run": RUN,
     "pipeline.cli": ("sgi2v", "manifests", "pipeline", "jobs"),
     "jobs": ("jobs",),
-    "tools": ("tools", "sgi2v", "manifests", "pipeline.cli.options"),
+    "tools": ("tools", "sgi2v", "manifests", "pipeline.cli"),
 }
 """Room -> what of the project it may import. A file belongs to the longest room that its module name starts with."""
 

@@ -1,48 +1,78 @@
-"""Writes the table of `run`'s options in README.md: python -m tools.reference.
+"""Writes docs/commands.md, the reference of every command: python -m tools.reference.
 
-The options are declared in pipeline/cli/options.py. A test holds that the README has the table as it is written here.
+The commands are declared in pipeline/cli/. A test holds that the page is as it is written here.
 """
 
 from __future__ import annotations
 
-from dataclasses import fields
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from typer.models import OptionInfo
+import typer.main
 
-from pipeline.cli.options import LocalRunOptions, flag_of
+from pipeline.cli.main import app
 
-README = Path(__file__).parents[1] / "README.md"
-BEGIN, END = "<!-- options of run: python -m tools.reference -->\n", "<!-- end of options -->"
+PAGE = Path(__file__).parents[1] / "docs" / "commands.md"
+HEAD = """# Commands
 
-
-def options_table() -> str:
-    """Markdown: a row per option with its flags, its meaning and its default."""
-    hints = get_type_hints(LocalRunOptions, include_extras=True)
-    rows = ["| option | meaning | default |", "| --- | --- | --- |"]
-    for field in fields(LocalRunOptions):
-        (option,) = (each for each in hints[field.name].__metadata__ if isinstance(each, OptionInfo))
-        meaning, _, default = (option.help or "").partition("  [default: ")
-        if not default and isinstance(field.default, bool):
-            default = "off"
-        rows.append(f"| {_flags(field.name, hints[field.name])} | {meaning} | {default.removesuffix(']')} |")
-    return "\n".join(rows) + "\n"
+This page is generated from the program (`python -m tools.reference`). `sgi2v-batch COMMAND --help` prints the same.
+"""
 
 
-def _flags(name: str, annotation: Any) -> str:
-    """The flags of an option; `--no-...` for one that can be switched off."""
-    flag = flag_of(name)
-    can_be_switched = bool in {annotation.__origin__, *getattr(annotation.__origin__, "__args__", ())}
-    return f"`{flag}`, `{flag.replace('--', '--no-', 1)}`" if can_be_switched else f"`{flag}`"
+def commands(group: Any = None, path: tuple[str, ...] = ("sgi2v-batch",)) -> Iterator[tuple[str, Any]]:
+    """Every command with its words: `sgi2v-batch manifest make`."""
+    group = group or typer.main.get_command(app)
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield " ".join((*path, name)), command
 
 
-def with_table(readme: str) -> str:
-    """The README with the table in its place."""
-    before, _, rest = readme.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}{options_table()}{END}{after}"
+def reference() -> str:
+    """The page, in Markdown."""
+    return HEAD + "".join(_section(words, command) for words, command in commands() if not command.hidden)
+
+
+def _section(words: str, command: Any) -> str:
+    arguments = [each for each in command.params if each.param_type_name == "argument"]
+    options = [each for each in command.params if each.param_type_name == "option" and not each.hidden]
+    names = [_argument(each) for each in arguments]
+    parts = [f"\n## {words.removeprefix('sgi2v-batch ')}\n", _joined(command.help), ""]
+    parts += ["```text", " ".join([words, *names, "[OPTIONS]"]), "```", ""]
+    parts += [f"- `{name}`: {_joined(each.help)}" for name, each in zip(names, arguments, strict=True)]
+    if options:
+        parts += ["", "| option | meaning | default |", "| --- | --- | --- |", *map(_row, options)]
+    if command.epilog:
+        parts += ["", f"Example: `{_joined(command.epilog).removeprefix('Example: ')}`"]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(parts)) + "\n"
+
+
+def _argument(argument: Any) -> str:
+    name = argument.metavar or argument.name.upper()
+    return name if argument.required else f"[{name}]"
+
+
+def _row(option: Any) -> str:
+    flags = ", ".join(f"`{flag}`" for flag in (*option.opts, *option.secondary_opts))
+    meaning, _, default = _joined(option.help or "").partition("[default: ")
+    default = default.removesuffix("]")
+    if not default and option.is_flag:
+        default = "off" if not option.default else "on"
+    elif not default and option.default not in (None, ()) and not callable(option.default):
+        default = str(getattr(option.default, "value", option.default))
+    if option.required:
+        default = "required"
+    cells = (flags, meaning.strip().replace("<", "&lt;"), default.replace("<", "&lt;"))
+    return f"| {' | '.join(cells)} |".replace("  |", " |")
+
+
+def _joined(text: str) -> str:
+    """Text on one line, paragraphs too. A bar would end a cell of a table."""
+    return " ".join((text or "").split()).replace("|", "\\|")
 
 
 if __name__ == "__main__":
-    README.write_text(with_table(README.read_text()))
+    PAGE.write_text(reference())

@@ -1,4 +1,4 @@
-"""Where a sample's boxes come from: one file per proposer. CONTRIBUTING.md says how to add one."""
+"""Where a sample's boxes come from: one file per proposer. docs/contributing.md says how to add one."""
 
 from __future__ import annotations
 

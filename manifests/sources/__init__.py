@@ -1,1 +1,1 @@
-"""Sources: each module makes a manifest of data in one layout. CONTRIBUTING.md says how to add one."""
+"""Sources: each module makes a manifest of data in one layout. docs/contributing.md says how to add one."""

@@ -143,15 +143,20 @@ def replay(
 def sheet(
     manifest: Manifest,
     outputs: Annotated[list[str], typer.Argument(metavar="OUTPUT...", help="Results of one or more runs of it.")],
-    picture: Annotated[Path, typer.Option("--output", "-o", help="Picture to write.")] = Path("sheet.png"),
-    frames: Annotated[int, typer.Option(min=2, help="Frames shown of each video.")] = 5,
+    picture: Annotated[Path, typer.Option("--output", "-o", help="Picture to write. A .webp or .gif moves.")] = Path(
+        "sheet.png"
+    ),
+    frames: Annotated[int, typer.Option(min=2, help="Frames shown of each video, in a picture that stands.")] = 5,
     limit: Annotated[int, typer.Option(min=1, help="Only the first N rows of the manifest.")] = 12,
 ) -> None:
     """Draw one picture: the boxes and paths of each sample, beside frames of what each run made of it."""
-    from manifests.draw import save_picture
+    from manifests.draw import save_moving_picture, save_picture
     from manifests.io import read_manifest
-    from pipeline.inspect.sheet import contact_sheet
+    from pipeline.inspect.sheet import contact_sheet, moving_sheet
 
-    drawn = contact_sheet(read_manifest(manifest).slice(0, limit), manifest, outputs, frames)
-    save_picture(drawn, picture)
+    rows = read_manifest(manifest).slice(0, limit)
+    if picture.suffix.lower() in {".webp", ".gif"}:
+        save_moving_picture(moving_sheet(rows, manifest, outputs), picture)
+    else:
+        save_picture(contact_sheet(rows, manifest, outputs, frames), picture)
     typer.echo(f"wrote {picture}")

@@ -1,8 +1,8 @@
-"""sheet: a picture with the conditions of each sample beside frames of its videos in one or more runs."""
+"""sheet: the conditions of each sample beside its videos in one or more runs, as a picture or as a moving one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,25 +43,56 @@ class _Strip:
     """None: no video."""
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """A sample of the manifest, with what each run made of it."""
+
+    sample: Sample
+    image_HWC: Frames
+    strips: Sequence[_Strip]
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of its longest video; 1 where it has none."""
+        return max((len(strip.frames) for strip in self.strips if strip.frames is not None), default=1)
+
+
 def contact_sheet(manifest: pa.Table, manifest_uri: str, outputs: Sequence[str], frames: int) -> Image.Image:
     """One row per sample: its conditions, then for each run `frames` frames, evenly spaced over the video.
 
     Thin outlines show the asked boxes. A sample that cannot be drawn has its error instead. Raises ConfigError for an
     output without a run.
     """
+    rows = _shown(manifest, manifest_uri, outputs)
+    return _stack([each if isinstance(each, Image.Image) else _row(each, frames) for each in rows])
+
+
+def moving_sheet(manifest: pa.Table, manifest_uri: str, outputs: Sequence[str], columns: int = 2) -> list[Image.Image]:
+    """The frames of a moving picture: per sample its conditions, and beside them the video of each run, playing.
+
+    columns: samples in a row. A shorter video stays at its last frame. Raises as `contact_sheet`.
+    """
+    samples = list(_shown(manifest, manifest_uri, outputs))
+    num_frames = max((each.num_frames for each in samples if isinstance(each, _Shown)), default=1)
+    moving = [[each] * num_frames if isinstance(each, Image.Image) else _moving(each, num_frames) for each in samples]
+    lines = [moving[first : first + columns] for first in range(0, len(moving), columns)]
+    return [_stack([_beside([tiles[t] for tiles in line], 2 * GAP) for line in lines]) for t in range(num_frames)]
+
+
+def _shown(manifest: pa.Table, manifest_uri: str, outputs: Sequence[str]) -> Iterator[_Shown | Image.Image]:
+    """Each sample with its videos; a picture of the error where it cannot be drawn."""
     storages = [Storage(output) for output in outputs]
     labels = [_label(storage) for storage in storages]
     catalogs = [Catalog(storage) for storage in storages]
-    rows = []
     for values in manifest.to_pylist():
         try:
             sample = parse_row(values)
             image_HWC = load_image(sample.image, manifest_uri)
-            strips = [_strip(catalog, label, sample.sample_id) for catalog, label in zip(catalogs, labels, strict=True)]
-            rows.append(_row(sample, image_HWC, strips, frames))
         except SampleError as error:
-            rows.append(_error_row(values["sample_id"], error))
-    return _stack(rows)
+            yield _error_row(values["sample_id"], error)
+        else:
+            strips = [_strip(catalog, label, sample.sample_id) for catalog, label in zip(catalogs, labels, strict=True)]
+            yield _Shown(sample, image_HWC, strips)
 
 
 def _label(storage: Storage) -> str:
@@ -74,20 +105,36 @@ def _strip(catalog: Catalog, label: str, sample_id: str) -> _Strip:
     return _Strip(label, record, None if video is None else decode_mp4(video))
 
 
-def _row(sample: Sample, image_HWC: Frames, strips: Sequence[_Strip], frames: int) -> Image.Image:
+def _row(shown: _Shown, frames: int) -> Image.Image:
+    """Conditions, and beside them a line of frames for each run."""
     strip_height = LABEL_HEIGHT + STRIP_HEIGHT
-    height = len(strips) * strip_height + (len(strips) - 1) * GAP
-    image_height, image_width = image_HWC.shape[:2]
-    tracks = sample.tracks(frames, image_height, image_width)
-    zoom = min((height - LABEL_HEIGHT) / image_height, MAX_SIDE / image_width)
-    conditions = draw_conditions(image_HWC, tracks, zoom, beyond=False)
-    pictures = [_draw_strip(strip, sample, image_HWC, frames) for strip in strips]
-    row = Image.new("RGB", (conditions.width + GAP + max(picture.width for picture in pictures), height), BACKGROUND)
-    row.paste(conditions, (0, LABEL_HEIGHT))
-    _write(row, (0, LABEL_HEIGHT // 2), sample.sample_id, TEXT)
+    height = len(shown.strips) * strip_height + (len(shown.strips) - 1) * GAP
+    pictures = [_draw_strip(strip, shown, frames) for strip in shown.strips]
+    strips = Image.new("RGB", (max(picture.width for picture in pictures), height), BACKGROUND)
     for number, picture in enumerate(pictures):
-        row.paste(picture, (conditions.width + GAP, number * (strip_height + GAP)))
-    return row
+        strips.paste(picture, (0, number * (strip_height + GAP)))
+    return _beside([_conditions(shown, height, frames), strips], GAP)
+
+
+def _moving(shown: _Shown, num_frames: int) -> list[Image.Image]:
+    """Conditions and the current frame of each run, for every frame."""
+    conditions = _conditions(shown, LABEL_HEIGHT + STRIP_HEIGHT, shown.num_frames)
+    return [
+        _beside([conditions, *(_draw_frames(strip, shown, [t]) for strip in shown.strips)], GAP)
+        for t in range(num_frames)
+    ]
+
+
+def _conditions(shown: _Shown, height: int, frames: int) -> Image.Image:
+    """The first frame with boxes and paths under the sample's id, `height` pixels high."""
+    image_height, image_width = shown.image_HWC.shape[:2]
+    tracks = shown.sample.tracks(frames, image_height, image_width)
+    zoom = min((height - LABEL_HEIGHT) / image_height, MAX_SIDE / image_width)
+    drawn = draw_conditions(shown.image_HWC, tracks, zoom, beyond=False)
+    picture = Image.new("RGB", (drawn.width, height), BACKGROUND)
+    picture.paste(drawn, (0, LABEL_HEIGHT))
+    _write(picture, (0, LABEL_HEIGHT // 2), shown.sample.sample_id, TEXT)
+    return picture
 
 
 def _error_row(sample_id: str, error: SampleError) -> Image.Image:
@@ -100,17 +147,25 @@ def _error_row(sample_id: str, error: SampleError) -> Image.Image:
     return row
 
 
-def _draw_strip(strip: _Strip, sample: Sample, image_HWC: Frames, frames: int) -> Image.Image:
-    height, width = image_HWC.shape[:2] if strip.frames is None else strip.frames.shape[1:3]
+def _draw_strip(strip: _Strip, shown: _Shown, frames: int) -> Image.Image:
+    """`frames` frames of a video, evenly spaced over it, in a line."""
+    count = 1 if strip.frames is None else len(strip.frames)
+    return _draw_frames(strip, shown, np.linspace(0, count - 1, frames).round().astype(int).tolist())
+
+
+def _draw_frames(strip: _Strip, shown: _Shown, chosen: Sequence[int]) -> Image.Image:
+    """Frames of a video in a line, by their numbers; one past the end is the last one."""
+    height, width = shown.image_HWC.shape[:2] if strip.frames is None else strip.frames.shape[1:3]
     zoom = min(STRIP_HEIGHT / height, MAX_SIDE / width)
     tile_width = max(1, round(width * zoom))
-    picture = Image.new("RGB", (frames * tile_width, LABEL_HEIGHT + STRIP_HEIGHT), BACKGROUND)
-    _write(picture, (0, LABEL_HEIGHT // 2), _caption(strip), SUBTEXT)
+    picture = Image.new("RGB", (len(chosen) * tile_width, LABEL_HEIGHT + STRIP_HEIGHT), BACKGROUND)
+    _write(picture, (0, LABEL_HEIGHT // 2), _caption(strip, is_brief=len(chosen) == 1), SUBTEXT)
     if strip.frames is None:
         return picture
     count = len(strip.frames)
-    tracks = _placement(strip.record, image_HWC, height, width).tracks(sample.tracks(count, *image_HWC.shape[:2]))
-    for number, t in enumerate(np.linspace(0, count - 1, frames).round().astype(int)):
+    asked = shown.sample.tracks(count, *shown.image_HWC.shape[:2])
+    tracks = _placement(strip.record, shown.image_HWC, height, width).tracks(asked)
+    for number, t in enumerate(min(each, count - 1) for each in chosen):
         boxes_N4 = tracks.boxes_NT4[:, t] if tracks.num_boxes else np.zeros((0, 4))
         picture.paste(draw_boxes(strip.frames[t], boxes_N4, zoom), (number * tile_width, LABEL_HEIGHT))
     return picture
@@ -126,7 +181,8 @@ def _placement(record: SampleRecord | None, image_HWC: Frames, height: int, widt
     return Placement("crop", height, width, (x0, y0, x1, y1), (left, top, right, bottom))
 
 
-def _caption(strip: _Strip) -> str:
+def _caption(strip: _Strip, is_brief: bool) -> str:
+    """The run and its result. is_brief: there is room for two words."""
     if strip.record is None:
         return f"{strip.label}: not finished"
     if strip.record.status == "failed":
@@ -134,6 +190,8 @@ def _caption(strip: _Strip) -> str:
     objmc, static = (strip.record.metrics.get(name) for name in ("objmc_px", "static_objmc_px"))
     if objmc is None or static is None:
         return f"{strip.label}, {strip.record.metrics.get('null_reason')}"
+    if is_brief:
+        return f"{strip.label}, {objmc:.1f} px"
     return f"{strip.label}, ObjMC {objmc:.1f} px (static {static:.1f})"
 
 
@@ -149,3 +207,14 @@ def _stack(rows: Sequence[Image.Image]) -> Image.Image:
         sheet.paste(row, (GAP, top))
         top += row.height + 2 * GAP
     return sheet
+
+
+def _beside(pictures: Sequence[Image.Image], gap: int) -> Image.Image:
+    """Pictures in a line."""
+    width = sum(picture.width for picture in pictures) + gap * (len(pictures) - 1)
+    line = Image.new("RGB", (width, max(picture.height for picture in pictures)), BACKGROUND)
+    left = 0
+    for picture in pictures:
+        line.paste(picture, (left, 0))
+        left += picture.width + gap
+    return line

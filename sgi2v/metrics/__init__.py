@@ -2,7 +2,7 @@
 
 `objmc`: motion fidelity. `background`: what the rest of the scene did. `quality`: what needs no boxes. `following`:
 where the objects went, from which the first two start. A field of a dataclass of these families is a column of every
-record and of `metadata.parquet`. CONTRIBUTING.md says how to add one.
+record and of `metadata.parquet`. docs/contributing.md says how to add one.
 """
 
 from collections.abc import Sequence

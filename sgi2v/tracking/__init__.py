@@ -1,6 +1,6 @@
 """Point trackers: they find where points of frame 0 are in every later frame. One file a tracker.
 
-CONTRIBUTING.md says how to add one.
+docs/contributing.md says how to add one.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from tests.pipeline.in_process import here, run_tiny_here, without_ray
 from tests.pipeline.runs import picture, row, write_rows
@@ -55,3 +55,10 @@ def test_a_sheet_has_the_errors_of_samples_that_cannot_be_drawn(tmp_path: Path) 
     errors = all_three[len(good) :]
     assert len(errors) == 2 * 60
     assert [half.std() > 5 for half in (errors[:60], errors[60:])] == [True, True]
+    drawn = here("sheet", manifest, tmp_path / "out", tmp_path / "out", "-o", tmp_path / "sheet.webp")
+    assert drawn.returncode == 0, drawn.stderr
+    with Image.open(tmp_path / "sheet.webp") as moving:
+        shown = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(moving)]
+    num_frames = pq.read_table(tmp_path / "out" / "metadata.parquet")["num_frames"][0].as_py()
+    assert len(shown) == num_frames
+    assert np.abs(shown[0].astype(int) - shown[-1]).max() > 20

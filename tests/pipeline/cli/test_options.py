@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 from pipeline.cli.main import app
 from pipeline.cli.options import LocalRunOptions, RunOptions, SampleOptions, command_line, option, settings_of, takes
 from pipeline.cli.run import request_of
-from tools.reference import README, with_table
 
 PLAIN = LocalRunOptions(model="embedded")
 GIVEN: dict[str, dict[str, Any]] = {
@@ -150,10 +149,6 @@ def test_options_that_are_zero_or_false_are_given() -> None:
 def test_bench_takes_the_options_of_a_sample() -> None:
     command = typer.main.get_command(app).commands["bench"]  # type: ignore[attr-defined]
     assert {field.name for field in fields(SampleOptions)} <= {parameter.name for parameter in command.params}
-
-
-def test_the_readme_has_the_table_of_options() -> None:
-    assert with_table(README.read_text()) == README.read_text(), "run `python -m tools.reference`"
 
 
 def test_an_error_about_an_option_names_the_option(tmp_path: Path) -> None:

@@ -61,10 +61,10 @@ def test_every_file_is_described() -> None:
     assert record_key("<sample_id>", 2) in SECTIONS["Records"]
 
 
-def test_every_folder_and_table_is_in_the_readme() -> None:
+def test_every_folder_and_table_is_on_the_page_about_outputs() -> None:
     folders = [f"{folder}/" for folder in (lease.FOLDER, VIDEOS, RECORDS, catalog.PARTS, log.FOLDER)]
-    readme = (ROOT / "README.md").read_text()
-    assert [name for name in (RUN_FILE, *folders, METADATA, FAILURES) if f"\n  {name} " not in readme] == []
+    page = (ROOT / "docs" / "outputs.md").read_text()
+    assert [name for name in (RUN_FILE, *folders, METADATA, FAILURES) if f"\n  {name} " not in page] == []
 
 
 def test_every_column_is_described_with_its_type_and_in_order() -> None:
