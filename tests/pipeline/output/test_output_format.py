@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.inspect.phase import Phase
 from pipeline.inspect.status import read_status
-from pipeline.output import card, catalog, lease, log
+from pipeline.output import card, catalog, lease, log, parts
 from pipeline.output.labels import DECIMALS, LABEL_SCHEMA, LABELS
 from pipeline.output.records import RECORD_SCHEMA, RECORD_VERSION, RECORDS, VIDEOS, record_key, video_key
 from pipeline.output.run_file import RUN_FILE, RunFile, create_run_file, describe_run
@@ -37,7 +37,7 @@ def test_every_file_is_described() -> None:
         *(RUN_FILE, METADATA, LABELS, FAILURES, card.CARD, card.PICTURE, card.PREVIEW),
         *(f"{card.SPLIT_FOLDER}/{name}" for name in (METADATA, VIDEOS)),
         f"{lease.FOLDER}/<epoch>.json",
-        f"{catalog.PARTS}/<epoch>-<number>.parquet",
+        f"{parts.PARTS}/<epoch>-<number>.parquet",
         f"{log.FOLDER}/<epoch>/<segment>.jsonl",
         f"{COPIES}/<epoch>-<table>",
         video_key("<sample_id>", "<attempt>"),
@@ -49,7 +49,7 @@ def test_every_file_is_described() -> None:
 
 
 def test_every_folder_and_table_is_in_the_readme() -> None:
-    folders = [f"{folder}/" for folder in (lease.FOLDER, VIDEOS, RECORDS, catalog.PARTS, log.FOLDER)]
+    folders = [f"{folder}/" for folder in (lease.FOLDER, VIDEOS, RECORDS, parts.PARTS, log.FOLDER)]
     readme = (ROOT / "README.md").read_text()
     assert [name for name in (RUN_FILE, *folders, METADATA, FAILURES) if f"\n  {name} " not in readme] == []
 
@@ -112,7 +112,7 @@ def test_every_key_of_the_status_is_described() -> None:
         ("Parts", f"{catalog.PART_ROWS} unsealed records"),
         ("Logs", f"written again every {log.FLUSH_S:g} s; a segment of {log.SEGMENT_LINES} lines"),
         ("Columns", f"`{RECORD_VERSION}`"),
-        ("Parts", f"row groups of at most {catalog.BATCH_ROWS} rows"),
+        ("Parts", f"row groups of at most {parts.BATCH_ROWS} rows"),
         ("Labels", f"rounded to {10**-DECIMALS:g} px"),
         ("Labels", f"at least {MIN_VISIBLE_POINTS} of its points"),
     ],
