@@ -57,10 +57,10 @@ class LucasKanade:
         64x64      delivered  0.10   0.27             2%
 
     At the speeds of objects, delivered at 576 x 1024 px: ERROR_PX has the mean error of the centre of a box.
-    `tests/benchmarks/label_error.py` measures it on squares of 26 to 200 px that go by fractions of a pixel: up to 8.7 px
-    a frame it is 0.02 to 0.03 px, at most 0.08 px. `tests/benchmarks/followers.py` measures whole pixels a frame, on
-    squares of 12 to 200 px: from 8 to 40 px a frame it is 0.02 px, at most 0.06 px; at 4 px a frame a square of few pixels
-    was 0.52 px off. Neither loses a square of 24 px or more.
+    `tests/benchmarks/label_error.py` measures it on squares of 26 to 200 px that go by fractions of a pixel: up to
+    8.7 px a frame it is 0.02 to 0.03 px, at most 0.08 px. `tests/benchmarks/followers.py` measures whole pixels a
+    frame, on squares of 12 to 200 px: from 8 to 40 px a frame it is 0.02 px, at most 0.06 px; at 4 px a frame a square
+    of few pixels was 0.52 px off. Neither loses a square of 26 px or more.
     """
 
     name = "lucas-kanade"
