@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from pipeline.output.card_parts import CITATION, DISTRIBUTIONS, NOTES, licences, plain
 from pipeline.output.card_picture import PICTURE, draw_distributions
-from pipeline.output.catalog import Catalog, count, failed_by_code, mean_fidelity, mean_of
+from pipeline.output.catalog import Catalog, count, counts_of, failed_by_code, mean_fidelity, mean_of
 from pipeline.output.labels import LABELS
 from pipeline.output.lease import check_epoch
 from pipeline.output.records import FLAT_SCHEMA, RECORD_SCHEMA, VIDEOS
@@ -28,7 +28,7 @@ from pipeline.output.run_file import RUN_FILE, RunFile, require_run
 from pipeline.output.storage import Storage
 from pipeline.output.tables import FAILURES, METADATA
 from sgi2v.locations import split_protocol
-from sgi2v.wording import counted
+from sgi2v.wording import counted, ranked
 
 CARD = "README.md"
 PREVIEW = "preview.mp4"
@@ -206,19 +206,30 @@ def _counts(run: RunFile, index: pa.Table) -> str:
         *(f"| failed with `{code}` | {number} |" for code, number in failed_by_code(index).items()),
         f"| left | {run.rows_left(index.num_rows)} |",
     ]
+    return "\n".join([*lines, *_measured(index)])
+
+
+def _measured(index: pa.Table) -> list[str]:
+    """A paragraph with means of the metrics, and how many samples have none, in lines; empty without any."""
+    lines = []
     means = mean_fidelity(index)
     shown = _means(objmc_px=means.objmc_px, static_objmc_px=means.static_objmc_px, control_gain=means.control_gain)
     if shown:
-        lines.append(f"\nMeans over {counted(means.measured, 'measured sample')}: {shown}.")
+        lines.append(f"Means over {counted(means.measured, 'measured sample')}: {shown}.")
     shown = _means(objmc_px=means.objmc_nulls_frozen_px, control_gain=means.control_gain_nulls_frozen)
     if shown:
         lines.append(
             f"Over {counted(means.with_paths, 'sample')} with what is not measured counted as frozen: {shown}."
         )
+    made = index.filter(pc.equal(index["status"], "committed"))
+    unmeasured = made.filter(pc.is_null(made["objmc_px"]))
+    if unmeasured.num_rows:
+        reasons = ranked(counts_of(unmeasured, "null_reason"))
+        lines.append(f"Not measured: {counted(unmeasured.num_rows, 'sample')} ({reasons}).")
     background = [(name, mean_of(index, name)) for name in ("background_change", "background_motion_px")]
     if shown := _means(**dict(background)):
         lines.append(f"Of the backgrounds that are measured: {shown}.")
-    return "\n".join(lines)
+    return ["", *lines] if lines else []
 
 
 def _means(**means: float | None) -> str:

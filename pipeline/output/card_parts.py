@@ -26,13 +26,13 @@ def licences(storage: Storage, run: RunFile) -> str:
     """What is known of the licences of the model, of the tracker and of the images."""
     tracker = str(run.deciding["metrics"]["tracker"])
     tracker_licence = getattr(TRACKERS.get(tracker), "licence", None) or "as its makers state it"
-    embedded = "Apache-2.0, as sgi2v-batch" if run.model.get("source") == EMBEDDED else "as its makers state it"
+    model = "Apache-2.0, as sgi2v-batch" if run.model.get("source") == EMBEDDED else "as its makers state it"
     lines = [
         "The front matter says `other`, because this program cannot tell which licences apply to the videos.",
         "State it there before you publish them.",
         "",
         "| of | licence |\n| --- | --- |",
-        f"| the model | {embedded}, for its use and for its videos |",
+        f"| the model | {model} |",
         f"| the tracker `{plain(tracker)}`, which made the measured labels | {plain(tracker_licence)} |",
         "| the texts and columns of the manifest | as its maker states it |",
     ]

@@ -6,22 +6,29 @@ docs/output-format.md, Parts.
 
 from __future__ import annotations
 
-import io
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from manifests.schema import SAMPLE_ID_PATTERN
 from pipeline.output.keys import VIDEO_COLUMNS, is_own_key, names_own_videos, parse_record_key, video_names
 from pipeline.output.labels import OF_SAMPLE
 from pipeline.output.lease import check_epoch
+from pipeline.output.parts import (
+    BATCH_ROWS,
+    NAMING,
+    PARTS,
+    REMOVED,
+    is_named_by,
+    parquet_of,
+    parse_part,
+    read_part,
+    row_groups,
+)
 from pipeline.output.records import (
     FLAT_SCHEMA,
     RECORD_SCHEMA,
@@ -36,11 +43,8 @@ from pipeline.output.storage import Storage
 from sgi2v.errors import ConfigError
 from sgi2v.metrics.objmc import MIN_TARGET_PX
 
-PARTS = "parts"
 PART_ROWS = 5000
 """Unsealed records that make a part: a few pages of a listing, some tens of megabytes of Parquet."""
-BATCH_ROWS = 500
-"""Records whose labels are held in memory at a time: a row group of a part."""
 INDEX_SCHEMA = pa.schema(
     [
         RECORD_SCHEMA.field(name)
@@ -55,8 +59,6 @@ INDEX_SCHEMA = pa.schema(
 )
 """The columns that are held in memory of every sample: a few hundred bytes."""
 
-REMOVED = "removed"
-"""Status of a row in a part that takes the sample's records away: those with as many attempts or fewer."""
 _UNSEALED = np.iinfo(np.int32).max
 """Part number of an unsealed record: behind every part."""
 _NUMBERED_SCHEMA = INDEX_SCHEMA.append(pa.field("_part", pa.int32()))
@@ -105,9 +107,9 @@ class Catalog:
                 continue
             try:
                 data = storage.get(key) or b""
-                part = _parse_part(storage, key, data, FLAT_SCHEMA)
+                part = parse_part(storage, key, data, FLAT_SCHEMA)
                 if reads_labels:
-                    deque(_row_groups(storage, key, data, ["labels"]), maxlen=0)
+                    deque(row_groups(storage, key, data, ["labels"]), maxlen=0)
             except ConfigError as error:
                 if not without_damaged_parts:
                     raise
@@ -150,8 +152,8 @@ class Catalog:
     def tables(self, status: Status) -> Iterator[pa.Table]:
         """FLAT_SCHEMA of every sample with this status, a part at a time, by sample id within each."""
         for key, current in self._parts_with(status):
-            part = _read_part(self.storage, key, FLAT_SCHEMA)
-            yield part.filter(_is_named(part, current))
+            part = read_part(self.storage, key, FLAT_SCHEMA)
+            yield part.filter(is_named_by(part, current))
         unsealed = [record for record in self._unsealed_records() if record.status == status]
         if unsealed:
             yield pa.Table.from_pylist([record.flat() for record in unsealed], FLAT_SCHEMA)
@@ -163,9 +165,9 @@ class Catalog:
         """
         for key, current in self._parts_with("committed"):
             data = self.storage.get(key) or b""
-            is_named = _is_named(_parse_part(self.storage, key, data, _NAMING), current)
+            is_named = is_named_by(parse_part(self.storage, key, data, NAMING), current)
             done = 0
-            for batch in _row_groups(self.storage, key, data, [*OF_SAMPLE, "labels"]):
+            for batch in row_groups(self.storage, key, data, [*OF_SAMPLE, "labels"]):
                 yield batch.filter(is_named.slice(done, batch.num_rows))
                 done += batch.num_rows
         unsealed = [record for record in self._unsealed_records() if record.status == "committed"]
@@ -185,8 +187,14 @@ class Catalog:
         current = self._sealed.filter(pc.equal(self._sealed["sample_id"], sample_id))
         if not current.num_rows:
             return None
-        part = _read_part(self.storage, self._parts[current["_part"][0].as_py()], RECORD_SCHEMA)
-        return SampleRecord.from_row(part.filter(_is_named(part, current)).to_pylist()[0])
+        key = self._parts[current["_part"][0].as_py()]
+        data = self.storage.get(key) or b""
+        row = pc.index(is_named_by(parse_part(self.storage, key, data, NAMING), current), True).as_py()
+        for rows in row_groups(self.storage, key, data, RECORD_SCHEMA.names):
+            if row < rows.num_rows:
+                return SampleRecord.from_row(rows.slice(row, 1).to_pylist()[0])
+            row -= rows.num_rows
+        return None
 
     def add(self, record: SampleRecord) -> bool:
         """Note a record that this run has committed. Returns False if the sample was added before."""
@@ -264,7 +272,7 @@ class Catalog:
         found += [(damage.sample_id, damage.attempts) for damage in self.damaged if damage.sample_id is not None]
         ids = pa.array(list(removed), pa.string())
         for key in self._parts:
-            part = _read_part(self.storage, key, INDEX_SCHEMA)
+            part = read_part(self.storage, key, INDEX_SCHEMA)
             found += _most_attempts(part.filter(pc.is_in(part["sample_id"], value_set=ids))).items()
         for sample_id, attempts in found:
             if sample_id in removed:
@@ -293,8 +301,8 @@ class Catalog:
         check_epoch(self.storage, epoch)
         self.storage.delete_many(damage.key for damage in damaged if not damage.in_part)
         for key in {damage.key for damage in damaged if damage.in_part and damage.sample_id is not None}:
-            part = _read_part(self.storage, key, RECORD_SCHEMA)
-            self.storage.put(key, _parquet([part.filter(names_own_videos(part))]))
+            part = read_part(self.storage, key, RECORD_SCHEMA)
+            self.storage.put(key, parquet_of([part.filter(names_own_videos(part))]))
         self.damaged = [damage for damage in self.damaged if damage not in damaged]
         return sorted(lost)
 
@@ -319,7 +327,7 @@ class Catalog:
         check_epoch(self.storage, epoch)
         number = sum(key.startswith(_part_prefix(epoch)) for key in self._parts)
         key = f"{_part_prefix(epoch)}{number:04d}.parquet"
-        if not self.storage.put_new(key, _parquet(batches)):
+        if not self.storage.put_new(key, parquet_of(batches)):
             raise ConfigError(f"{self.storage.url}/{key} is not of this run: move it away")
         self._parts.append(key)
         return len(self._parts) - 1
@@ -354,15 +362,6 @@ class Catalog:
         pairs = list(zip(unsealed, is_unsealed_current, strict=True))
         self._unsealed = {record.sample_id: (key, record) for (key, record), current in pairs if current}
         self._superseded = [pair for pair, current in pairs if not current]
-
-
-def _parquet(batches: Iterable[pa.Table]) -> bytes:
-    """The content of a Parquet file with these rows of RECORD_SCHEMA, in row groups of BATCH_ROWS at most."""
-    sink = io.BytesIO()
-    with pq.ParquetWriter(sink, RECORD_SCHEMA, compression="zstd", write_page_checksum=True) as writer:
-        for batch in batches:
-            writer.write_table(batch, BATCH_ROWS)
-    return sink.getvalue()
 
 
 def count(index: pa.Table, status: Status) -> int:
@@ -433,77 +432,6 @@ def _index(records: Iterable[SampleRecord]) -> pa.Table:
 def _numbered(index: pa.Table, part: int) -> pa.Table:
     """The index with the number of the records' part."""
     return index.append_column("_part", pa.array(np.full(index.num_rows, part, np.int32)))
-
-
-_NAMING = pa.schema([RECORD_SCHEMA.field(name) for name in ("sample_id", "status", "attempts", "file_name")])
-
-
-def _is_named(part: pa.Table, current: pa.Table) -> pa.Array:
-    """Which rows of a part an index names, each once. A damaged part may hold other rows of the same samples."""
-    named = {tuple(row.values()) for row in current.select(_NAMING.names).to_pylist()}
-    is_named = []
-    for row in part.select(_NAMING.names).to_pylist():
-        key = tuple(row.values())
-        is_named.append(key in named)
-        named.discard(key)
-    return pa.array(is_named, pa.bool_())
-
-
-def _read_part(storage: Storage, key: str, schema: pa.Schema) -> pa.Table:
-    """These columns of a part; those that an earlier version did not write are null. Raises ConfigError."""
-    return _parse_part(storage, key, storage.get(key) or b"", schema)
-
-
-def _parse_part(storage: Storage, key: str, data: bytes, schema: pa.Schema) -> pa.Table:
-    """The same from the content of the part's file. schema: of _NAMING's columns, and others."""
-    with _damage_of(storage, key):
-        part = _columns(_open(data), schema)
-        is_id = pc.match_substring_regex(part["sample_id"], SAMPLE_ID_PATTERN)
-        is_status = pc.is_in(part["status"], value_set=pa.array([*get_args(Status), REMOVED]))
-        is_sound = pc.and_(pc.and_(is_id, is_status), pc.greater_equal(part["attempts"], 1))
-        if not pc.all(pc.fill_null(is_sound, False), min_count=0).as_py():
-            raise KeyError("a column of every record")
-    return part
-
-
-def _row_groups(storage: Storage, key: str, data: bytes, names: Sequence[str]) -> Iterator[pa.Table]:
-    """These columns of a part, some hundred rows at a time. data: its content. Raises ConfigError."""
-    schema = pa.schema([RECORD_SCHEMA.field(name) for name in names])
-    with _damage_of(storage, key):
-        file = _open(data)
-    for number in range(file.num_row_groups):
-        with _damage_of(storage, key):
-            rows = _columns(file, schema, [number])
-        yield rows
-
-
-def _open(data: bytes) -> pq.ParquetFile:
-    return pq.ParquetFile(pa.BufferReader(data), pre_buffer=False, page_checksum_verification=True)
-
-
-def _columns(file: pq.ParquetFile, schema: pa.Schema, row_groups: Sequence[int] | None = None) -> pa.Table:
-    """Columns of a part; those that an earlier version did not write are null. row_groups: None for all."""
-    known = [name for name in schema.names if name in file.schema_arrow.names]
-    numbers = range(file.num_row_groups) if row_groups is None else row_groups
-    # without Arrow's threads, which can abort a process that ends right after a read
-    table = file.read_row_groups(list(numbers), known, use_threads=False)
-    columns = [
-        table[field.name].cast(field.type) if field.name in known else pa.nulls(len(table), field.type)
-        for field in schema
-    ]
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-@contextmanager
-def _damage_of(storage: Storage, key: str) -> Iterator[None]:
-    """Raise ConfigError where a part cannot be read, with what to do about it."""
-    try:
-        yield
-    except (pa.ArrowException, KeyError, OSError) as error:
-        raise ConfigError(
-            f"{storage.url}/{key} is not a part of this program, or is damaged, so its samples are unknown: restore it "
-            "from a copy, or take it away with `sgi2v-batch verify --repair`; the next run then makes them again"
-        ) from error
 
 
 def _most_attempts(rows: pa.Table) -> dict[str, int]:

@@ -61,7 +61,7 @@ def epoch_of(key: str) -> int:
 
 
 def names_own_videos(records: pa.Table) -> pa.ChunkedArray:
-    """For each record, whether each of its VIDEO_COLUMNS is null or a key that this program makes for its sample.
+    """For each record, whether each of its VIDEO_COLUMNS is null, missing or a key that this program makes for it.
 
     Nothing may read or delete an object that a record names otherwise: it can be a file outside of the output.
     """
@@ -69,6 +69,8 @@ def names_own_videos(records: pa.Table) -> pa.ChunkedArray:
     expected = pc.binary_join_element_wise("videos/", records["sample_id"], "")
     are_own = []
     for column, ending in _VIDEO_ENDINGS.items():
+        if column not in records.column_names:
+            continue
         names = records[column]
         attempt = pc.struct_field(pc.extract_regex(names, rf"\A(?P<key>.*)(?P<ending>{ending})\z"), "key")
         is_own = pc.and_(pc.equal(attempt, expected), is_id)

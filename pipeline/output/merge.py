@@ -6,7 +6,6 @@ goes into a part after its video is there, and samples that an earlier merge has
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from manifests.shards import FOLDER, Shard
 from pipeline.config import differences
 from pipeline.output.card import write_card
 from pipeline.output.catalog import PART_ROWS, Catalog
-from pipeline.output.keys import is_own_key
+from pipeline.output.keys import is_own_key, video_names
 from pipeline.output.lease import FOLDER as LEASE
 from pipeline.output.lease import Lease, acquire, is_alive, read_claim
 from pipeline.output.log import FOLDER as LOGS
@@ -43,8 +42,6 @@ PARALLEL_COPIES = 16
 """Videos that are copied at the same time."""
 SHOWN = 5
 """Names that a message lists."""
-VIDEO_COLUMNS = [name for name in RECORD_SCHEMA.names if re.fullmatch(r"(\w+_)?file_name", name)]
-"""Columns of a record that name videos."""
 
 OnProgress = Callable[[int, int], object]
 """Called with the number of samples that are merged, and of all."""
@@ -251,7 +248,7 @@ def _rank(records: pa.Table) -> pa.ChunkedArray:
 
 def _copy_videos(source: Storage, target: Storage, records: pa.Table) -> None:
     """Copy what these records name. Raises ConfigError if the source lacks a video."""
-    keys = [key for name in VIDEO_COLUMNS for key in records[name].drop_null().to_pylist()]
+    keys = video_names(records)
     with ThreadPoolExecutor(PARALLEL_COPIES) as pool:
         is_there = list(pool.map(lambda key: target.copy_from(source, key), keys))
     if missing := [key for key, found in zip(keys, is_there, strict=True) if not found]:

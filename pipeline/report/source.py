@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline.inspect.status import RunStatus, read_status
 from pipeline.output.catalog import INDEX_SCHEMA, Catalog
+from pipeline.output.labels import LABELS
 from pipeline.output.records import RECORD_SCHEMA, Status
 from pipeline.output.run_file import RunFile, read_run
 from pipeline.output.storage import Storage
@@ -20,7 +21,6 @@ from pipeline.output.tables import FAILURES, METADATA
 from sgi2v.errors import ConfigError
 from sgi2v.locations import split_protocol
 
-LABELS = "labels.parquet"
 LABEL_COLUMNS = (
     *("sample_id", "box", "still", "asked_boxes", "asked_centres", "measured_boxes", "measured_centres"),
     *("visible_fraction", "null_reason"),

@@ -155,12 +155,15 @@ def test_the_front_matter_is_what_the_hub_reads(tmp_path: Path) -> None:
 def test_the_card_says_what_the_output_holds(tmp_path: Path) -> None:
     note = pa.array(["a", "b"])
     storage = make(str(tmp_path), ["s1"], failures=["s2"], **{"my | `note`": note})
+    commit(storage, committed("s0", metrics={"null_reason": "no_texture"}), b"s0")
+    update(storage, manifest("s1", "s2", columns={"my | `note`": note}))
     text = text_of(storage)
     for line in (
         "| rows of the manifest | 2 |",
-        "| made | 1 |",
+        "| made | 2 |",
         "| failed with `image_missing` | 1 |",
         "| left | 0 |",
+        "Not measured: 1 sample (no_texture 1).",
         "| `objmc_px` | pixels | lower | mean distance between the measured and the asked centre of a box |",
         "| `my \\| 'note'` | `string` |",
         "- Model: `embedded`, revision ",
@@ -199,8 +202,8 @@ def test_the_card_counts_the_licences_of_the_images(tmp_path: Path) -> None:
     assert "| 2 images | CC BY 4.0 |\n| 1 image | CC0 \\| 'x' |\n| 1 image | not stated |\n" in text
     assert "of a failed sample" not in text
     assert "| the tracker `lucas-kanade`, which made the measured labels | Apache-2.0 (OpenCV) |" in text
-    assert "| the model | Apache-2.0, as sgi2v-batch, for its use and for its videos |" in text
-    assert "a manifest with a column `licence`" in text_of(make(str(tmp_path / "without"), ["a"]))
+    assert "| the model | Apache-2.0, as sgi2v-batch |" in text
+    assert "| the images | not known: " in text_of(make(str(tmp_path / "without"), ["a"]))
 
 
 def test_the_picture_shows_what_is_measured(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from manifests import shards
 from pipeline.flow.nodes import Change
 from pipeline.inspect.phase import Phase
 from pipeline.inspect.status import read_status
-from pipeline.output import card, catalog, lease, log
+from pipeline.output import card, catalog, lease, log, parts
 from pipeline.output.labels import DECIMALS, LABEL_SCHEMA, LABELS
 from pipeline.output.records import (
     RECORD_SCHEMA,
@@ -48,7 +48,7 @@ def test_every_file_is_described() -> None:
         *(RUN_FILE, METADATA, LABELS, FAILURES, card.CARD, card.PICTURE, card.PREVIEW),
         *(f"{card.SPLIT_FOLDER}/{name}" for name in (METADATA, VIDEOS)),
         f"{lease.FOLDER}/<epoch>.json",
-        f"{catalog.PARTS}/<epoch>-<number>.parquet",
+        f"{parts.PARTS}/<epoch>-<number>.parquet",
         f"{log.FOLDER}/<epoch>/<segment>.jsonl",
         f"{COPIES}/<epoch>-<table>",
         f"{shards.FOLDER}/<number>",
@@ -62,9 +62,9 @@ def test_every_file_is_described() -> None:
 
 
 def test_every_folder_and_table_is_on_the_page_about_outputs() -> None:
-    folders = [f"{folder}/" for folder in (lease.FOLDER, VIDEOS, RECORDS, catalog.PARTS, log.FOLDER)]
+    folders = [f"{folder}/" for folder in (lease.FOLDER, VIDEOS, RECORDS, parts.PARTS, log.FOLDER)]
     page = (ROOT / "docs" / "outputs.md").read_text()
-    assert [name for name in (RUN_FILE, *folders, METADATA, FAILURES) if f"\n  {name} " not in page] == []
+    assert [name for name in (RUN_FILE, *folders, METADATA, LABELS, FAILURES) if f"\n  {name} " not in page] == []
 
 
 def test_every_column_is_described_with_its_type_and_in_order() -> None:
@@ -131,7 +131,7 @@ def test_every_key_of_the_status_is_described() -> None:
         ("Parts", f"{catalog.PART_ROWS} unsealed records"),
         ("Logs", f"written again every {log.FLUSH_S:g} s; a segment of {log.SEGMENT_LINES} lines"),
         ("Columns", f"`{RECORD_VERSION}`"),
-        ("Parts", f"row groups of at most {catalog.BATCH_ROWS} rows"),
+        ("Parts", f"row groups of at most {parts.BATCH_ROWS} rows"),
         ("Labels", f"rounded to {10**-DECIMALS:g} px"),
         ("Labels", f"at least {MIN_VISIBLE_POINTS} of its points"),
     ],
