@@ -3,9 +3,10 @@
     python -m tests.benchmarks.candidates tests/benchmarks/rows/control-final
 
 A video passes if its control gain is above `--gain` and its object keeps its look (`kept`) in at least 3/4 of the
-frames. Each figure is a mean over samples and over all orders in which their seeds can be tried, so no seed is the lucky
-first one. Of the videos of a sample that pass, the one with the highest gain is kept; else of all of them. The second
-table asks what is known of a video before it is measured: how it correlates with the gain among the seeds of a sample.
+frames. Each figure is a mean over samples and over all orders in which their seeds can be tried, so no seed is the
+lucky first one. Of the videos of a sample that pass, the one with the highest gain is kept; else of all of them. The
+second table asks what is known of a video before it is measured: how it correlates with the gain among the seeds of a
+sample.
 """
 
 from __future__ import annotations
