@@ -104,7 +104,7 @@ class Commit:
 
     def _finish_baseline(self, table: pa.Table, state: InFlight) -> tuple[bytes | None, InFlight]:
         """Encode the baseline and measure it likewise. state: of `_finish`. None for a row without a baseline."""
-        if table["baseline_frames"][0].as_py() is None:
+        if table["baseline_frames"].null_count:
             return None, state
         sampler = sampler_of(state, self.config.sampler)
         frames_THWC = pixels_of(table, "baseline_frames", (sampler.num_frames, sampler.height, sampler.width, 3))
