@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -162,14 +163,13 @@ def report(comparison: Comparison) -> Iterator[str]:
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--json", help="file for all figures")
+    parser.add_argument("--json", type=Path, help="file for all figures")
     options = parser.parse_args()
     checkpoint = open_checkpoint(ModelConfig(source=options.model), weights=False)
     comparison = Comparison(measured_rows(options, variants_of(checkpoint)))
     print(*report(comparison), sep="\n")
     if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            file.write(json.dumps(comparison.plain(), indent=1) + "\n")
+        options.json.write_text(json.dumps(comparison.plain(), indent=1) + "\n")
 
 
 if __name__ == "__main__":
