@@ -187,8 +187,8 @@ class RunSettings(ExecutionConfig):
     """The [run] section: how a run is executed, and what its samples start from."""
 
     preset: Preset = "paper"
-    """`paper`: the checkpoint's own settings; `fast`: less than a third of the work; `scene`: `paper`, and what no box
-    comes near is held where it is."""
+    """`paper`: the checkpoint's own settings; `fast`: less than a third of the work; `scene`: what no box comes
+    near stays where it is."""
     seed: int = 817
     """Seed for rows without a `seed` value."""
     fit: Fit = "crop"

@@ -172,7 +172,8 @@ class GuidanceConfig(Settings):
     """Weight of a cell that `hold_rest` holds, of which the centre of a box has 1."""
     gradient_floor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """AdamW divides each element of the gradient by its own size, so that all move by the learning rate. This share of
-    the first gradient's root mean square is added to the size: elements with less gradient move less. 0: plain AdamW."""
+    the root mean square of the step's first gradient is added to that size: elements with less gradient move less.
+    0: plain AdamW."""
     mask_update: bool = False
     """Change the latents only where `hold_rest` would hold nothing."""
 
@@ -216,8 +217,8 @@ SCENE_LEARNING_RATE, SCENE_GRADIENT_FLOOR = 1.5, 0.3
 def apply_preset(
     preset: Preset, sampler: SamplerConfig, guidance: GuidanceConfig
 ) -> tuple[SamplerConfig, GuidanceConfig]:
-    """The settings of a preset: `paper` is the checkpoint's own, `fast` less than a third of the work, and `scene` keeps
-    the rest of the scene where it is.
+    """The settings of a preset: the checkpoint's own (`paper`), or less than a third of the work (`fast`), or a scene
+    that stays where it is beside the objects that are asked to move (`scene`).
 
     `tests/benchmarks/presets.py` measures how much control `fast` keeps, and `tests/benchmarks/scene.py` what `scene`
     does, on the embedded checkpoint. `scene` is unproven on Stable Video Diffusion.

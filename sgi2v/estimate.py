@@ -239,7 +239,7 @@ class FakeModel:
         torch.autograd.grad(loss, inputs["sample"])
 
     def _plan(self, guidance: GuidanceConfig) -> LossPlan:
-        """The loss of one box as large as the frame: no boxes take more memory."""
+        """The loss of one box as large as the frame: neither other boxes nor held cells take more memory."""
         sampler = self.sampler
         boxes_NT4 = np.tile([0.0, 0.0, sampler.width, sampler.height], (1, sampler.num_frames, 1))
         tracks = BoxTracks(boxes_NT4, sampler.height, sampler.width)

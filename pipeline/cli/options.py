@@ -71,8 +71,8 @@ class SampleOptions:
         str | None,
         Sets("run", "preset"),
         option(
-            "paper: the checkpoint's own settings; fast: 29 % of the work; scene: paper, and what no box comes near is "
-            "held where it is (shown on the embedded checkpoint only).  [default: paper]",
+            "paper: the checkpoint's own settings; fast: 29 % of the work; scene: what no box comes near stays where "
+            "it is, for the work of paper (shown on the embedded checkpoint, unproven on SVD).  [default: paper]",
             words=("paper", "fast", "scene"),
         ),
     ] = None

@@ -3,8 +3,9 @@
     python -m tests.benchmarks.control FOLDER --split test --seeds 3
 
 Compares guided videos with unguided ones and with a frozen first frame. Every video starts from a held-out picture and
-has a random target path. Motion is measured with `objmc/v1` and, independently, by finding the object by its looks.
-The rows are kept in FOLDER (see `measured.py`); `--report` prints the table of the rows that are there.
+has a random target path. Motion is measured with ObjMC and, independently, by finding the object by its looks. The rows
+are kept in FOLDER (see `measured.py`); `--report` prints the table of the rows that are there. Those of the model card
+were measured with `objmc/v1`, as their `made.json` says.
 
 Axes: S samples, K seeds.
 """
@@ -33,6 +34,7 @@ from tests.benchmarks.measured import (
     mean,
     measured_rows,
     ratio,
+    recorded_metrics,
 )
 
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {
@@ -109,7 +111,7 @@ def report(rows: list[Row]) -> Iterator[str]:
     return markdown(columns, map(cells, table.variants))
 
 
-def plot(rows: list[Row], file: Path) -> None:
+def plot(rows: list[Row], file: Path, metrics_version: str) -> None:
     """Plot ObjMC of every variant relative to unguided, one panel per group; lines mark unguided and frozen videos.
 
     In a panel, `guided` and the frozen first frame use only the samples and seeds that all other variants there have.
@@ -147,7 +149,7 @@ def plot(rows: list[Row], file: Path) -> None:
         axis.set_title(name, loc="left", fontsize=9)
     axes[0, 0].legend(fontsize=8)
     axes[-1, 0].set_xlabel(
-        "ObjMC (objmc/v1) relative to unguided: means over samples, 95 % interval;\n"
+        f"ObjMC ({metrics_version}) relative to unguided: means over samples, 95 % interval;\n"
         "a lost object scores as a frozen first frame; in brackets: number of videos"
     )
     axes[-1, 0].set_xlim(left=0)
@@ -165,7 +167,7 @@ def main() -> None:
     rows = measured_rows(options, variants_of(options.groups, checkpoint.sampler(), guidance))
     print(*report(rows), sep="\n")
     if options.plot:
-        plot(rows, options.plot)
+        plot(rows, options.plot, recorded_metrics(options.folder))
 
 
 if __name__ == "__main__":

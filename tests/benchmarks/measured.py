@@ -113,6 +113,11 @@ def provenance(model: str, split: str, variants: Mapping[str, Settings]) -> dict
     return {"checkpoint": revision, "split": split, "metrics_version": METRICS_VERSION, "variants": plain}
 
 
+def recorded_metrics(folder: Path) -> str:
+    """The version of the metrics behind the rows of a folder."""
+    return str(json.loads((folder / PROVENANCE_FILE).read_text())["metrics_version"])
+
+
 def read_rows(folder: Path) -> list[Row]:
     """The rows of every video measured so far."""
     files = sorted(folder.glob("rows-*.jsonl"))

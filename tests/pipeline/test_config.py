@@ -41,6 +41,12 @@ def test_checkpoint_then_preset_then_file_then_flags() -> None:
     assert fast.guidance is not None
     assert (checkpoint.guidance().iterations, fast.guidance.iterations) == (5, 2)
     assert fast.guidance.learning_rate == 4 * checkpoint.guidance().learning_rate
+    scene = settle(run={"preset": "scene"})
+    learning_rate = 1.5 * checkpoint.guidance().learning_rate
+    held = checkpoint.guidance(hold_rest=True, gradient_floor=0.3, learning_rate=learning_rate)
+    assert (scene.sampler, scene.guidance) == (own, held)
+    both = settle({"guidance": {"hold_rest": True}}, run={"preset": "fast"})
+    assert (both.sampler, both.guidance) == (fast.sampler, fast.guidance.replace(hold_rest=True))
     toml = {"run": {"preset": "fast"}, "sampler": {"steps": own.steps + 5, "fps": 9}}
     assert settle(toml).sampler == own.replace(steps=own.steps + 5, fps=9)
     assert settle(toml, sampler={"steps": 3}).sampler == own.replace(steps=3, fps=9)
@@ -104,6 +110,9 @@ def test_a_settings_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     "changes",
     [
         {"sampler": {"steps": 4}},
+        {"guidance": {"hold_rest": True}},
+        {"guidance": {"gradient_floor": 0.3}},
+        {"guidance": {"mask_update": True}},
         {"sampler": {"height": 128}},
         {"sampler": {"fps": 8}},
         {"guidance": {"learning_rate": 0.1}},

@@ -125,7 +125,10 @@ def test_unknown_settings_are_named(manifest: Path) -> None:
         assert (process.returncode, process.stdout) == (2, "")
         assert message in process.stderr
     process = run_tiny_here(manifest, manifest.parent / "out", "--preset", "slow")
-    assert (process.returncode, process.stderr) == (2, "error: --preset must be one of paper, fast, scene, not 'slow'\n")
+    assert (process.returncode, process.stderr) == (
+        2,
+        "error: --preset must be one of paper, fast, scene, not 'slow'\n",
+    )
 
 
 @pytest.mark.slow

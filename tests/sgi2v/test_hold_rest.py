@@ -1,4 +1,4 @@
-"""Guidance that holds the rest of the scene: its loss by hand, when it is off, and that the paper's method is untouched."""
+"""Guidance that holds the rest of the scene: its loss by hand, when it is off, and when the plan is the paper's."""
 
 from __future__ import annotations
 

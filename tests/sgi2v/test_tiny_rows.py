@@ -25,7 +25,11 @@ def test_rows_of_the_model_card_have_a_provenance_file() -> None:
 def test_rows_come_from_the_shipped_weights_and_settings(file: Path) -> None:
     checkpoint = open_checkpoint(ModelConfig(source="embedded"), weights=False)
     settings = checkpoint.sampler(), checkpoint.guidance()
-    variants = control.variants_of(list(control.GROUPS), *settings) | presets.variants_of(*settings) | scene.variants_of(checkpoint)
+    variants = (
+        control.variants_of(list(control.GROUPS), *settings)
+        | presets.variants_of(*settings)
+        | scene.variants_of(checkpoint)
+    )
     recorded = json.loads(file.read_text())
     shipped = {name: variants[name] for name in recorded["variants"]}
     metrics_version = recorded.pop("metrics_version")
