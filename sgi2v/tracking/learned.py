@@ -49,6 +49,18 @@ class LearnedTracker(ABC):
         """The version of the code around the model, and the digest of the weights."""
         return f"{self.adapter}+weights-{self._digest[:12]}"
 
+    def load(self) -> None:
+        """Load the model now. Raises ConfigError where its code or weights cannot be had."""
+        try:
+            _ = self._model
+        except ConfigError:
+            raise
+        except Exception as error:  # torch, pickle and the model's own code raise errors of many kinds
+            raise ConfigError(
+                f"the weights of {self.name} in {self._weights_file} cannot be loaded ({type(error).__name__}: {error}): "
+                f"they are those of {self.weights_url}"
+            ) from error
+
     def limit(self, first_frame_HWC: Frames, boxes_T4: Floats) -> Limit | None:
         """None: what it cannot follow is not known."""
         return None

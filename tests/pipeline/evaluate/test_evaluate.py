@@ -210,6 +210,7 @@ def test_bad_input_is_refused_before_any_work(tmp_path):
         (folder, "--protocol", "objmc/v2", "--protocol", "fvd"): "fvd compares with real videos, and none are given",
         (folder, "--protocol", "motion-fidelity/ditflow"): "compares with real videos",
         (folder, "--tracker", "tapir", "--weights", "tapir=none.pt"): "no such file",
+        (folder, "--tracker", "tapir", "--weights", f"tapir={table}"): "the tracker tapir needs code",
         (folder, folder): "one source is measured at a time",
         (folder, "--published"): "no effect without --compare",
     }
