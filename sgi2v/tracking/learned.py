@@ -57,8 +57,8 @@ class LearnedTracker(ABC):
             raise
         except Exception as error:  # torch, pickle and the model's own code raise errors of many kinds
             raise ConfigError(
-                f"the weights of {self.name} in {self._weights_file} cannot be loaded ({type(error).__name__}: {error}): "
-                f"they are those of {self.weights_url}"
+                f"the weights of {self.name} in {self._weights_file} cannot be loaded "
+                f"({type(error).__name__}: {error}): they are those of {self.weights_url}"
             ) from error
 
     def limit(self, first_frame_HWC: Frames, boxes_T4: Floats) -> Limit | None:
