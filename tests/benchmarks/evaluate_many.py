@@ -40,7 +40,8 @@ def main() -> None:
     killed, whole = given.folder / "killed", given.folder / "whole"
     start = time.monotonic()
     process = subprocess.Popen(_command(videos, killed), start_new_session=True)
-    until(lambda: len(list((killed / "parts").glob("*.parquet"))) >= 2 or process.poll() is not None, 3600)
+    parts = killed / "parts"
+    until("two parts", lambda: len(list(parts.glob("*.parquet"))) >= 2 or process.poll() is not None, 3600)
     os.killpg(process.pid, 9)
     process.wait()
     print(f"killed after {time.monotonic() - start:.1f} s")

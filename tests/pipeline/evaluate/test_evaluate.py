@@ -222,12 +222,14 @@ def test_bad_input_is_refused_before_any_work(tmp_path):
 
 
 def test_motion_fidelity_against_real_videos(tmp_path):
-    folder = folder_of(tmp_path / "videos", [STEP])
+    folder = folder_of(tmp_path / "videos", [STEP, STEP])
     write_video(tmp_path / "real", "s0", frames_of())
     words = ("--protocol", "motion-fidelity/ditflow", "--real", tmp_path / "real")
     done = here("evaluate", folder, "-o", tmp_path / "out", *words)
     assert done.returncode == 0, done.stderr
-    assert metadata(tmp_path / "out")[0]["motion_fidelity"] == pytest.approx(1.0, abs=0.01)
+    first, without = metadata(tmp_path / "out")
+    assert first["motion_fidelity"] == pytest.approx(1.0, abs=0.01)
+    assert (without["motion_fidelity"], without["motion_fidelity_null_reason"]) == (None, "no_reference")
 
 
 def test_two_trackers_state_how_alike_they_rank(tmp_path, monkeypatch):
