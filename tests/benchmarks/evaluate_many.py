@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.evaluate_many FOLDER [--videos 1000]
 
-Makes 20 tiny videos (4 frames of 48 x 64 px) in FOLDER, to which the rows refer in turn, starts `evaluate`, kills it when it has written its second part,
-starts it again, and prints the seconds of both, those of all processes, and whether the result is that of an
-undisturbed evaluation.
+Makes 20 tiny videos (4 frames of 48 x 64 px) in FOLDER, to which the rows refer in turn, starts `evaluate`, kills it
+when it has written its second part, starts it again, and prints the seconds of both, the CPU seconds of the driver, and
+whether the result is that of an undisturbed evaluation.
 """
 
 from __future__ import annotations

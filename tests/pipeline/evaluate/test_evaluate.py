@@ -53,6 +53,7 @@ def test_a_folder_of_mp4s_with_a_table(tmp_path):
     assert label["source_to_video"] == [0.5, 0, 0.5, 0]
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_and_takes_in_what_is_new(tmp_path, monkeypatch):
     folder = folder_of(tmp_path / "videos", [STEP, 0, 1])
     calls = []
