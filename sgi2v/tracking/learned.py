@@ -22,6 +22,9 @@ from sgi2v.tracking.tracker import Flags, Limit, PointTracks
 from sgi2v.trajectory import Floats
 from sgi2v.video import Frames
 
+REASON_CHARS = 300
+"""Characters of a library's own error in a message."""
+
 
 class LearnedTracker(ABC):
     """A tracker whose model is loaded when the first video comes.
@@ -56,9 +59,10 @@ class LearnedTracker(ABC):
         except ConfigError:
             raise
         except Exception as error:  # torch, pickle and the model's own code raise errors of many kinds
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:REASON_CHARS]
             raise ConfigError(
-                f"the weights of {self.name} in {self._weights_file} cannot be loaded "
-                f"({type(error).__name__}: {error}): they are those of {self.weights_url}"
+                f"the weights of {self.name} in {self._weights_file} cannot be loaded ({reason}): take those of "
+                f"{self.weights_url}"
             ) from error
 
     def limit(self, first_frame_HWC: Frames, boxes_T4: Floats) -> Limit | None:
