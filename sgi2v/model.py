@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -134,9 +135,19 @@ def _has_bfloat16(device: torch.device) -> bool:
 
 def _load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, half: bool) -> VideoModel:
     """half: prefer the fp16 files, whatever type the weights get here."""
-    from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
     from safetensors import SafetensorError
-    from transformers import CLIPVisionModelWithProjection
+
+    try:
+        from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
+        from transformers import CLIPVisionModelWithProjection
+    except (RuntimeError, ImportError) as error:
+        if find_spec("torchvision") is None:
+            raise
+        raise ModelError(  # both import torchvision wherever it is installed, though nothing here needs it
+            f"diffusers and transformers cannot be imported, probably because torchvision does not fit torch "
+            f"{torch.__version__}: install the torchvision of the same index as torch, or run "
+            "`pip uninstall torchvision`"
+        ) from error
 
     configs = checkpoint.configs
     vae_dtype = resolve_vae_dtype(configs["vae"], dtype, device)

@@ -58,14 +58,13 @@ def load_clip(row: Mapping[str, Any], fit: Fit) -> Loaded:
     tracks = _shifted(placement.tracks(picture), placement)
     starts_N2 = _starts(row, picture)
     scale_2 = np.array([(right - left) / (x1 - x0), (bottom - top) / (y1 - y0)])
-    reference = row["_reference"]
     clip = Clip(
         frames_THWC=frames_THWC[:, top:bottom, left:right],
         tracks=tracks,
         starts_N2=(starts_N2 - [x0, y0]) * scale_2,
         source_size=size,
         first_frame_HWC=None if image_HWC is None else placement.image(image_HWC)[top:bottom, left:right],
-        reference_THWC=None if reference is None else decode_mp4(_read(reference)),
+        reference_THWC=_reference_of(row),
     )
     height, width = frames_THWC.shape[1:3]
     fields = {
@@ -111,6 +110,17 @@ def _read(uri: str) -> bytes:
         raise SampleError(ErrorCode.VIDEO_INVALID, message) from error
     except OSError as error:
         raise SampleError(ErrorCode.VIDEO_INVALID, f"{escaped(uri)} cannot be read: {error}") from error
+
+
+def _reference_of(row: Mapping[str, Any]) -> Frames | None:
+    """The real video of a row. None if there is none of its name. Raises SampleError for one that cannot be decoded."""
+    if row["_reference"] is None:
+        return None
+    try:
+        data = read_image_bytes(row["_reference"], MAX_VIDEO_BYTES)
+    except (SampleError, OSError):
+        return None  # its values are null, `no_reference`
+    return decode_mp4(data)
 
 
 def _image_of(row: Mapping[str, Any]) -> tuple[Frames | None, dict[str, Any]]:

@@ -41,6 +41,11 @@ class EvaluationConfig:
         """The protocols that measure one video."""
         return tuple(name for name in self.protocols if name in PROTOCOLS)
 
+    @property
+    def references(self) -> str | None:
+        """The folder of real videos, if a protocol of single videos needs them."""
+        return self.real if any(PROTOCOLS[name].needs_reference for name in self.per_video) else None
+
     def load_trackers(self) -> list[PointTracker]:
         """The trackers. Raises ConfigError."""
         return [load_tracker(name, self.weights.get(name)) for name in self.trackers]
@@ -56,7 +61,7 @@ class EvaluationConfig:
             "protocols": list(self.per_video),
             "trackers": {tracker.name: tracker.version for tracker in self.load_trackers()},
             "fit": self.fit,
-            "real": self.real if any(PROTOCOLS[name].needs_reference for name in self.per_video) else None,
+            "real": self.references,
             "video_name": self.video_name,
         }
 

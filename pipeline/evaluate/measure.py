@@ -19,6 +19,7 @@ from pipeline.output.labels import labels_of
 from sgi2v.errors import ConfigError, ErrorCode, SampleError, SGI2VError
 from sgi2v.metrics.objmc import METRICS_VERSION
 from sgi2v.metrics.protocols import PROTOCOLS
+from sgi2v.tracking.learned import LearnedTracker
 
 MEASURED_SCHEMA = pa.schema([(name, pa.string()) for name in ("result", "fatal", "message")])
 """A measured row as the driver gets it: the result as JSON, or name and message of an error that ends the run."""
@@ -48,6 +49,9 @@ class Measure:
         }
         try:
             with attempt(self.ledger, "measure", row["sample_id"], self.config.execution.sample_timeout_s):
+                for tracker in self.trackers:
+                    if isinstance(tracker, LearnedTracker):
+                        tracker.load()  # what it lacks ends the evaluation, and is no fault of a video
                 result.update(self._measured(row))
         except ConfigError as error:  # weights or code that this node lacks
             return {"fatal": type(error).__name__, "message": without_secrets(str(error))}

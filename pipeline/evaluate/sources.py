@@ -254,7 +254,7 @@ def _unused(there: int, used: int, folder: str) -> tuple[str, ...]:
 
 def _reference(config: EvaluationConfig, sample_id: str) -> str | None:
     """The real video of a sample: of the same name, in the folder of real videos."""
-    return None if config.real is None else _below(config.real, f"{sample_id}.mp4")
+    return None if config.references is None else _below(config.references, f"{sample_id}.mp4")
 
 
 def _with_places(rows: pa.Table, places: Sequence[dict[str, Any]]) -> pa.Table:

@@ -9,7 +9,9 @@ Axes: V videos, F features, T frames, H W pixels, C colours.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -87,7 +89,8 @@ def _i3d(weights: str | None, device: str) -> tuple[Features, str]:
     from cdfvd import fvd
 
     _check_file("fvd", weights)
-    model = fvd.cdfvd("i3d", n_real="full", n_fake="full", ckpt_path=weights, compute_feats=True, device=device)
+    with redirect_stdout(sys.stderr):  # it says what it loads
+        model = fvd.cdfvd("i3d", n_real="full", n_fake="full", ckpt_path=weights, compute_feats=True, device=device)
 
     def features(frames_THWC: Frames) -> Floats:
         model.empty_fake_stats()

@@ -4,8 +4,8 @@ Defined by DMT (arXiv 2311.17009); read at ditflow/ditflow@4db379b, `eval/motion
 of motion counts, not its speed or place. It needs a real video: from a drawn path alone it is not defined.
 
 Two things are unlike the published program. It divides 0 by 0 for a point that stands still: here such a tracklet is
-left out of both videos and counted, and a step without motion adds 0. It takes 1 from the diagonal before the maximum,
-which punishes the point that matches: here nothing is taken away, as in the paper.
+left out of both videos and counted, and of the others the steps in which they move count. It takes 1 from the diagonal
+before the maximum, which punishes the point that matches: here nothing is taken away, as in the paper.
 
 Axes: T frames, Q tracklets; 2 is xy.
 """
@@ -31,8 +31,8 @@ STATIC_PX = 0.1
 def motion_fidelity(clip: Clip, tracker: PointTracker) -> dict[str, Any]:
     """The similarity of each tracklet of the video to the most similar one of the reference, mean over tracklets.
 
-    The similarity of two tracklets is the mean, over time, of the cosine between their steps. From the video to the
-    reference only. Over as many frames as the shorter of the two has.
+    The similarity of a tracklet to another is the mean, over its own steps, of the cosine between its steps and the
+    other's. From the video to the reference only. Over as many frames as the shorter of the two has.
     """
     nothing = {"motion_fidelity": None, "motion_fidelity_static": None}
     if clip.reference_THWC is None:
@@ -53,9 +53,10 @@ def motion_fidelity(clip: Clip, tracker: PointTracker) -> dict[str, Any]:
 
 
 def similarity(directions: Floats, reference: Floats) -> float:
-    """The mean over tracklets of their largest similarity. directions, reference: unit steps [Q, T - 1, 2]."""
+    """The mean over tracklets of their largest similarity. directions, reference: unit steps [Q, T - 1, 2], or 0."""
     flat, other = (each.reshape(len(each), -1) for each in (directions, reference))
-    return float((flat @ other.T / directions.shape[1]).max(axis=1).mean())
+    steps_Q = directions.any(axis=-1).sum(axis=1)
+    return float(((flat @ other.T).max(axis=1) / steps_Q).mean())
 
 
 def _steps(frames_THWC: Frames, tracker: PointTracker) -> Floats:

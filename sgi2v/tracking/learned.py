@@ -22,6 +22,9 @@ from sgi2v.tracking.tracker import Flags, Limit, PointTracks
 from sgi2v.trajectory import Floats
 from sgi2v.video import Frames
 
+REASON_CHARS = 300
+"""Characters of a library's own error in a message."""
+
 
 class LearnedTracker(ABC):
     """A tracker whose model is loaded when the first video comes.
@@ -48,6 +51,19 @@ class LearnedTracker(ABC):
     def version(self) -> str:
         """The version of the code around the model, and the digest of the weights."""
         return f"{self.adapter}+weights-{self._digest[:12]}"
+
+    def load(self) -> None:
+        """Load the model now. Raises ConfigError where its code or weights cannot be had."""
+        try:
+            _ = self._model
+        except ConfigError:
+            raise
+        except Exception as error:  # torch, pickle and the model's own code raise errors of many kinds
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:REASON_CHARS]
+            raise ConfigError(
+                f"the weights of {self.name} in {self._weights_file} cannot be loaded ({reason}): take those of "
+                f"{self.weights_url}"
+            ) from error
 
     def limit(self, first_frame_HWC: Frames, boxes_T4: Floats) -> Limit | None:
         """None: what it cannot follow is not known."""

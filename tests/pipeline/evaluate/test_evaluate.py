@@ -53,6 +53,7 @@ def test_a_folder_of_mp4s_with_a_table(tmp_path):
     assert label["source_to_video"] == [0.5, 0, 0.5, 0]
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_and_takes_in_what_is_new(tmp_path, monkeypatch):
     folder = folder_of(tmp_path / "videos", [STEP, 0, 1])
     calls = []
@@ -210,6 +211,7 @@ def test_bad_input_is_refused_before_any_work(tmp_path):
         (folder, "--protocol", "objmc/v2", "--protocol", "fvd"): "fvd compares with real videos, and none are given",
         (folder, "--protocol", "motion-fidelity/ditflow"): "compares with real videos",
         (folder, "--tracker", "tapir", "--weights", "tapir=none.pt"): "no such file",
+        (folder, "--tracker", "tapir", "--weights", f"tapir={table}"): "the tracker tapir needs code",
         (folder, folder): "one source is measured at a time",
         (folder, "--published"): "no effect without --compare",
     }
@@ -221,12 +223,14 @@ def test_bad_input_is_refused_before_any_work(tmp_path):
 
 
 def test_motion_fidelity_against_real_videos(tmp_path):
-    folder = folder_of(tmp_path / "videos", [STEP])
+    folder = folder_of(tmp_path / "videos", [STEP, STEP])
     write_video(tmp_path / "real", "s0", frames_of())
     words = ("--protocol", "motion-fidelity/ditflow", "--real", tmp_path / "real")
     done = here("evaluate", folder, "-o", tmp_path / "out", *words)
     assert done.returncode == 0, done.stderr
-    assert metadata(tmp_path / "out")[0]["motion_fidelity"] == pytest.approx(1.0, abs=0.01)
+    first, without = metadata(tmp_path / "out")
+    assert first["motion_fidelity"] == pytest.approx(1.0, abs=0.01)
+    assert (without["motion_fidelity"], without["motion_fidelity_null_reason"]) == (None, "no_reference")
 
 
 def test_two_trackers_state_how_alike_they_rank(tmp_path, monkeypatch):

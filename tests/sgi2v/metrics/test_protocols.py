@@ -6,6 +6,7 @@ The followers know where everything is: what a point shows is a square or the gr
 import numpy as np
 import pytest
 
+from pipeline.output.card import METRICS
 from sgi2v.metrics.box_iou import overlap, track_box_iou
 from sgi2v.metrics.clip import Clip
 from sgi2v.metrics.dit_flow import motion_fidelity, similarity
@@ -179,6 +180,11 @@ def test_similarity_takes_the_best_of_the_reference():
     theirs = np.array([[[1.0, 0], [0, 1]], [[0, -1], [0, -1]]])
     # ours[0]: 0.5 and 0; ours[1]: 0.5 and -1
     assert similarity(ours, theirs) == pytest.approx(0.5)
+
+
+def test_directions_are_those_of_the_dataset_card():
+    better = {column.name: column.better for column in PROTOCOLS["objmc/v2"].columns}
+    assert better == {name: direction for name, (_, direction, _) in METRICS.items()}
 
 
 @pytest.mark.parametrize("name", [name for name in PROTOCOLS if name != "objmc/v2"])

@@ -240,5 +240,7 @@ def test_what_cannot_be_had_is_named(code, monkeypatch, tmp_path):
     monkeypatch.delitem(sys.modules, "nets")
     with pytest.raises(ConfigError, match=r"alltracker needs code .* PYTHONPATH"):
         load_tracker("alltracker", str(code / "alltracker")).track(video(), QUERIES)
+    with pytest.raises(ConfigError, match=r"weights of tapir in .*cotracker3 cannot be loaded .*: take those of"):
+        load_tracker("tapir", str(code / "cotracker3")).load()
     with pytest.raises(ConfigError, match="the tracker lucas-kanade has no weights"):
         load_tracker("lucas-kanade", "x")
