@@ -62,9 +62,7 @@ def request_of(manifest: str, options: LocalRunOptions) -> Request:
 
         check_target(options.notify)
     switches = options.take_over, options.dry_run, options.strict
-    return Request(
-        config, checkpoint, wanted, *switches, shard, options.notify, options.allow_failed, options.report
-    )
+    return Request(config, checkpoint, wanted, *switches, shard, options.notify, options.allow_failed, options.report)
 
 
 @app.command(

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.output.labels import LABELS
 from pipeline.output.lease import is_alive, read_claim
 from pipeline.output.run_file import RUN_FILE, location_of
 from pipeline.output.storage import Storage
@@ -26,7 +27,6 @@ from sgi2v.errors import ConfigError
 from sgi2v.locations import local_path
 from sgi2v.wording import counted
 
-LABELS = "labels.parquet"
 SELECTION = b"sgi2v_selection"
 """Entry of a selection's schema metadata: the output that it is of, and how it was chosen, as JSON."""
 SMALL_COLUMNS = ("sample_id", "file_name", "video_sha256", "video_bytes", "num_boxes", "image_sha256", "image_uri")

@@ -249,6 +249,7 @@ class Generate:
         from sgi2v.tracking import load_tracker
 
         return load_tracker(self.config.metrics.tracker)
+
     def _note_step(self, step: int) -> None:
         """A denoising step begins. step: its 0-based index."""
         self.busy.lap()
