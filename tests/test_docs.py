@@ -72,7 +72,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "manifests" / "demo", folder / "manifests" / "demo")
     with without_ray():
         demo = str(folder / "manifests" / "demo" / "demo.parquet")
-        made = here("run", demo, "--model", "embedded", "--output", folder / "runs" / "demo")
+        made = here("run", demo, "--model", "embedded", "--preset", "scene", "--output", folder / "runs" / "demo")
     assert made.returncode == 0, made.stderr
     return folder
 
