@@ -66,6 +66,7 @@ def write_tables_with(catalog: Catalog, own: pa.Table, epoch: int, with_labels: 
 
 def write_labels(catalog: Catalog, epoch: int) -> None:
     """Write labels.parquet. Needs the memory of a part's file and of some hundred samples. Else as `write_tables`."""
+    _read(catalog.storage, LABELS, lambda file: None)  # a file of another program is not replaced
     _put(catalog.storage, epoch, LABELS, LABEL_SCHEMA, map(rows_of_boxes, catalog.with_labels()))
 
 
