@@ -29,7 +29,7 @@ def test_as_many_actors_as_the_nodes_hold(execution, trackers, rows, nodes, size
 
 
 def test_a_cluster_without_a_free_cpu_is_refused():
-    with pytest.raises(NoRoomError, match="Ray has 1 CPU, and measuring needs 1.2 or more"):
+    with pytest.raises(NoRoomError, match=r"Ray has 1 CPU, and measuring needs 1\.2 or more"):
         plan_measurers(ExecutionConfig(), LK, 5, [{"CPU": 1}])
 
 
