@@ -96,7 +96,7 @@ def measure_ledger(calls: int) -> None:
     from pipeline.flow.attempts import LedgerActor
 
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    actor = LedgerActor(4 * WORKERS)
+    actor = LedgerActor(4 * WORKERS, "")
     actor.admit("s")
     process = next(each for each in psutil.process_iter() if each.name().startswith("ray::Ledger"))
     before, wall = sum(process.cpu_times()[:2]), time.monotonic()

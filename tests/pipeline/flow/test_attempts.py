@@ -206,7 +206,7 @@ from pipeline.flow.session import ray_session
 from sgi2v.errors import ClusterError
 config, _ = resolve("m.parquet", "out", {}, {"model": {"source": "embedded"}})
 with ray_session(config, 1):
-    ledger = LedgerActor(1)
+    ledger = LedgerActor(1, "")
     before = [ledger.start("load", "a"), ledger.admit("a"), ledger.admit("b")]
     (process,) = [child for child in psutil.Process().children(recursive=True) if "ray::Ledger" in child.cmdline()]
     process.kill()
