@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from pipeline.export.destination import Destination
 from pipeline.export.formats.layout import Sample, parquet_of
-from pipeline.export.source import LABELS
+from pipeline.output.labels import LABELS
 from pipeline.output.tables import METADATA
 
 
