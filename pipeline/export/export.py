@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from manifests.access import display_uri
 from pipeline.export.card import write_export_card
 from pipeline.export.destination import (
     SHARDS_FILE,
@@ -38,7 +38,6 @@ from pipeline.export.formats.webdataset import WebDataset
 from pipeline.export.shards import FolderShard, LanceShard, OpenShard, TarShard, note_appended
 from pipeline.export.source import Row, Source, open_source
 from pipeline.export.splits import split_of
-from pipeline.output.keys import names_own_videos
 from pipeline.output.lease import Lease, LeaseError, acquire
 from pipeline.output.storage import Storage
 from sgi2v.errors import ConfigError
@@ -204,7 +203,7 @@ class _Export:
         """The samples to add, by id. Notes those that cannot be."""
         there = {name: digest for shard in self.destination.shards for name, digest in shard.samples.items()}
         small = self.source.small()
-        is_own = pc.fill_null(names_own_videos(small), False).to_pylist()
+        is_own = self.source.has_own_videos(small)
         planned: dict[str, Planned] = {}
         problems, options = self.result.problems, self.options
         same = 0
@@ -219,7 +218,7 @@ class _Export:
                 if there[sample_id] != row["video_sha256"]:
                     problems[sample_id] = "was made again since it was exported: export to another folder to have it"
             elif not own or row["file_name"] is None:
-                problems[sample_id] = f"names {row['file_name']!r}, which is not a video of this sample"
+                problems[sample_id] = self._other_video(row["file_name"])
             else:
                 image = row["image_sha256"] or row["image_uri"] or sample_id
                 planned[sample_id] = Planned(row["file_name"], split_of(image, options.splits, options.split_seed))
@@ -231,6 +230,15 @@ class _Export:
         if (others := len(there.keys() - set(small["sample_id"].to_pylist()))) > 0:
             self.result.notes.append(f"{counted(others, 'sample')} of earlier calls stay that are not in this source")
         return planned
+
+    def _other_video(self, file_name: str | None) -> str:
+        """Why a video that is not at its sample's place is not exported."""
+        if file_name is not None and file_name.endswith(".mp4") and not self.source.is_of_run:
+            return (
+                f"its video is at {display_uri(file_name)}, and an export reads only what is below "
+                f"{self.source.storage.url}: evaluate a copy of the videos on this machine"
+            )
+        return f"names {file_name!r}, which is not a video of this sample"
 
     def _note_columns(self) -> None:
         """Compare the columns with those of the first call. Raises ConfigError for one of another type."""

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.export.source import SELECTION, Source, write_file
-from pipeline.output.card import METRICS
 from pipeline.output.conditions import Condition, parse_condition
+from pipeline.output.metrics import is_lower_better
 from sgi2v.errors import ConfigError
 from sgi2v.wording import counted, did_you_mean
 
@@ -122,11 +122,6 @@ def select(source: Source, chosen: Choice, target: str) -> Selected:
     said |= {"top": chosen.top, "per": list(chosen.per), "by": chosen.by, "of": selected.of, "kept": selected.kept}
     write_file(target, partial(_write_rows, source.metadata, kept, {SELECTION: json.dumps(said)}))
     return selected
-
-
-def is_lower_better(metric: str) -> bool:
-    """The direction of a metric. Of a column that is no metric the highest values are the best."""
-    return METRICS.get(metric, ("", "", ""))[1] == "lower"
 
 
 def describe_top(chosen: Choice) -> str:

@@ -126,7 +126,8 @@ class FolderShard(OpenShard):
         video = f"{sample.stem}.mp4"
         if self.linked is not None:
             self._note_object(video, content[video])
-            _link(Path(self.linked.root) / sample.row["file_name"], self._path(video))
+            # `resolve`, since the videos of an evaluation are symbolic links
+            _link((Path(self.linked.root) / sample.row["file_name"]).resolve(), self._path(video))
         self._put({name: data for name, data in content.items() if self.linked is None or name != video})
 
     def close(self) -> None:

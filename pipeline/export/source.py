@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -18,6 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from manifests.schema import SAMPLE_ID_PATTERN
+from pipeline.output.keys import names_own_videos
 from pipeline.output.labels import LABELS
 from pipeline.output.lease import is_alive, read_claim
 from pipeline.output.run_file import RUN_FILE, location_of
@@ -43,6 +45,8 @@ class Source:
 
     storage: Storage
     """The output, which holds the videos."""
+    is_of_run: bool
+    """Whether it has a run.json. An evaluation has none."""
     fingerprint: str | None
     """Of the output's deciding settings; None where it has no run.json."""
     metadata: Path
@@ -66,6 +70,15 @@ class Source:
     def small(self) -> pa.Table:
         """SMALL_COLUMNS of every sample; a column that the output lacks is null."""
         return _small_columns(self.metadata)
+
+    def has_own_videos(self, small: pa.Table) -> list[bool]:
+        """For each sample, whether its video has the key that this program gives it. No other object is read."""
+        if self.is_of_run:
+            return pc.fill_null(names_own_videos(small), False).to_pylist()  # type: ignore[no-any-return]
+        keys = pc.binary_join_element_wise("videos/", small["sample_id"], ".mp4", "")  # as `evaluate` names its links
+        is_id = pc.match_substring_regex(small["sample_id"], SAMPLE_ID_PATTERN)
+        is_own = pc.or_(pc.and_(pc.equal(small["file_name"], keys), is_id), names_own_videos(small))
+        return pc.fill_null(is_own, False).to_pylist()  # type: ignore[no-any-return]
 
     def rows(self, wanted: Container[str]) -> Iterator[Row]:
         """The rows of these samples, by sample id."""
@@ -112,7 +125,7 @@ def _open(location: str, output: str | None, folder: Path) -> Source:
             f"{location} is a selection of another output: {source.storage.url} has none of its "
             f"{counted(rows, 'video')}. Select again, or name the right output with --source"
         )
-    return Source(source.storage, source.fingerprint, chosen, source.labels, source.is_running, changed)
+    return replace(source, metadata=chosen, changed=changed)
 
 
 def selection_of(file: Path, location: str) -> Row:
@@ -147,7 +160,7 @@ def _open_output(location: str, folder: Path, of_selection: str | None = None) -
         raise ConfigError(f"{storage.url} has no committed sample: `sgi2v-batch status` says why")
     is_running = claim is not None and is_alive(claim)
     fingerprint = None if run is None else run.get("fingerprint")
-    return Source(storage, fingerprint, metadata, labels if has_labels else None, is_running, {})
+    return Source(storage, run is not None, fingerprint, metadata, labels if has_labels else None, is_running, {})
 
 
 def _columns_of(file: Path, storage: Storage) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.output.card import METRICS
+from pipeline.output.metrics import metric
 from pipeline.output.records import RECORD_SCHEMA
 from pipeline.report.samples import shown_text, significant
 from pipeline.report.source import Row
@@ -21,10 +22,14 @@ DERIVED: Mapping[str, tuple[str, str, str]] = {
     "seconds": ("seconds", "", "all phases of the sample together"),
     "gpu_gib": ("GiB", "", "most memory that torch held on the GPU"),
     "loss_left": ("share", "", "guidance loss before the last update / before the first one"),
-    "gain_over_baseline": ("", "higher", "control_gain minus the baseline's"),
 }
-"""Columns that the report works out, and of records that have a baseline: unit, better direction, meaning."""
-ASKED = frozenset({"path_px", "speed_px", "direction_deg", "box_share", "moving_boxes", "num_boxes", "num_still"})
+"""Columns that the report works out: unit, better direction, meaning."""
+ASKED = frozenset(
+    {
+        *("path_px", "speed_px", "direction_deg", "box_share", "moving_boxes", "num_boxes", "num_still"),
+        *("asked_displacement", "asked_size", "num_moving", "asks_camera"),  # of evaluations
+    }
+)
 GROUPS = ("Metrics", "What was asked", "How it was made", "The manifest's own columns")
 FACET_CHARS, FACET_VALUES = 80, 40
 """A text column is a filter if no value is longer and there are no more different values."""
@@ -84,11 +89,11 @@ class Columns:
         for name, values in self._numbers.items():
             values.extend([math.nan] * (self.rows - len(values)))
             shown = [significant(value) for value in values]
-            if len(set(shown)) < 2 and name not in METRICS:
+            if len(set(shown)) < 2 and metric(name) is None:
                 continue
             if all(value is None for value in shown):
                 continue
-            unit, better, meaning = METRICS.get(name) or DERIVED.get(name) or ("", "", "")
+            unit, better, meaning = metric(name) or DERIVED.get(name) or ("", "", "")
             if name in self._baselines:
                 better, meaning = "higher", self._baselines[name]
             label, group = shown_text(name), self._group_of(name)
@@ -117,14 +122,14 @@ class Columns:
             return GROUPS[3]
         if name in ASKED:
             return GROUPS[1]
-        if name in METRICS or name in self._baselines or _is_measured(name):
+        if metric(name) is not None or name in self._baselines or _is_measured(name):
             return GROUPS[0]
         return GROUPS[2]
 
 
 def _is_measured(name: str) -> bool:
     """Whether a column of a record that the card does not describe is a metric: it is none of the sample's facts."""
-    return name in {"gain_over_baseline", "null_reason", "background_null_reason"} or (
+    return name.partition("__")[0].endswith("null_reason") or (
         name in RECORD_SCHEMA.names and RECORD_SCHEMA.get_field_index(name) > RECORD_SCHEMA.get_field_index("objmc_px")
     )
 

@@ -73,7 +73,7 @@ def _named(sources: Sequence[Source], built: Built) -> list[tuple[str, Source]]:
 
 def _state(source: Source) -> str:
     if source.status is None:
-        return "These videos were not made by a run of this program."
+        return "No run wrote here: these are videos that exist, as they were measured."
     phase = source.status.phase
     return STATES.get(phase) or (
         f"A run is writing to this output ({phase.value}). These pages show what was there; build them again for more."

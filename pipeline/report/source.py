@@ -17,7 +17,7 @@ from pipeline.output.labels import LABELS
 from pipeline.output.records import RECORD_SCHEMA, Status
 from pipeline.output.run_file import RunFile, read_run
 from pipeline.output.storage import Storage
-from pipeline.output.tables import FAILURES, METADATA
+from pipeline.output.tables import FAILURES, FIRST_OWN, METADATA
 from sgi2v.errors import ConfigError
 from sgi2v.locations import split_protocol
 
@@ -98,7 +98,7 @@ class Source:
         schema = self._schema(TABLES[status])
         if schema is None:
             return
-        own_names = [name for name in schema.names if name not in RECORD_SCHEMA.names]
+        own_names = own_columns(schema)
         for number in range(self._row_groups(TABLES[status])):
             rows = self._read_rows(TABLES[status], None, schema.names, number)
             labels = self._label_rows(pa.chunked_array([pa.array([row["sample_id"] for row in rows], pa.string())]))
@@ -112,7 +112,7 @@ class Source:
         schema = self._schema(table)
         if schema is None:
             return {}
-        own = [name for name in schema.names if name not in RECORD_SCHEMA.names]
+        own = own_columns(schema)
         rows = self._read_rows(table, ids, ["sample_id", *own]) if own else []
         return {row.pop("sample_id"): row for row in rows}
 
@@ -175,6 +175,12 @@ class Source:
             for field in INDEX_SCHEMA
         ]
         return pa.Table.from_arrays(columns, schema=INDEX_SCHEMA)
+
+
+def own_columns(schema: pa.Schema) -> list[str]:
+    """The manifest's own columns of a table, which stand behind those of a run or an evaluation."""
+    first = schema.names.index(FIRST_OWN) if FIRST_OWN in schema.names else 0
+    return [name for name in schema.names[first:] if name not in RECORD_SCHEMA.names]
 
 
 def _python_rows(table: pa.Table) -> list[Row]:

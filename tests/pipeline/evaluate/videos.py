@@ -80,8 +80,17 @@ def _bare_flow(
         yield from made(rows.slice(number, 1)).to_pylist()
 
 
-@pytest.fixture
-def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def evaluate_without_ray() -> Iterator[None]:
     """Let evaluations of this process use the bare loop."""
-    monkeypatch.setattr(pipeline.evaluate.run, "measuring_session", _no_session)
-    monkeypatch.setattr(pipeline.evaluate.run, "measuring_flow", _bare_flow)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline.evaluate.run, "measuring_session", _no_session)
+        patch.setattr(pipeline.evaluate.run, "measuring_flow", _bare_flow)
+        yield
+
+
+@pytest.fixture
+def without_ray() -> Iterator[None]:
+    """`evaluate_without_ray` for a whole test."""
+    with evaluate_without_ray():
+        yield

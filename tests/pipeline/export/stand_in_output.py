@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import RunConfig
+from pipeline.output.labels import LABEL_SCHEMA
 from pipeline.output.records import RECORD_SCHEMA, video_key
 from pipeline.output.run_file import describe_run
 from pipeline.output.tables import METADATA, METADATA_COLUMNS
@@ -21,24 +22,6 @@ from tests.pipeline.output.outputs import settings
 
 FRAMES, SIDE, FPS = 4, 32, 7
 POINTS = 5
-PER_FRAME = pa.list_(pa.list_(pa.float64()))
-LABEL_SCHEMA = pa.schema(
-    {
-        "sample_id": pa.string(),
-        "box": pa.int64(),
-        "still": pa.bool_(),
-        **dict.fromkeys(("num_frames", "height", "width", "fps"), pa.int64()),
-        "source_to_video": pa.list_(pa.float64()),
-        **dict.fromkeys(("asked_boxes", "asked_centres", "measured_boxes", "measured_centres"), PER_FRAME),
-        "visible_fraction": pa.list_(pa.float64()),
-        "points": pa.list_(PER_FRAME),
-        "points_visible": pa.list_(pa.list_(pa.bool_())),
-        **dict.fromkeys(("null_reason", "tracker", "tracker_version"), pa.string()),
-        "tracker_error_px": pa.float64(),
-        **dict.fromkeys(("metrics_version", "image_uri", "video_sha256", "file_name"), pa.string()),
-    }
-)
-"""As docs/output-format.md describes labels.parquet."""
 
 
 @cache
