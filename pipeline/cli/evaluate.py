@@ -50,10 +50,16 @@ def evaluate(
     address: Annotated[str | None, typer.Option(help="Ray cluster to use.  [default: this machine]")] = None,
     sample_timeout: Annotated[float, typer.Option(min=1.0, help="Seconds that one video may take.")] = 3600.0,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Compare outputs or evaluations, sample by sample; the first is the base.")
+        bool,
+        typer.Option(
+            "--compare/--no-compare", help="Compare outputs or evaluations, sample by sample; the first is the base."
+        ),
     ] = False,
     published: Annotated[
-        bool, typer.Option("--published", help="With --compare: add the rows that papers publish, apart from ours.")
+        bool,
+        typer.Option(
+            "--published/--no-published", help="With --compare: add the rows that papers publish, apart from ours."
+        ),
     ] = False,
 ) -> None:
     """Measure videos that exist, of any method. The same command goes on where an earlier one stopped.

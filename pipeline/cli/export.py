@@ -28,7 +28,7 @@ def export(
     shard_mb: Annotated[float, typer.Option(min=0.001, help="Largest shard, MB (10^6 bytes).")] = 256.0,
     shard_samples: Annotated[int, typer.Option(min=1, help="Most samples of a shard.")] = 1000,
     link: Annotated[
-        bool, typer.Option("--link", help="Hard-link the videos: for outputs and exports on one local disk.")
+        bool, typer.Option("--link/--no-link", help="Hard-link the videos: for outputs and exports on one local disk.")
     ] = False,
     moved_to: Annotated[
         str | None, typer.Option("--source", metavar="OUT", help="Where the results of a selection are, if moved.")

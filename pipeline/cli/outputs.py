@@ -102,7 +102,7 @@ def replay(
     candidate: Annotated[
         int | None, typer.Option(min=0, metavar="K", help="Another of its candidates, by number from 0.")
     ] = None,
-    baseline: Annotated[bool, typer.Option("--baseline", help="Its baseline.")] = False,
+    baseline: Annotated[bool, typer.Option("--baseline/--no-baseline", help="Its baseline.")] = False,
 ) -> None:
     """Make one sample again, without Ray, and compare it to the bit; exit 1 where it differs."""
     import torch

@@ -50,13 +50,15 @@ def submit(
     wait: Annotated[bool, typer.Option(help="Follow the job to its end.")] = True,
     ship: Annotated[
         bool,
-        typer.Option("--ship", help="Send this package along: pip installs it on every node, for this job alone."),
+        typer.Option(
+            "--ship/--no-ship", help="Send this package along: pip installs it on every node, for this job alone."
+        ),
     ] = False,
     kubernetes: Annotated[
-        bool, typer.Option("--kubernetes", help="Write a RayJob for KubeRay; with --print and --image.")
+        bool, typer.Option("--kubernetes/--no-kubernetes", help="Write a RayJob for KubeRay; with --print and --image.")
     ] = False,
     print_: Annotated[
-        bool, typer.Option("--print", help="Print the RayJob, for `kubectl apply -f -`. Nothing is sent.")
+        bool, typer.Option("--print/--no-print", help="Print the RayJob, for `kubectl apply -f -`. Nothing is sent.")
     ] = False,
     image: Annotated[
         str | None,

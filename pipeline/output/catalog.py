@@ -7,7 +7,7 @@ docs/output-format.md, Parts.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -159,20 +159,24 @@ class Catalog:
             yield pa.Table.from_pylist([record.flat() for record in unsealed], FLAT_SCHEMA)
 
     def with_labels(self) -> Iterator[pa.Table]:
-        """The columns OF_SAMPLE and `labels` of every committed sample, BATCH_ROWS at a time, in the order of `tables`.
+        """The columns OF_SAMPLE and `labels` of every committed sample, as `batches`."""
+        return self.batches("committed", [*OF_SAMPLE, "labels"])
+
+    def batches(self, status: Status, names: Sequence[str]) -> Iterator[pa.Table]:
+        """These columns of every sample with this status, BATCH_ROWS at a time, in the order of `tables`; labels too.
 
         Needs the memory of a part's file and of one batch.
         """
-        for key, current in self._parts_with("committed"):
+        for key, current in self._parts_with(status):
             data = self.storage.get(key) or b""
             is_named = is_named_by(parse_part(self.storage, key, data, NAMING), current)
             done = 0
-            for batch in row_groups(self.storage, key, data, [*OF_SAMPLE, "labels"]):
+            for batch in row_groups(self.storage, key, data, names):
                 yield batch.filter(is_named.slice(done, batch.num_rows))
                 done += batch.num_rows
-        unsealed = [record for record in self._unsealed_records() if record.status == "committed"]
+        unsealed = [record for record in self._unsealed_records() if record.status == status]
         for first in range(0, len(unsealed), BATCH_ROWS):
-            yield table_of(unsealed[first : first + BATCH_ROWS]).select([*OF_SAMPLE, "labels"])
+            yield table_of(unsealed[first : first + BATCH_ROWS]).select(names)
 
     def _parts_with(self, status: Status) -> Iterator[tuple[str, pa.Table]]:
         """The key of each part that has current records with this status, and their index."""

@@ -215,7 +215,7 @@ def _new_records(source: Catalog, target: Catalog) -> Iterator[pa.Table]:
     waiting: list[pa.Table] = []
     statuses: tuple[Status, ...] = get_args(Status)
     for status in statuses:
-        for table in source.tables(status):
+        for table in source.batches(status, RECORD_SCHEMA.names):
             waiting.append(_only_new(table, target))
             rows = pa.concat_tables(waiting).combine_chunks()
             while rows.num_rows >= PART_ROWS:

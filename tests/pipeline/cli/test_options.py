@@ -31,6 +31,9 @@ GIVEN: dict[str, dict[str, Any]] = {
     "accelerator_type": {"accelerator_type": "A100"},
     "shard": {"shard": "1/3"},
     "notify": {"notify": "https://hooks.example.com/1"},
+    "keep": {"candidates": 2, "keep": "control_gain > 0.6"},
+    "stop_early": {"candidates": 2, "keep": "control_gain > 0.6", "stop_early": True},
+    "baseline": {"baseline": "unguided"},
     "sample_timeout": {"sample_timeout": 60.0},
     "address": {"address": "10.0.0.1:6379"},
 }
