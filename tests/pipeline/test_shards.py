@@ -57,9 +57,9 @@ def many(made: Path, tmp_path: Path) -> Path:
 
 
 def rows_of(output: Path, name: str) -> dict[str, dict[str, object]]:
-    """The rows of a table by id, without what differs between two runs."""
+    """The rows of a table by id and box, without what differs between two runs."""
     rows = table(output, name).drop_columns([c for c in OWN_TO_ONE_RUN if c in table(output, name).column_names])
-    return {each["sample_id"]: each for each in rows.to_pylist()}
+    return {f"{each['sample_id']} {each.get('box')}": each for each in rows.to_pylist()}
 
 
 def test_shards_are_stable_even_and_complete() -> None:
@@ -82,7 +82,7 @@ def test_merged_shards_give_what_one_run_gives(made: Path, many: Path) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "3 shards: 11 made, 1 failed" in ended.stdout
     assert "verified: everything is there and whole" in ended.stdout
-    for name in ("metadata.parquet", "failures.parquet"):
+    for name in ("metadata.parquet", "failures.parquet", "labels.parquet"):
         assert table(many, name).schema.equals(table(made / "one", name).schema)
         assert rows_of(many, name) == rows_of(made / "one", name)
     one, merged = (json.loads((each / "run.json").read_text()) for each in (made / "one", many))
