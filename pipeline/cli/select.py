@@ -36,11 +36,12 @@ def select(
     """
     from pipeline.export.select import choice, lines
     from pipeline.export.select import select as write_selection
-    from pipeline.export.source import open_source
+    from pipeline.export.source import check_free_or_selection, open_source
     from sgi2v.errors import ConfigError
 
     if not target.endswith(".parquet"):
         raise ConfigError(f"--output {target}: a selection is a Parquet file, so its name ends with .parquet")
+    check_free_or_selection(target)
     chosen = choice(where, preset, top, per, by)
     with open_source(output, source) as opened:
         selected = write_selection(opened, chosen, target)

@@ -36,7 +36,7 @@ from sgi2v.errors import ConfigError
 from sgi2v.locations import split_protocol
 
 MARK = "report.json"
-"""The file by which a folder is known as a report."""
+"""The file by which a folder is known as a report, also if it was not finished: it is written first."""
 SAMPLES_A_FILE = 20
 """Samples whose details are in one file: a gallery page that is sorted needs as many files as it has samples."""
 THREADS = 8
@@ -82,10 +82,12 @@ def check_target(target: str, output: str) -> Storage:
     check_not_nested(storage)
     if storage.root == Storage(output).root:
         raise ConfigError(f"{storage.url} is the output itself: give the report another folder with -o")
-    if storage.get(MARK) is None:
-        for key in ("index.html", "run.json", "metadata.parquet"):
-            if storage.get(key) is not None:
-                raise ConfigError(f"{storage.url} has a {key} and is no report: give the report another folder with -o")
+    # a report deletes what it does not need in folders called data, thumbs and videos
+    others = [] if storage.get(MARK) is not None else [name for name in storage.names("") if not name.startswith(".")]
+    if others:
+        raise ConfigError(
+            f"{storage.url} has a {others[0]} and is no report: give the report an empty or a new folder with -o"
+        )
     return storage
 
 
@@ -134,6 +136,7 @@ class _Builder:
 
     def build(self, inspections: str | None) -> Built:
         source, target = self.sources[0], self.target
+        target.put(MARK, _marked(self.sources, self.folder))
         self.figures = self._copy_figures(inspections)
         total = source.index.num_rows
         waiting: list[Made] = []
@@ -149,7 +152,6 @@ class _Builder:
         self.built.samples = len(self.samples)
         versioned = {"folder": self.folder, "names": self.names, "bases": self.bases}
         write_pages(target, self.sources, self.built, versioned)
-        target.put(MARK, _marked(self.sources, self.folder))
         self._delete_old()
         return self.built
 
