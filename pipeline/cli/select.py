@@ -46,6 +46,8 @@ def select(
     with open_source(output, source) as opened:
         selected = write_selection(opened, chosen, target)
     typer.echo("\n".join(lines(selected)))
+    if not selected.kept:
+        typer.echo("no sample is kept: the table says which condition takes most")
     if opened.is_running:
         typer.echo(
             f"a run is writing to {opened.storage.url}: samples that it makes from now on are not in this selection"

@@ -213,7 +213,7 @@ def check_free_or_evaluation(storage: Storage) -> None:
     others = [name for name in storage.names("") if name != "lease" and not name.startswith(".")]
     if others:
         raise ConfigError(
-            f"{storage.url} has a {others[0]} and is no evaluation: give an empty or a new folder with --output"
+            f"{storage.url} holds {others[0]} and is no evaluation: give an empty or a new folder with --output"
         )
 
 

@@ -86,7 +86,7 @@ def check_target(target: str, output: str) -> Storage:
     others = [] if storage.get(MARK) is not None else [name for name in storage.names("") if not name.startswith(".")]
     if others:
         raise ConfigError(
-            f"{storage.url} has a {others[0]} and is no report: give the report an empty or a new folder with -o"
+            f"{storage.url} holds {others[0]} and is no report: give the report an empty or a new folder with -o"
         )
     return storage
 
@@ -105,18 +105,14 @@ def build_report(
     Pictures and copies that are there from an earlier report of it are kept. Raises ConfigError, StorageError.
     """
     check_installed()
+    sources = [Source(each) for each in (output, *baselines)]
     store = check_target(target or default_target(output), output)
-    builder = _Builder(
-        Source(output), [Source(each) for each in baselines], store, copy_videos, on_progress or (lambda *_: None)
-    )
-    return builder.build(inspections)
+    return _Builder(sources, store, copy_videos, on_progress or (lambda *_: None)).build(inspections)
 
 
 class _Builder:
-    def __init__(
-        self, source: Source, baselines: list[Source], target: Storage, copy_videos: bool, on_progress: OnProgress
-    ) -> None:
-        self.sources, self.target, self.copy_videos = [source, *baselines], target, copy_videos
+    def __init__(self, sources: list[Source], target: Storage, copy_videos: bool, on_progress: OnProgress) -> None:
+        self.sources, self.target, self.copy_videos = sources, target, copy_videos
         self.on_progress = on_progress
         self.names = _unique([each.name for each in self.sources])
         self.bases = [
@@ -130,7 +126,7 @@ class _Builder:
         self.columns = Columns()
         self.samples: list[tuple[str, bool, str | None]] = []
         self.built = Built(target.url, plays=self.bases[0] is not None, names=self.names)
-        self.others = [_by_id(each) for each in baselines]
+        self.others = [_by_id(each) for each in sources[1:]]
         for name in self.names[1:]:
             self.columns.name_baseline(f"gain over {name}", f"control_gain minus that in {name}")
 

@@ -101,7 +101,7 @@ def test_other_settings_and_other_folders_are_refused(tmp_path):
     table = (folder / "boxes.jsonl").rename(folder / "metadata.jsonl")
     into_itself = here("evaluate", folder, "-o", folder)
     assert into_itself.returncode == 2
-    assert "has a metadata.jsonl and is no evaluation" in into_itself.stderr
+    assert "holds metadata.jsonl and is no evaluation" in into_itself.stderr
     assert table.exists()
 
 

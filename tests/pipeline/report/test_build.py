@@ -68,7 +68,7 @@ def test_without_labels_the_asked_path_comes_from_the_manifest(tmp_path: Path) -
     asked = [script(tmp_path / f"{name}-report", "samples-0")[1]["boxes"][0] for name in "ab"]
     assert asked[0]["asked"] == asked[1]["asked"]
     assert "measured" not in asked[1]
-    assert "no labels.parquet" in (tmp_path / "b-report" / "index.html").read_text()
+    assert "There are no labels" in (tmp_path / "b-report" / "index.html").read_text()
 
 
 def test_hostile_and_missing_values_do_no_harm(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_places_that_are_no_report_are_refused(tmp_path: Path) -> None:
     (tmp_path / "holiday" / "videos").mkdir(parents=True)
     (tmp_path / "holiday" / "videos" / "beach.mp4").write_bytes(b"mine")
     messages = {"site": "is no report", "out": "is the output itself", "out/videos/x": "lies in"}
-    for target, message in {**messages, "holiday": "has a videos and is no report"}.items():
+    for target, message in {**messages, "holiday": "holds videos and is no report"}.items():
         with pytest.raises(ConfigError, match=message):
             build_report(str(output), target=str(tmp_path / target))
     with pytest.raises(ConfigError, match="nothing to report on"):
