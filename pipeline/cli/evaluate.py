@@ -24,7 +24,15 @@ def evaluate(
             "or more outputs or evaluations.",
         ),
     ],
-    output: Annotated[str, typer.Option("--output", "-o", help="Folder or URL of the results.")] = "evaluation",
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder or URL of the results.  [default: evaluation, or comparison]",
+            show_default=False,
+        ),
+    ] = None,
     manifest: Annotated[
         str | None, typer.Option(help="Boxes and paths of a folder's videos.  [default: the table in it]")
     ] = None,
@@ -72,7 +80,7 @@ def evaluate(
         _refuse("--compare", manifest=manifest, protocol=protocol, tracker=tracker, weights=weights, real=real)
         from pipeline.evaluate.compare import compare as compare_all
 
-        typer.echo(compare_all(videos, output, published))
+        typer.echo(compare_all(videos, output or "comparison", published))
         return
     if published:
         raise ConfigError("--published has no effect without --compare")
@@ -84,7 +92,7 @@ def evaluate(
     execution = ExecutionConfig(workers=workers, address=address, sample_timeout_s=sample_timeout)
     config = settle(
         videos[0],
-        output,
+        output or "evaluation",
         manifest,
         protocol or ["objmc/v2"],
         tracker or ["lucas-kanade"],

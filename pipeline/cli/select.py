@@ -36,15 +36,18 @@ def select(
     """
     from pipeline.export.select import choice, lines
     from pipeline.export.select import select as write_selection
-    from pipeline.export.source import open_source
+    from pipeline.export.source import check_free_or_selection, open_source
     from sgi2v.errors import ConfigError
 
     if not target.endswith(".parquet"):
         raise ConfigError(f"--output {target}: a selection is a Parquet file, so its name ends with .parquet")
+    check_free_or_selection(target)
     chosen = choice(where, preset, top, per, by)
     with open_source(output, source) as opened:
         selected = write_selection(opened, chosen, target)
     typer.echo("\n".join(lines(selected)))
+    if not selected.kept:
+        typer.echo("no sample is kept: the table says which condition takes most")
     if opened.is_running:
         typer.echo(
             f"a run is writing to {opened.storage.url}: samples that it makes from now on are not in this selection"

@@ -106,8 +106,6 @@ class Results:
 
     def _check(self) -> None:
         url = self.storage.url
-        if self.storage.get(RUN_FILE) is not None:
-            raise ConfigError(f"{url} is the output of a run: give the evaluation a folder of its own with --output")
         recorded = read_evaluation(self.storage)
         if recorded is None:
             self.storage.put(EVALUATION_FILE, self._to_json({}))
@@ -202,6 +200,21 @@ class Results:
                 name = uri
             names.append(name)
         return names
+
+
+def check_free_or_evaluation(storage: Storage) -> None:
+    """Raise ConfigError if something else than an evaluation is there: its tables could have the names of ours."""
+    if storage.get(RUN_FILE) is not None:
+        raise ConfigError(
+            f"{storage.url} is the output of a run: give the evaluation a folder of its own with --output"
+        )
+    if storage.get(EVALUATION_FILE) is not None:
+        return
+    others = [name for name in storage.names("") if name != "lease" and not name.startswith(".")]
+    if others:
+        raise ConfigError(
+            f"{storage.url} holds {others[0]} and is no evaluation: give an empty or a new folder with --output"
+        )
 
 
 def _link(link: Path, target: Path) -> bool:

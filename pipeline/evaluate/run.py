@@ -14,7 +14,7 @@ from manifests.schema import known_columns, row_digest, rows_of
 from pipeline.evaluate.config import EvaluationConfig
 from pipeline.evaluate.distributions import distances
 from pipeline.evaluate.measure import Measure, result_of
-from pipeline.evaluate.results import Results
+from pipeline.evaluate.results import Results, check_free_or_evaluation
 from pipeline.evaluate.sources import Source, find_videos
 from pipeline.evaluate.summary import summarise
 from pipeline.flow.measuring import measuring_flow, measuring_session
@@ -61,6 +61,7 @@ def evaluate(
         say(note)
     storage = Storage(config.output)
     check_not_nested(storage)
+    check_free_or_evaluation(storage)
     with acquire(storage, on_wait=say) as lease:
         results = Results(storage, config, lease.epoch)
         digests = list(_digests(source.rows))

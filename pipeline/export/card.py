@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 
@@ -56,11 +55,13 @@ def _card(destination: Destination, source: Source, layout: Layout, splits: Mapp
         if settings.labels
         else "There are no labels of boxes per frame: the output had none."
     )
+    made = "that SG-I2V made from images" if source.is_of_run else "that exist, measured by `sgi2v-batch evaluate`"
+    by = f"\nSettings of the output: fingerprint `{source.fingerprint}`." if source.is_of_run else ""
     return f"""{chr(10).join(front)}
 
 # Videos with known motion
 
-Videos that SG-I2V made from images, each with its metrics, in the format `{settings.format}` of sgi2v-batch.
+Videos {made}, each with its metrics, in the format `{settings.format}` of sgi2v-batch.
 {labels}
 
 | split | samples |
@@ -80,6 +81,6 @@ The shares asked for are {shares}.
 files of each. `{EXPORT_FILE}` has the settings. `sgi2v-batch verify FOLDER` compares all of it.
 
 License: `other`, because this program does not know which licences apply: those of the images, of the model and of the
-texts in the manifest. State them here before you publish this. The columns `image_uri` and `host` name folders and
-machines of whoever made the videos. Settings of the output: fingerprint `{json.dumps(source.fingerprint)}`.
+texts in the manifest. State them here before you publish this. The columns `image_uri`, `video_uri` and `host` name
+folders and machines of whoever made the videos.{by}
 """

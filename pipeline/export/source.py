@@ -237,6 +237,21 @@ def _is_sorted(table: pa.Table) -> bool:
     return bool(pc.all(pc.less_equal(ids[:-1], ids[1:]), min_count=0).as_py())
 
 
+def check_free_or_selection(location: str) -> None:
+    """Raise ConfigError if another file than a selection is at a location, such as a manifest or a table."""
+    parent, name = _folder_and_name(location)
+
+    def notes_of(stream: BinaryIO) -> dict[bytes, bytes]:
+        return pq.ParquetFile(stream, pre_buffer=False).schema_arrow.metadata or {}
+
+    try:
+        notes = Storage(parent).read(name, notes_of)
+    except pa.ArrowException:
+        notes = {}
+    if notes is not None and SELECTION not in notes:
+        raise ConfigError(f"--output {location}: this file is there and is no selection: give another name")
+
+
 def write_file(location: str, write: Callable[[Path], None]) -> None:
     """Write a single file to a path or URL, whole. write: is given a temporary file."""
     parent, name = _folder_and_name(location)

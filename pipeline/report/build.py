@@ -36,7 +36,7 @@ from sgi2v.errors import ConfigError
 from sgi2v.locations import split_protocol
 
 MARK = "report.json"
-"""The file by which a folder is known as a report."""
+"""The file by which a folder is known as a report, also if it was not finished: it is written first."""
 SAMPLES_A_FILE = 20
 """Samples whose details are in one file: a gallery page that is sorted needs as many files as it has samples."""
 THREADS = 8
@@ -82,10 +82,12 @@ def check_target(target: str, output: str) -> Storage:
     check_not_nested(storage)
     if storage.root == Storage(output).root:
         raise ConfigError(f"{storage.url} is the output itself: give the report another folder with -o")
-    if storage.get(MARK) is None:
-        for key in ("index.html", "run.json", "metadata.parquet"):
-            if storage.get(key) is not None:
-                raise ConfigError(f"{storage.url} has a {key} and is no report: give the report another folder with -o")
+    # a report deletes what it does not need in folders called data, thumbs and videos
+    others = [] if storage.get(MARK) is not None else [name for name in storage.names("") if not name.startswith(".")]
+    if others:
+        raise ConfigError(
+            f"{storage.url} holds {others[0]} and is no report: give the report an empty or a new folder with -o"
+        )
     return storage
 
 
@@ -103,18 +105,14 @@ def build_report(
     Pictures and copies that are there from an earlier report of it are kept. Raises ConfigError, StorageError.
     """
     check_installed()
+    sources = [Source(each) for each in (output, *baselines)]
     store = check_target(target or default_target(output), output)
-    builder = _Builder(
-        Source(output), [Source(each) for each in baselines], store, copy_videos, on_progress or (lambda *_: None)
-    )
-    return builder.build(inspections)
+    return _Builder(sources, store, copy_videos, on_progress or (lambda *_: None)).build(inspections)
 
 
 class _Builder:
-    def __init__(
-        self, source: Source, baselines: list[Source], target: Storage, copy_videos: bool, on_progress: OnProgress
-    ) -> None:
-        self.sources, self.target, self.copy_videos = [source, *baselines], target, copy_videos
+    def __init__(self, sources: list[Source], target: Storage, copy_videos: bool, on_progress: OnProgress) -> None:
+        self.sources, self.target, self.copy_videos = sources, target, copy_videos
         self.on_progress = on_progress
         self.names = _unique([each.name for each in self.sources])
         self.bases = [
@@ -128,12 +126,13 @@ class _Builder:
         self.columns = Columns()
         self.samples: list[tuple[str, bool, str | None]] = []
         self.built = Built(target.url, plays=self.bases[0] is not None, names=self.names)
-        self.others = [_by_id(each) for each in baselines]
+        self.others = [_by_id(each) for each in sources[1:]]
         for name in self.names[1:]:
             self.columns.name_baseline(f"gain over {name}", f"control_gain minus that in {name}")
 
     def build(self, inspections: str | None) -> Built:
         source, target = self.sources[0], self.target
+        target.put(MARK, _marked(self.sources, self.folder))
         self.figures = self._copy_figures(inspections)
         total = source.index.num_rows
         waiting: list[Made] = []
@@ -149,7 +148,6 @@ class _Builder:
         self.built.samples = len(self.samples)
         versioned = {"folder": self.folder, "names": self.names, "bases": self.bases}
         write_pages(target, self.sources, self.built, versioned)
-        target.put(MARK, _marked(self.sources, self.folder))
         self._delete_old()
         return self.built
 

@@ -125,7 +125,7 @@ def _notes(source: Source, built: Built) -> list[str]:
             "--copy-videos, or in the same bucket or on the same disk."
         )
     if built.committed and not source.has_labels:
-        notes.append("There is no labels.parquet, so only the asked paths are drawn, not the measured ones.")
+        notes.append("There are no labels, so only the asked paths are drawn, not the measured ones.")
     damaged = 0 if source.catalog is None else len(source.catalog.damaged)
     if damaged:
         notes.append(f"{counted(damaged, 'record')} cannot be used and count for no sample.")

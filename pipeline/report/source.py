@@ -49,6 +49,10 @@ class Source:
 
     def __init__(self, url: str) -> None:
         """Raises ConfigError if there is neither a run nor a table, StorageError."""
+        if url.endswith(".parquet"):
+            raise ConfigError(
+                f"{url} is a table: a report shows a whole output or evaluation, and its gallery filters by any metric"
+            )
         self.storage = Storage(url)
         self.run: RunFile | None = read_run(self.storage)
         self.catalog = None if self.run is None else Catalog(self.storage)
@@ -56,7 +60,7 @@ class Source:
             raise ConfigError(
                 f"there is nothing to report on at {self.storage.url}: it has neither run.json nor {METADATA}"
             )
-        self.has_labels = self._schema(LABELS) is not None
+        self.has_labels = self._schema(LABELS) is not None and self._num_rows(LABELS) > 0
 
     @property
     def url(self) -> str:
@@ -98,7 +102,9 @@ class Source:
         schema = self._schema(TABLES[status])
         if schema is None:
             return
-        own_names = own_columns(schema)
+        # behind those of an evaluation
+        first = schema.names.index(FIRST_OWN) if FIRST_OWN in schema.names else 0
+        own_names = [name for name in schema.names[first:] if name not in RECORD_SCHEMA.names]
         for number in range(self._row_groups(TABLES[status])):
             rows = self._read_rows(TABLES[status], None, schema.names, number)
             labels = self._label_rows(pa.chunked_array([pa.array([row["sample_id"] for row in rows], pa.string())]))
@@ -112,7 +118,7 @@ class Source:
         schema = self._schema(table)
         if schema is None:
             return {}
-        own = own_columns(schema)
+        own = [name for name in schema.names if name not in RECORD_SCHEMA.names]
         rows = self._read_rows(table, ids, ["sample_id", *own]) if own else []
         return {row.pop("sample_id"): row for row in rows}
 
@@ -134,6 +140,9 @@ class Source:
         except pa.ArrowException as error:
             raise ConfigError(f"{self.url}/{table} is not a table of this program: {error}") from error
         return schema
+
+    def _num_rows(self, table: str) -> int:
+        return self.storage.read(table, lambda stream: pq.ParquetFile(stream, pre_buffer=False).metadata.num_rows) or 0
 
     def _row_groups(self, table: str) -> int:
         return self.storage.read(table, lambda stream: pq.ParquetFile(stream, pre_buffer=False).num_row_groups) or 0
@@ -175,12 +184,6 @@ class Source:
             for field in INDEX_SCHEMA
         ]
         return pa.Table.from_arrays(columns, schema=INDEX_SCHEMA)
-
-
-def own_columns(schema: pa.Schema) -> list[str]:
-    """The manifest's own columns of a table, which stand behind those of a run or an evaluation."""
-    first = schema.names.index(FIRST_OWN) if FIRST_OWN in schema.names else 0
-    return [name for name in schema.names[first:] if name not in RECORD_SCHEMA.names]
 
 
 def _python_rows(table: pa.Table) -> list[Row]:

@@ -98,6 +98,11 @@ def test_other_settings_and_other_folders_are_refused(tmp_path):
     refused = here("evaluate", folder, "-o", tmp_path / "run")
     assert refused.returncode == 2
     assert "is the output of a run" in refused.stderr
+    table = (folder / "boxes.jsonl").rename(folder / "metadata.jsonl")
+    into_itself = here("evaluate", folder, "-o", folder)
+    assert into_itself.returncode == 2
+    assert "holds metadata.jsonl and is no evaluation" in into_itself.stderr
+    assert table.exists()
 
 
 def test_an_evaluation_can_be_measured_again(tmp_path):

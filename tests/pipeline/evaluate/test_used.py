@@ -37,6 +37,7 @@ def test_its_best_videos_are_exported(world, tmp_path):
             assert not file.is_symlink()
             assert file.read_bytes() == (world / "videos" / f"{name}.mp4").read_bytes()
         assert here("verify", target).returncode == 0
+        assert "Videos that exist, measured by `sgi2v-batch evaluate`" in (target / "README.md").read_text()
 
 
 def test_a_video_elsewhere_is_not_read(world, tmp_path):

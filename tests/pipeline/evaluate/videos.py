@@ -73,7 +73,7 @@ def _no_session(*_: object) -> Iterator[tuple[Pool, str]]:
 
 
 def _bare_flow(
-    rows: pa.Table, stage: type, arguments: tuple[Any, ...], pool: Pool, *_: object
+    rows: pa.Table, stage: type, arguments: tuple[Any, ...], *_: object
 ) -> Generator[dict[str, Any], None, None]:
     made = stage(*arguments)
     for number in range(rows.num_rows):

@@ -86,6 +86,23 @@ def test_what_cannot_be_selected_is_refused(output: Path, tmp_path: Path, words:
     assert not (tmp_path / "kept.parquet").exists()
 
 
+def test_a_selection_of_nothing_says_so(output: Path, tmp_path: Path) -> None:
+    done = here("select", output, "--where", "control_gain > 9", "-o", tmp_path / "none.parquet")
+    assert done.returncode == 0
+    assert "no sample is kept" in done.stdout
+    assert "is a table: a report shows a whole output" in here("report", tmp_path / "none.parquet").stderr
+
+
+def test_a_file_that_is_no_selection_stays(output: Path, tmp_path: Path) -> None:
+    for name in ("table.parquet", "text.parquet"):
+        mine = tmp_path / name
+        mine.write_bytes((output / "metadata.parquet").read_bytes() if name[1] == "a" else b"mine")
+        before = mine.read_bytes()
+        done = here("select", output, "--where", "control_gain > 0.6", "-o", mine)
+        assert (done.returncode, mine.read_bytes()) == (2, before)
+        assert "this file is there and is no selection" in done.stderr
+
+
 def test_a_selection_is_exported_from_its_output_wherever_that_is(output: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(output, tmp_path / "first")
     target, export = tmp_path / "kept.parquet", ("--format", "webdataset", "-o", tmp_path / "x")

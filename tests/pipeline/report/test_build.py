@@ -68,7 +68,7 @@ def test_without_labels_the_asked_path_comes_from_the_manifest(tmp_path: Path) -
     asked = [script(tmp_path / f"{name}-report", "samples-0")[1]["boxes"][0] for name in "ab"]
     assert asked[0]["asked"] == asked[1]["asked"]
     assert "measured" not in asked[1]
-    assert "no labels.parquet" in (tmp_path / "b-report" / "index.html").read_text()
+    assert "There are no labels" in (tmp_path / "b-report" / "index.html").read_text()
 
 
 def test_hostile_and_missing_values_do_no_harm(tmp_path: Path) -> None:
@@ -131,19 +131,23 @@ def test_a_folder_of_tables_alone_can_be_shown(tmp_path: Path) -> None:
         path = output / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert build_report(str(output)).committed == 2
-    assert "not made by a run" in (tmp_path / "out-report" / "index.html").read_text()
+    assert "No run wrote here" in (tmp_path / "out-report" / "index.html").read_text()
 
 
 def test_places_that_are_no_report_are_refused(tmp_path: Path) -> None:
     output = make_output(tmp_path / "out", 1)
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "index.html").write_text("mine")
-    for target, message in (("site", "is no report"), ("out", "is the output itself"), ("out/videos/x", "lies in")):
+    (tmp_path / "holiday" / "videos").mkdir(parents=True)
+    (tmp_path / "holiday" / "videos" / "beach.mp4").write_bytes(b"mine")
+    messages = {"site": "is no report", "out": "is the output itself", "out/videos/x": "lies in"}
+    for target, message in {**messages, "holiday": "holds videos and is no report"}.items():
         with pytest.raises(ConfigError, match=message):
             build_report(str(output), target=str(tmp_path / target))
     with pytest.raises(ConfigError, match="nothing to report on"):
         build_report(str(tmp_path / "site"), target=str(tmp_path / "new"))
     assert (tmp_path / "site" / "index.html").read_text() == "mine"
+    assert (tmp_path / "holiday" / "videos" / "beach.mp4").exists()
 
 
 def test_without_the_extra_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
