@@ -118,9 +118,14 @@ def test_every_option_arrives_and_the_exit_code_comes_back(ray_head: RayHead, tm
         "--sample-timeout": 90.5,
         "--memory": "low",
         "--root": "s3://bucket/pictures",
+        "--candidates": 2,
+        "--keep": "control_gain > 0.5",
+        "--shard": "1/3",
+        "--notify": "https://hooks.example.com/1",
     }
     flags = ["--retry-failed", "--unguided", "--untrusted", "--take-over", "--dry-run", "--compile"]
     flags += ["--strict", "--redo-changed", "--check-images", "--another-manifest", "--allow-failed"]
+    flags += ["--stop-early", "--report"]
     commands: Any = typer.main.get_command(app)
     options = {each.opts[0] for each in commands.commands["run"].params} - {"manifest", "--address"}
     assert {*given, *flags} == options

@@ -17,6 +17,7 @@ import pytest
 from jobs.submit import SUBMITTED_BY, SubmissionError, check_ray, other_version
 from jobs.wheel import ROOT, build_wheel
 from tests.pipeline.in_process import here
+from tests.pipeline.runs import cli
 
 HERE = version("sgi2v-batch")
 
@@ -43,20 +44,16 @@ class Dashboard(BaseHTTPRequestHandler):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("in_file", [True, False])
-def test_an_old_cluster_is_refused_before_anything_is_sent(
-    in_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_old_cluster_is_refused_before_anything_is_sent(in_file: bool, tmp_path: Path) -> None:
+    """In a process of its own: Ray keeps the first token that a process has used."""
     token = "the-token-of-an-old-cluster"
     (tmp_path / "token").write_text(token)
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
-    if not in_file:
-        monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+    variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+    variables["RAY_AUTH_TOKEN"] = "" if in_file else token
     with ThreadingHTTPServer(("127.0.0.1", 0), Dashboard) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
-        result = here("submit", "s3://b/m.parquet", "--output", "s3://b/o", "--address", address)
+        result = cli("submit", "s3://b/m.parquet", "--output", "s3://b/o", "--address", address, **variables)
         server.shutdown()
     assert (result.returncode, result.stdout) == (2, "")
     assert f"the cluster at {address} has Ray 2.40.0, and sgi2v-batch {HERE} needs" in result.stderr

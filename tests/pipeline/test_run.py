@@ -71,7 +71,9 @@ def test_a_good_manifest_gives_a_video_and_a_record_for_each_row(finished: Finis
     assert sorted(path.name for path in output.iterdir()) == [
         *(
             "README.md",
+            "distributions.png",
             "failures.parquet",
+            "labels.parquet",
             "lease",
             "logs",
             "metadata.parquet",

@@ -11,6 +11,7 @@ from ray import cloudpickle
 
 from pipeline.flow.actor import in_actor
 from pipeline.flow.load import Load
+from tests.pipeline.output.outputs import settings
 
 ROOT = Path(__file__).parents[3]
 UNPICKLE = "import pickle, sys; actor, arguments = pickle.loads(sys.stdin.buffer.read()); "
@@ -71,7 +72,7 @@ def test_an_actor_has_the_name_of_its_stage() -> None:
 @pytest.mark.slow
 def test_an_actor_finds_our_packages_behind_a_users(tmp_path: Path) -> None:
     (tmp_path / "pipeline.py").write_text("raise SystemExit('the user's module was run')\n")
-    pickled = cloudpickle.dumps(in_actor(Load, (None,)))
+    pickled = cloudpickle.dumps(in_actor(Load, (settings(),)))
     code = f"{UNPICKLE} print(actor(*arguments).target)"
     assert "pipeline.flow.load.Load object" in run_code(code, 60, cwd=tmp_path, stdin=pickled)
 
