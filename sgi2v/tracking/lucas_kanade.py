@@ -28,8 +28,8 @@ before."""
 TEMPLATE_PX = 64
 """A template with a longer side is matched at a smaller scale, pixels."""
 ERROR_PX = ((0.4, 0.019), (1.3, 0.032), (4.2, 0.025), (8.7, 0.029), (12.3, 0.028), (40.0, 0.028))
-"""Pixels from frame to frame, and the mean error of the measured centre of a box at this speed, pixels. Above 12.3 px no
-larger error was found."""
+"""Pixels from frame to frame, and the mean error of the measured centre of a box at this speed, pixels. Above 12.3 px
+no larger error was found."""
 LEAST_LEVELS = 4.0
 """A farther match must be better by up to this much, (8-bit levels)^2 of the mean squared difference."""
 
