@@ -88,7 +88,7 @@ def _tiles(source: Source, built: Built) -> list[Row]:
     rows, left = built.samples, 0
     if source.status is not None:
         rows, left = source.status.rows, source.status.left
-    tiles = [
+    tiles: list[Row] = [
         {
             "label": "videos measured" if source.run is None else "videos made",
             "value": built.committed,
