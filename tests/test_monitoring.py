@@ -118,6 +118,11 @@ def test_rows_are_counted_in_the_stage_that_they_are_in(recorded: Recorded) -> N
         ("commit", "waiting"): 0,
     }
     assert last == expected
+    recorded.clear()
+    rows.start("measure", "c")  # an evaluation's only stage
+    rows.finish("measure", "c")
+    last = {(labels["stage"], labels["state"]): value for _, value, labels in recorded}
+    assert last == {("measure", "working"): 0}
 
 
 def test_time_between_samples_is_not_busy(recorded: Recorded) -> None:

@@ -20,8 +20,9 @@ sgi2v-batch run moves.parquet --model embedded --preset fast --baseline unguided
 # Measure the videos by other protocols too.
 sgi2v-batch evaluate moves -o evaluation --protocol objmc/v2 --protocol mc-bench/md-vid --protocol track-box-iou
 
-# Keep those that follow their paths. `select moves` would do too, and has the columns that compare with the baseline.
-sgi2v-batch select evaluation --where "control_gain > 0.1 and md_vid_px < 100" -o kept.parquet
+# Keep the two videos of each photo that follow their paths best, unless the object is lost in most frames.
+# `select moves` would do too, and has the columns that compare with the baseline.
+sgi2v-batch select evaluation --where "failure < 0.5" --top 2 --per image --by control_gain -o kept.parquet
 
 # The same samples in every format.
 for format in videofolder webdataset lance npz coco-video; do

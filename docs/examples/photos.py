@@ -15,5 +15,5 @@ photos = {
 }
 Path("photos").mkdir(exist_ok=True)
 for name, picture in photos.items():
-    Image.fromarray(picture).save(Path("photos") / f"{name}.png")
+    Image.fromarray(picture).save(Path("photos") / f"{name}.jpg")
 print(f"wrote {len(photos)} photos")

@@ -26,7 +26,7 @@ class EvaluationConfig:
     """Boxes and paths of the videos in a folder; None: a table that lies in it."""
     protocols: tuple[str, ...] = ("objmc/v2",)
     trackers: tuple[str, ...] = ("lucas-kanade",)
-    weights: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict, hash=False)  # Ray Data hashes the arguments of a stage
     """Files of weights, by tracker or protocol."""
     fit: Fit = "stretch"
     """How the pictures fill the videos, where neither a row nor an output says."""

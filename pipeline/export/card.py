@@ -10,6 +10,7 @@ from pipeline.export.destination import EXPORT_FILE, SHARDS_FILE, Destination
 from pipeline.export.formats.layout import Layout
 from pipeline.export.formats.videofolder import VideoFolder
 from pipeline.export.source import Source
+from pipeline.output.card_parts import dataset_version
 from pipeline.output.tables import METADATA
 from sgi2v.wording import counted
 
@@ -44,7 +45,8 @@ def _card(destination: Destination, source: Source, layout: Layout, splits: Mapp
     front = ["---", "license: other", "tags:\n- video\n- synthetic\n- trajectory-control\n- sg-i2v"]
     if isinstance(layout, VideoFolder) and splits:
         # named, since `datasets` takes words such as `test` in names of files for splits
-        front.append("configs:\n- config_name: default\n  data_files:")
+        version = dataset_version(shard.to_json() for shard in destination.shards)
+        front.append(f"configs:\n- config_name: default\n  version: {version}\n  data_files:")
         front += [f"  - split: {name}\n    path:\n    - {name}/*/{METADATA}\n    - {name}/*/*.mp4" for name in splits]
     front.append("---")
     counts = "\n".join(f"| {name} | {number} |" for name, number in splits.items())

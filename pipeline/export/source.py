@@ -112,6 +112,9 @@ def _open(location: str, output: str | None, folder: Path) -> Source:
     if not _copy(Storage(parent), name, chosen):
         raise ConfigError(f"there is no selection {location}")
     said = selection_of(chosen, location)
+    rows = pq.read_metadata(chosen).num_rows
+    if not rows:
+        raise ConfigError(f"{location} is a selection that keeps no sample: select again with other conditions")
     source = _open_output(output or said["output"], folder, of_selection=location)
     if source.fingerprint != said.get("fingerprint"):
         raise ConfigError(
@@ -119,8 +122,7 @@ def _open(location: str, output: str | None, folder: Path) -> Source:
             f"{source.storage.url}. Select again, or name the right output with --source"
         )
     changed = _changed(_small_columns(chosen), source.small())
-    rows = pq.read_metadata(chosen).num_rows
-    if rows and len(changed) == rows:
+    if len(changed) == rows:
         raise ConfigError(
             f"{location} is a selection of another output: {source.storage.url} has none of its "
             f"{counted(rows, 'video')}. Select again, or name the right output with --source"

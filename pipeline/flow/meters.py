@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from manifests.access import display_uri
@@ -129,9 +130,9 @@ class RowCounts:
         self._move(sample_id, (stage, "working"))
 
     def finish(self, stage: str, sample_id: str) -> None:
-        """A row waits for the next stage."""
-        following = self.STAGES.index(stage) + 1
-        self._move(sample_id, (self.STAGES[following], "waiting") if following < len(self.STAGES) else None)
+        """A row waits for the next stage, if there is one: that of an evaluation has none."""
+        following = dict(pairwise(self.STAGES)).get(stage)
+        self._move(sample_id, None if following is None else (following, "waiting"))
 
     def leave(self, sample_id: str) -> None:
         """A row is committed."""

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.output.card_parts import CITATION, DISTRIBUTIONS, NOTES, licences, plain
+from pipeline.output.card_parts import CITATION, DISTRIBUTIONS, NOTES, dataset_version, licences, plain
 from pipeline.output.card_picture import PICTURE, draw_distributions
 from pipeline.output.catalog import Catalog, count, counts_of, failed_by_code, mean_fidelity, mean_of
 from pipeline.output.labels import LABELS
@@ -140,7 +140,7 @@ def _link_split_folder(root: Path) -> None:
 def _card(storage: Storage, run: RunFile, index: pa.Table, videos: str, *, has_picture: bool) -> str:
     """The text of the card. videos: pattern of a file or files that show `datasets` what the dataset is of."""
     parts = [
-        _front_matter(run, count(index, "committed"), videos),
+        _front_matter(run, index, videos),
         f"# {_title(run)}\n\n{_summary(run)}",
         f"## Samples\n\n{_counts(run, index)}" + (DISTRIBUTIONS if has_picture else ""),
         f"## How to load it\n\n{_loading(storage, run)}",
@@ -162,7 +162,10 @@ def _manifest_name(run: RunFile) -> str:
     return split_protocol(run.manifest)[1].partition("?")[0].rstrip("/").rpartition("/")[2]
 
 
-def _front_matter(run: RunFile, samples: int, videos: str) -> str:
+def _front_matter(run: RunFile, index: pa.Table, videos: str) -> str:
+    samples = count(index, "committed")
+    names = sorted(name for name in index["file_name"].to_pylist() if name is not None)
+    version = dataset_version(["\n".join(names).encode()])  # a video's name is new each time that it is made
     size = next((name for limit, name in _SIZES if samples < limit), "n>10M")
     return "\n".join(
         [
@@ -172,7 +175,7 @@ def _front_matter(run: RunFile, samples: int, videos: str) -> str:
             "task_categories:\n- image-to-video",
             "tags:\n- video\n- synthetic\n- trajectory-control\n- sg-i2v",
             f"size_categories:\n- {size}",
-            "configs:\n- config_name: default\n  data_files:\n  - split: train\n    path:",
+            f"configs:\n- config_name: default\n  version: {version}\n  data_files:\n  - split: train\n    path:",
             f"    - {METADATA}\n    - {videos}",
             "---",
         ]

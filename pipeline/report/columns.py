@@ -18,7 +18,7 @@ DERIVED: Mapping[str, tuple[str, str, str]] = {
     "speed_px": ("pixels a frame", "", "mean speed of the asked paths"),
     "direction_deg": ("degrees", "", "direction of the longest asked path: 0 is right, 90 is up"),
     "box_share": ("share of the frame", "", "mean area of the boxes that are asked to move"),
-    "moving_boxes": ("boxes", "", "boxes that are asked to move"),
+    "moving_boxes": ("", "", "boxes that are asked to move"),
     "seconds": ("seconds", "", "all phases of the sample together"),
     "gpu_gib": ("GiB", "", "most memory that torch held on the GPU"),
     "loss_left": ("share", "", "guidance loss before the last update / before the first one"),

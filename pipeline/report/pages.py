@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.compute as pc
+
 from manifests.access import display_uri
 from pipeline.inspect.phase import Phase
 from pipeline.output.catalog import failed_by_code, mean_fidelity, mean_of
@@ -86,8 +88,12 @@ def _tiles(source: Source, built: Built) -> list[Row]:
     rows, left = built.samples, 0
     if source.status is not None:
         rows, left = source.status.rows, source.status.left
-    tiles = [
-        {"label": "videos made", "value": built.committed, "note": f"of {counted(rows, 'row')}"},
+    tiles: list[Row] = [
+        {
+            "label": "videos measured" if source.run is None else "videos made",
+            "value": built.committed,
+            "note": f"of {counted(rows, 'row')}",
+        },
         {
             "label": "failed",
             "value": built.failed,
@@ -98,7 +104,9 @@ def _tiles(source: Source, built: Built) -> list[Row]:
     if left:
         tiles.append({"label": "left", "value": left, "note": "not made yet"})
     if means.control_gain is not None:
-        note = f"mean over {counted(means.measured, 'measured sample')}; 1 follows, 0 is a still image"
+        # fewer than have an ObjMC: a box that is asked to stay has no gain
+        measured = counted(pc.count(source.index["control_gain"]).as_py(), "sample")
+        note = f"mean over {measured}; 1 follows, 0 is a still image"
         tiles.append({"label": "control gain", "value": f"{means.control_gain:.2f}", "note": note})
     if means.objmc_px is not None and means.static_objmc_px is not None:
         note = f"a still image has {means.static_objmc_px:.1f} px"

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import pipeline.evaluate.run
+from pipeline.evaluate.config import EvaluationConfig
 from pipeline.output.labels import LABEL_SCHEMA
 from sgi2v.tracking import TRACKERS, LucasKanade
 from sgi2v.tracking.tracker import PointTracks
@@ -195,6 +196,11 @@ def test_videos_that_cannot_be_measured_fail_and_the_others_go_on(tmp_path):
     shutil.copy(folder / "s0.mp4", folder / "s1.mp4")
     again = here("evaluate", folder, "-o", tmp_path / "out", "--protocol", "objmc/v2", "--protocol", "mc-bench/md-vid")
     assert "1 measured, 2 before, 2 failed" in again.stdout
+
+
+def test_ray_data_can_hash_the_settings():
+    config = EvaluationConfig("videos", "out", weights={"tapir": "tapir.pt"})
+    assert hash(config) == hash(EvaluationConfig("videos", "out", weights={"tapir": "tapir.pt"}))
 
 
 def test_bad_input_is_refused_before_any_work(tmp_path):

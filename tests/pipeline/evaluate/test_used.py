@@ -63,6 +63,9 @@ def test_its_report_tells_metrics_from_the_manifests_columns(world):
     assert (columns["md_vid_px"]["group"], columns["md_vid_px"]["better"]) == ("Metrics", "lower")
     assert columns["objmc_px"]["group"] == "Metrics"
     assert all(index["thumbs"])
+    page = (world / "evaluation-report" / "index.html").read_text()
+    assert "videos measured" in page
+    assert "mean over 3 samples" in page
 
 
 def test_metrics_of_other_trackers_are_metrics():

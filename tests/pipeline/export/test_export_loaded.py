@@ -82,6 +82,19 @@ def test_datasets_reads_a_videofolder_with_its_splits(output: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_datasets_sees_what_a_later_export_adds(output: Path, tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    chosen = tmp_path / "chosen.parquet"
+    assert here("select", output, "--where", "control_gain < 0.5", "-o", chosen).returncode == 0
+    counts = []
+    for source in (chosen, output):
+        target = exported(source, "videofolder", tmp_path / "x")
+        counts.append(sum(map(len, load_dataset(str(target)).values())))
+    assert counts == [pq.read_metadata(chosen).num_rows, len(NAMES)]
+
+
+@pytest.mark.slow
 def test_webdataset_reads_its_shards(output: Path, tmp_path: Path) -> None:
     import webdataset
 

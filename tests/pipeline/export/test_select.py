@@ -90,6 +90,9 @@ def test_a_selection_of_nothing_says_so(output: Path, tmp_path: Path) -> None:
     done = here("select", output, "--where", "control_gain > 9", "-o", tmp_path / "none.parquet")
     assert done.returncode == 0
     assert "no sample is kept" in done.stdout
+    refused = here("export", tmp_path / "none.parquet", "--format", "videofolder", "-o", tmp_path / "x")
+    assert refused.returncode == 2
+    assert "keeps no sample" in refused.stderr
     assert "is a table: a report shows a whole output" in here("report", tmp_path / "none.parquet").stderr
 
 

@@ -136,8 +136,14 @@ def test_plain_ids_need_no_further_files(tmp_path: Path) -> None:
 
 
 def test_the_front_matter_is_what_the_hub_reads(tmp_path: Path) -> None:
-    _, front, _ = text_of(make(str(tmp_path), PLAIN)).split("---\n", 2)
-    assert yaml.safe_load(front) == {
+    versions = []
+    for name, ids in (("a", PLAIN), ("b", [*PLAIN, "another"])):
+        _, front, _ = text_of(make(str(tmp_path / name), ids)).split("---\n", 2)
+        content = yaml.safe_load(front)
+        versions.append(content["configs"][0].pop("version"))
+    assert re.fullmatch(r"0\.\d+\.\d+", versions[0])
+    assert versions[0] != versions[1]  # or `datasets` would go on with what it has loaded before
+    assert content == {
         "license": "other",
         "pretty_name": "Videos of shots.parquet",
         "task_categories": ["image-to-video"],
