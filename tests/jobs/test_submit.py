@@ -174,7 +174,7 @@ def test_a_job_gets_the_package_that_submits_it(ray_head: RayHead, shared: Path)
     assert "+ship." in json.loads((shared / "out" / "run.json").read_text())["versions"]["sgi2v-batch"], result
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_a_head_without_the_package_is_named(ray_head: RayHead) -> None:
     result = run_job(ray_head, ["no-such-program", "run"], {})
     assert result.returncode != 0
@@ -200,7 +200,7 @@ def test_a_stopped_job_writes_its_tables(ray_head: RayHead, shared: Path) -> Non
     assert f"Interrupted with {MANY - made} rows left." in job_log()
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_no_wait_says_how_to_follow(ray_head: RayHead, shared: Path) -> None:
     """The job ends at once, for want of its manifest, which is nothing to the submission."""
     result = submit(ray_head, shared / "none.parquet", *on_shared(shared, "out"), "--no-wait")

@@ -57,7 +57,7 @@ def test_a_model_from_elsewhere_goes_through_and_a_closed_port_is_reported(
     assert result.stderr == "error: no Ray cluster answers at http://127.0.0.1:1 (ConnectionError)\n"
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_what_answers_but_is_no_cluster_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         result = here("submit", *S3_JOB, "--address", f"http://127.0.0.1:{silent.getsockname()[1]}")

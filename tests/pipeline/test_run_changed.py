@@ -289,6 +289,7 @@ def test_a_run_that_ends_after_it_has_removed_changed_samples_is_continued(
     assert here("verify", output).returncode == 0
 
 
+@pytest.mark.whole
 def test_a_replaced_image_of_an_object_store_is_found_and_its_sample_made_again(
     bucket: str, s3_server: S3Server, tmp_path: Path
 ) -> None:

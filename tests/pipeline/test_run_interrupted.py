@@ -101,6 +101,7 @@ class Terminal:
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.text)
 
 
+@pytest.mark.whole
 def test_ctrl_c_on_a_terminal_stops_cleanly_and_says_how_to_continue(tmp_path: Path) -> None:
     manifest, output = write_good(tmp_path, ROWS), tmp_path / "out"
     terminal = Terminal()

@@ -31,6 +31,7 @@ def listeners(driver: Driver) -> set[str]:
     return addresses
 
 
+@pytest.mark.whole
 def test_a_run_listens_on_this_machine_only_and_ends_soon_when_its_gcs_dies(tmp_path: Path) -> None:
     manifest, output = write_good(tmp_path, 1), tmp_path / "out"
     words = ("run", manifest, "--output", output, *TINY, "--workers", "1")

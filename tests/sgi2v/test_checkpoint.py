@@ -150,7 +150,7 @@ def test_auto_is_the_same_type_on_every_gpu() -> None:
     assert resolve_dtype("auto", torch.device("cpu")) is torch.float32
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_bfloat16_weights_keep_float32_latents(folder: Path) -> None:
     from sgi2v.config import SamplerConfig
     from sgi2v.generate import generate

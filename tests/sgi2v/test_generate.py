@@ -85,7 +85,7 @@ def test_a_mask_guides_by_the_object_alone_and_a_whole_one_changes_nothing(
     assert not np.array_equal(own.latents, masked.latents)
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_holding_the_rest_makes_another_video_and_the_same_one_in_the_lowest_memory_tier(
     model: VideoModel, photograph: NDArray[np.uint8]
 ) -> None:

@@ -108,7 +108,7 @@ def test_a_full_cache_survives_every_error_of_the_hub(hub: Hub, fault: Any, monk
         assert again.note.endswith(f", so the files in the local cache are used, at {COMMIT}")
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_a_download_of_a_later_commit_that_is_cut_leaves_the_whole_one_in_use(hub: Hub) -> None:
     first = opened()
     hub.commit, hub.fault = LATER_COMMIT, "cut"

@@ -294,7 +294,7 @@ def test_an_unguided_sample_is_tried_in_one_tier_since_its_tiers_are_equal(
     assert (record["status"], record["error_code"]) == ("failed", "out_of_memory")
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_a_worker_that_starts_in_the_medium_tier_falls_back_from_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,7 +305,7 @@ def test_a_worker_that_starts_in_the_medium_tier_falls_back_from_there(
     assert (record["status"], record["memory"]) == ("committed", "low")
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_a_worker_tries_the_tier_that_it_has_left_again_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sgi2v.memory, "SAMPLES_BEFORE_RETRY", 1)
     generator = RunsOut(MemoryTier.HIGH)
