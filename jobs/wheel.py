@@ -32,7 +32,8 @@ def build_wheel(folder: Path) -> Path:
     installed = distribution(DISTRIBUTION)
     version = f"{installed.version.partition('+')[0]}+ship.{digest.hexdigest()[:12]}"
     stem = f"{DISTRIBUTION.replace('-', '_')}-{version}"
-    metadata = (installed.read_text("METADATA") or "").replace(
+    text = installed.read_text("METADATA") or installed.read_text("PKG-INFO")  # the latter in a checkout
+    metadata = (text or "").replace(
         f"\nVersion: {installed.version}\n", f"\nVersion: {version}\n", 1
     )
     info = f"{stem}.dist-info"
