@@ -33,9 +33,7 @@ def build_wheel(folder: Path) -> Path:
     version = f"{installed.version.partition('+')[0]}+ship.{digest.hexdigest()[:12]}"
     stem = f"{DISTRIBUTION.replace('-', '_')}-{version}"
     text = installed.read_text("METADATA") or installed.read_text("PKG-INFO")  # the latter in a checkout
-    metadata = (text or "").replace(
-        f"\nVersion: {installed.version}\n", f"\nVersion: {version}\n", 1
-    )
+    metadata = (text or "").replace(f"\nVersion: {installed.version}\n", f"\nVersion: {version}\n", 1)
     info = f"{stem}.dist-info"
     contents[f"{info}/METADATA"] = metadata.encode()
     contents[f"{info}/WHEEL"] = TAGS
