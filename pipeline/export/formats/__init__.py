@@ -18,4 +18,4 @@ FORMATS: Mapping[str, type[Layout]] = {
     "npz": Npz,
     "coco-video": CocoVideo,
 }
-"""By name. A new format is a class with the members of `Layout`, and a row here."""
+"""By name. A new format is a subclass of `Layout`, and a row here."""

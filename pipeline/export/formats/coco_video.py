@@ -8,10 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from pipeline.export.destination import Destination, Shard
-from pipeline.export.formats.layout import Sample, parquet_of, plain_json
+from pipeline.export.formats.layout import Layout, Sample, parquet_of, plain_json
 from pipeline.output.storage import Storage
 from pipeline.output.tables import METADATA
 from sgi2v.errors import StorageError
@@ -26,19 +24,13 @@ _HEAD = {
 }
 
 
-class CocoVideo:
+class CocoVideo(Layout):
     """A shard is a folder with videos and their annotations.json; the whole has one such file a split."""
 
     needs_labels = True
 
-    def __init__(self, columns: pa.Schema, label_columns: pa.Schema) -> None:
-        self.columns = columns
-
     def left_out(self, sample: Sample) -> str | None:
         return None if sample.labels else "it has no boxes"
-
-    def files(self, sample: Sample) -> dict[str, bytes]:
-        return {f"{sample.stem}.mp4": sample.video}
 
     def shard_files(self, samples: Sequence[Sample]) -> dict[str, bytes]:
         videos, annotations = [], []

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.export.destination import Destination, Shard, digest_of
-from pipeline.export.formats.layout import Sample
+from pipeline.export.formats.layout import Layout, Sample
 from pipeline.output.storage import Storage
 from sgi2v.errors import ConfigError, StorageError
 from sgi2v.locations import split_protocol
@@ -19,12 +19,11 @@ _PROTOCOLS = {"file": "", "local": "", "s3": "s3", "s3a": "s3", "gs": "gs", "gcs
 """Stores that the library reaches, by fsspec's name of them."""
 
 
-class LanceDataset:
+class LanceDataset(Layout):
     """A shard is what one append adds: a fragment of the dataset of its split."""
 
-    needs_labels = False
-
     def __init__(self, columns: pa.Schema, label_columns: pa.Schema) -> None:
+        super().__init__(columns, label_columns)
         self.names = {name: _free_name(name, columns.names) for name in columns.names}
         """Name in the dataset, by column."""
         fields = [field.with_name(self.names[field.name]) for field in columns]
@@ -32,19 +31,6 @@ class LanceDataset:
         if len(label_columns):
             fields.append(pa.field(LABELS, pa.list_(pa.struct(list(label_columns)))))
         self.schema = pa.schema(fields)
-
-    def left_out(self, sample: Sample) -> str | None:
-        return None
-
-    def files(self, sample: Sample) -> dict[str, bytes]:
-        """Not in use: a sample is a row."""
-        raise NotImplementedError
-
-    def shard_files(self, samples: Sequence[Sample]) -> dict[str, bytes]:
-        return {}
-
-    def finish(self, destination: Destination) -> Iterator[str]:
-        yield from ()
 
     def batch(self, sample: Sample) -> pa.RecordBatch:
         """The row of a sample."""

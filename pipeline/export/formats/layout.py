@@ -6,11 +6,12 @@ import base64
 import hashlib
 import io
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,35 +37,36 @@ class Sample:
         return stem_of(self.row["sample_id"])
 
 
-class Layout(Protocol):
-    """How a format stores samples in a shard, and what it adds to the whole."""
+class Layout(ABC):
+    """How a format stores samples in a shard, and what it adds to the whole. By default a shard holds the videos."""
 
-    needs_labels: bool
+    needs_labels = False
     """Whether it makes no sense for an output without labels."""
 
     def __init__(self, columns: pa.Schema, label_columns: pa.Schema) -> None:
         """columns, label_columns: of every row and label that it writes."""
-        ...
+        self.columns = columns
+        self.label_columns = label_columns
 
     def left_out(self, sample: Sample) -> str | None:
         """Why this format has no place for a sample; None if it has one."""
-        ...
+        return None
 
     def files(self, sample: Sample) -> dict[str, bytes]:
         """The files of a sample, by name. The video, if there is one, is called `<stem>.mp4`."""
-        ...
+        return {f"{sample.stem}.mp4": sample.video}
 
     def shard_files(self, samples: Sequence[Sample]) -> dict[str, bytes]:
         """The files that belong to a shard as a whole, by name. samples: without their videos."""
-        ...
+        return {}
 
     def finish(self, destination: Destination) -> Iterator[str]:
         """Write what belongs to the whole export. Yields the keys of these objects."""
-        ...
+        yield from ()
 
+    @abstractmethod
     def loading(self, url: str, splits: Sequence[str]) -> str:
         """How to load the export, as Markdown."""
-        ...
 
 
 def stem_of(sample_id: str) -> str:

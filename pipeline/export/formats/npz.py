@@ -7,26 +7,21 @@ the first pixel is (0.5, 0.5).
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from pipeline.export.destination import Destination
-from pipeline.export.formats.layout import Sample, parquet_of
+from pipeline.export.formats.layout import Layout, Sample, parquet_of
 from pipeline.output.tables import METADATA
 
 NO_TRACKS = "no point was tracked"
 
 
-class Npz:
+class Npz(Layout):
     """A sample is `<stem>.mp4` and `<stem>.npz`; a shard is a folder."""
 
     needs_labels = True
-
-    def __init__(self, columns: pa.Schema, label_columns: pa.Schema) -> None:
-        self.columns = columns
 
     def left_out(self, sample: Sample) -> str | None:
         return None if any(label["points"] for label in sample.labels or []) else NO_TRACKS
@@ -39,9 +34,6 @@ class Npz:
     def shard_files(self, samples: Sequence[Sample]) -> dict[str, bytes]:
         rows = [{**sample.row, "file_name": f"{sample.stem}.mp4"} for sample in samples]
         return {METADATA: parquet_of(rows, self.columns)}
-
-    def finish(self, destination: Destination) -> Iterator[str]:
-        yield from ()
 
     def loading(self, url: str, splits: Sequence[str]) -> str:
         return """```python

@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import pyarrow as pa
-
-from pipeline.export.destination import Destination
-from pipeline.export.formats.layout import Sample, parquet_of
+from pipeline.export.formats.layout import Layout, Sample, parquet_of
 from pipeline.output.labels import LABELS
 from pipeline.output.tables import METADATA
 
 
-class VideoFolder:
+class VideoFolder(Layout):
     """A shard is a folder with videos, their metadata.parquet and their labels.parquet."""
-
-    needs_labels = False
-
-    def __init__(self, columns: pa.Schema, label_columns: pa.Schema) -> None:
-        self.columns = columns
-        self.label_columns = label_columns
-
-    def left_out(self, sample: Sample) -> str | None:
-        return None
-
-    def files(self, sample: Sample) -> dict[str, bytes]:
-        return {f"{sample.stem}.mp4": sample.video}
 
     def shard_files(self, samples: Sequence[Sample]) -> dict[str, bytes]:
         named = [(f"{sample.stem}.mp4", sample) for sample in samples]
@@ -34,9 +19,6 @@ class VideoFolder:
             labels = [{**label, "file_name": name} for name, sample in named for label in sample.labels or []]
             files[LABELS] = parquet_of(labels, self.label_columns)
         return files
-
-    def finish(self, destination: Destination) -> Iterator[str]:
-        yield from ()
 
     def loading(self, url: str, splits: Sequence[str]) -> str:
         return """```python

@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import pyarrow as pa
-
-from pipeline.export.destination import Destination
-from pipeline.export.formats.layout import Sample, plain_json
+from pipeline.export.formats.layout import Layout, Sample, plain_json
 
 
-class WebDataset:
+class WebDataset(Layout):
     """A sample is `<stem>.mp4`, `<stem>.json` and, where it has labels, `<stem>.labels.json`."""
-
-    needs_labels = False
-
-    def __init__(self, columns: pa.Schema, label_columns: pa.Schema) -> None:
-        self.columns = columns
-        self.label_columns = label_columns
-
-    def left_out(self, sample: Sample) -> str | None:
-        return None
 
     def files(self, sample: Sample) -> dict[str, bytes]:
         row = {name: sample.row.get(name) for name in self.columns.names}
@@ -29,12 +17,6 @@ class WebDataset:
         if sample.labels is not None:
             files[f"{sample.stem}.labels.json"] = _json(sample.labels)
         return files
-
-    def shard_files(self, samples: Sequence[Sample]) -> dict[str, bytes]:
-        return {}
-
-    def finish(self, destination: Destination) -> Iterator[str]:
-        yield from ()
 
     def loading(self, url: str, splits: Sequence[str]) -> str:
         return """```python
