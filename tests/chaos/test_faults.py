@@ -114,7 +114,6 @@ def judged_scene(kind: str, at: Scene, faults: int, start: float) -> Outcome:
     return outcome(kind, at.manifest, at.output, at.journal, faults, time.monotonic() - start)
 
 
-@pytest.mark.whole
 @pytest.mark.parametrize("stages", ["generate", "commit"] if IS_WHOLE else ["generate,commit"])
 def test_workers_killed(tmp_path: Path, judged: Judge, stages: str) -> None:
     rows = scaled(8, 100)

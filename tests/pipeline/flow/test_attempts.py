@@ -196,7 +196,7 @@ def test_a_worker_goes_on_when_a_place_is_free(one: OnNode) -> None:
     wait_until_admitted(None, "d")
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_a_killed_ledger_starts_anew_and_one_that_cannot_ends_the_run() -> None:
     script = """
 import psutil, ray
